@@ -1,0 +1,34 @@
+# Two commands do everything: `make demo` and `make test`. Both create the environment on their first run.
+PYTHON ?= python3
+VENV   ?= .venv
+READY   = $(VENV)/.ready
+RUN     = $(VENV)/bin/python
+
+.PHONY: demo test check bench lock clean
+
+demo: $(READY)      ## the main job: how far back does the gradient reach?
+	$(RUN) experiments/vanishing_gradients.py --out runs/vanishing_gradients/demo --overwrite
+
+test: $(READY)      ## every test: laws, oracles, doctests, scripts
+	$(RUN) -m pytest
+
+check: $(READY)     ## style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/basedpyright
+
+bench: $(READY)     ## every benchmark, on whatever device jax finds
+	$(RUN) -m benchmarks.all
+
+lock:               ## renew requirements.lock (needs uv; PYTHON must be a real interpreter, not a shim)
+	uv pip compile pyproject.toml --extra test --extra check --universal --generate-hashes --no-header \
+	    --no-emit-index-url --python-version 3.11 --python $(PYTHON) -o requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV)

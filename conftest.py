@@ -1,0 +1,13 @@
+"""Strict by default: float64, checked shapes, no silent rank or type promotion, warnings as errors."""
+
+import jax
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+install_import_hook("rnn_jax", "beartype.beartype").__enter__()
+settings.register_profile("laws", deadline=None, max_examples=8, derandomize=True)
+settings.load_profile("laws")

@@ -1,0 +1,34 @@
+"""The two products that every cell is made of: with the state, and with the input."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+
+def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
+    """y = W x + b over the last axis; any leading axes are batch."""
+    y = x @ W
+    return y + jnp.broadcast_to(b, y.shape)
+
+
+def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"]) -> Float[Array, "... O"]:
+    """u_t = W_xh x_t + b_h, where an integer x_t stands for the one-hot vector of that index.
+
+    Args:
+        x: ``(*batch, I)`` floating, or ``(*batch)`` integer ids below I. An id gathers a row of ``W_xh``, which equals
+            the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never a neighbour's row.
+        W_xh: ``(I, O)``.
+        b_h: ``(O,)``.
+
+    Raises:
+        ValueError: when the last axis of a floating x is not I.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        rows = W_xh.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return rows + jnp.broadcast_to(b_h, rows.shape)
+    input_size = W_xh.shape[0]
+    if x.ndim == 0 or x.shape[-1] != input_size:
+        raise ValueError(
+            f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
+            f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or build the cell with another input_size"
+        )
+    return affine(x, W_xh, b_h)

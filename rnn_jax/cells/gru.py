@@ -1,0 +1,158 @@
+"""The gated recurrent unit, with the reset gate after the recurrent product (PyTorch, cuDNN) or before it (the paper).
+
+Gate order everywhere: r (reset), z (update), n (candidate).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from rnn_jax.cells.affine import affine, project_input
+from rnn_jax.checks import require_positive
+from rnn_jax.initializers import chrono, gate_weights, orthogonal, scaled_normal, zeros
+from rnn_jax.types import Cell, Initializer
+
+
+class GRUParams(NamedTuple):
+    """The weights of a GRU whose reset gate acts after the product; gates r z n."""
+
+    W_xh: Float[Array, "I 3*H"]
+    W_hh: Float[Array, "H 3*H"]
+    b_h: Float[Array, " 3*H"]
+    b_n: Float[Array, " H"]
+    """The candidate's recurrent bias, which the reset gate multiplies too."""
+
+
+class GRUResetBeforeParams(NamedTuple):
+    """The weights of a GRU whose reset gate acts before the product; gates r z n."""
+
+    W_xh: Float[Array, "I 3*H"]
+    W_hh: Float[Array, "H 3*H"]
+    b_h: Float[Array, " 3*H"]
+
+
+def gru_advance(
+    params: GRUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+) -> Float[Array, "*batch H"]:
+    """Reset after: n_t = tanh(u_n + r_t ⊙ (W_hn h_{t−1} + b_n)).
+
+    r_t = σ(u_r + W_hr h_{t−1})
+    z_t = σ(u_z + W_hz h_{t−1})
+    h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
+    """
+    H = h.shape[-1]
+    v = h @ params.W_hh
+    r, z = jnp.split(sigmoid(u[..., : 2 * H] + v[..., : 2 * H]), 2, axis=-1)
+    n = jnp.tanh(u[..., 2 * H :] + r * (v[..., 2 * H :] + jnp.broadcast_to(params.b_n, h.shape)))
+    return (1 - z) * n + z * h
+
+
+def gru_reset_before_advance(
+    params: GRUResetBeforeParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+) -> Float[Array, "*batch H"]:
+    """Reset before: n_t = tanh(u_n + W_hn (r_t ⊙ h_{t−1})).
+
+    r_t = σ(u_r + W_hr h_{t−1})
+    z_t = σ(u_z + W_hz h_{t−1})
+    h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
+    """
+    H = h.shape[-1]
+    r, z = jnp.split(sigmoid(u[..., : 2 * H] + h @ params.W_hh[:, : 2 * H]), 2, axis=-1)
+    n = jnp.tanh(u[..., 2 * H :] + (r * h) @ params.W_hh[:, 2 * H :])
+    return (1 - z) * n + z * h
+
+
+def gru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    input_init: Initializer = scaled_normal(),
+    recurrent_init: Initializer = orthogonal(),
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike = float,
+) -> Cell:
+    """The gated recurrent unit with its reset gate after the product, as PyTorch and cuDNN compute it.
+
+    The equations stand at ``gru_advance``. Keep z_t near 1 and the gradient passes: h_t ≈ h_{t−1}.
+
+    Args:
+        input_size: I, features of x_t, or the number of ids.
+        hidden_size: H, units of h_t.
+        input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 3·H)``, ``W_hh (H, 3·H)``,
+            ``b_h (3·H,)`` and ``b_n (H,)`` begins; gates r z n.
+        dtype: of the params and the state.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, rollout
+    >>> cell = gru(input_size=3, hidden_size=5)
+    >>> params = cell.init(jax.random.key(0))
+    >>> h_T, hs = rollout(cell, params, cell.start(params, (2,)), jnp.ones((7, 2, 3)))
+    >>> hs.shape
+    (7, 2, 5)
+
+    Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
+    using RNN encoder–decoder. 2014; version 1, with the reset after the product.
+    """
+    require_positive(input_size=input_size, hidden_size=hidden_size)
+
+    def init(key: PRNGKeyArray) -> GRUParams:
+        k_w, k_n = jax.random.split(key)
+        inits = {"input_init": input_init, "recurrent_init": recurrent_init, "bias_init": bias_init}
+        W_xh, W_hh, b_h = gate_weights(k_w, input_size, hidden_size, 3, **inits, dtype=dtype)
+        return GRUParams(W_xh, W_hh, b_h, b_n=bias_init(k_n, (hidden_size,), dtype))
+
+    return Cell(
+        init=init,
+        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, hidden_size), params.W_hh.dtype),
+        project=lambda params, x: project_input(x, params.W_xh, params.b_h),
+        advance=gru_advance,
+        output=lambda params, h: h,
+    )
+
+
+def gru_reset_before(
+    input_size: int,
+    hidden_size: int,
+    *,
+    input_init: Initializer = scaled_normal(),
+    recurrent_init: Initializer = orthogonal(),
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike = float,
+) -> Cell:
+    """The gated recurrent unit with its reset gate before the product, as published.
+
+    The equations stand at ``gru_reset_before_advance``; arguments and errors are those of ``gru``.
+
+    Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
+    using RNN encoder–decoder for statistical machine translation. 2014.
+    """
+    after = gru(input_size, hidden_size, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
+
+    def init(key: PRNGKeyArray) -> GRUResetBeforeParams:
+        return GRUResetBeforeParams(*after.init(key)[:3])
+
+    return after._replace(init=init, advance=gru_reset_before_advance)
+
+
+def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
+    """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps: b_z ~ ln U(1, max_lag − 1).
+
+    Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
+    """
+    cell, draw = gru(input_size, hidden_size, **options), chrono(max_lag)
+
+    def init(key: PRNGKeyArray) -> GRUParams:
+        params = cell.init(key)
+        b_r, _, b_n = jnp.split(params.b_h, 3)
+        b_z = draw(jax.random.fold_in(key, 1), b_r.shape, b_r.dtype)
+        return params._replace(b_h=jnp.concatenate([b_r, b_z, b_n]))
+
+    return cell._replace(init=init)

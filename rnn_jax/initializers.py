@@ -1,0 +1,123 @@
+"""How weights begin: functions ``(key, shape, dtype) -> array``, and the weights that every gated cell shares.
+
+The vocabulary of gains: a recurrent matrix of gain g multiplies the length of a typical vector by g. In a linear
+network the gradient then grows by ln g nats a step, so g = 1 is the edge between vanishing and exploding.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import zeros
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from rnn_jax.types import Initializer
+
+__all__ = ["chrono", "gate_weights", "identity", "orthogonal", "per_gate", "scaled_normal", "torch_uniform", "zeros"]
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """W = g·Q with Q orthogonal: every vector's length is multiplied by exactly g.
+
+    Reference: Saxe, McClelland, Ganguli. Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks. 2014.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        factored = jnp.promote_types(jnp.zeros((), dtype).dtype, jnp.float32)  # QR exists from float32 upwards
+        return jax.nn.initializers.orthogonal(gain)(key, shape, factored).astype(dtype)
+
+    return init
+
+
+def identity(gain: float = 1.0) -> Initializer:
+    """W = g·I: with ReLU and g = 1, the IRNN, which copies its state when nothing comes in.
+
+    Raises:
+        ValueError: when the shape is not square.
+
+    Reference: Le, Jaitly, Hinton. A simple way to initialize recurrent networks of rectified linear units. 2015.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(f"identity got shape {shape}; want a square matrix: use it for W_hh, or scaled_normal()")
+        return jnp.asarray(gain, dtype) * jnp.eye(shape[0], dtype=dtype)
+
+    return init
+
+
+def scaled_normal(gain: float = 1.0) -> Initializer:
+    """W_ij ~ N(0, g²/fan_in), fan_in the leading axis: lengths are multiplied by g on average.
+
+    With ReLU, which drops half of the square, the edge is at g = √2.
+
+    Reference: He, Zhang, Ren, Sun. Delving deep into rectifiers. 2015.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        return jnp.asarray(gain / shape[0] ** 0.5, dtype) * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+def torch_uniform() -> Initializer:
+    """W_ij ~ U(−1/√H, 1/√H), H the last axis: how PyTorch begins every weight and bias of its recurrent layers.
+
+    Its recurrent gain is 1/√3 ≈ 0.58, so a tanh network begins by losing more than half a nat of gradient a step.
+    """
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        bound = shape[-1] ** -0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def chrono(max_lag: float) -> Initializer:
+    """b ~ ln U(1, max_lag − 1): biases under which retention times are spread over 1 … max_lag steps.
+
+    Args:
+        max_lag: the longest dependency expected, in steps; more than 2.
+
+    Raises:
+        ValueError: when max_lag is 2 or less.
+
+    Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
+    """
+    if max_lag <= 2:
+        raise ValueError(f"chrono got max_lag {max_lag}; want more than 2 steps, for example the sequence length")
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, max_lag - 1.0))
+
+    return init
+
+
+def per_gate(initializer: Initializer, gates: int) -> Initializer:
+    """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own, so each gate is orthogonal, or scaled, by itself."""
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        block = (*shape[:-1], shape[-1] // gates)
+        return jnp.concatenate([initializer(k, block, dtype) for k in jax.random.split(key, gates)], axis=-1)
+
+    return init
+
+
+def gate_weights(
+    key: PRNGKeyArray,
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    *,
+    input_init: Initializer,
+    recurrent_init: Initializer,
+    bias_init: Initializer,
+    dtype: DTypeLike,
+) -> tuple[Float[Array, "I GH"], Float[Array, "H GH"], Float[Array, " GH"]]:
+    """Draws ``W_xh (I, G·H)``, ``W_hh (H, G·H)`` and ``b_h (G·H,)``, gate by gate."""
+    k_x, k_h, k_b = jax.random.split(key, 3)
+    width = gates * hidden_size
+    return (
+        per_gate(input_init, gates)(k_x, (input_size, width), dtype),
+        per_gate(recurrent_init, gates)(k_h, (hidden_size, width), dtype),
+        per_gate(bias_init, gates)(k_b, (width,), dtype),
+    )

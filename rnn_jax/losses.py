@@ -1,0 +1,34 @@
+"""What a sequence costs: sums over time, mean over the batch; said once, here. In nats."""
+
+import math
+
+import chex
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+def next_token_nats(logits: Float[Array, "*shape V"], targets: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """−ln p(target) at every position: the surprise of each letter, in nats."""
+    chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def cross_entropy(logits: Float[Array, "T *batch V"], targets: Int[Array, "T *batch"]) -> Float[Array, ""]:
+    """L = mean over the batch of Σ_t −ln softmax(y_t)[target_t], in nats; divide by T for nats a letter.
+
+    >>> import jax.numpy as jnp
+    >>> print(cross_entropy(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2), int)).round(4), 3 * jnp.log(4.0).round(4))
+    4.1589 4.1589
+    """
+    return jnp.mean(jnp.sum(next_token_nats(logits, targets), axis=0))
+
+
+def bits_per_char(nats: float) -> float:
+    """Nats a letter as bits a letter."""
+    return nats / math.log(2)
+
+
+def perplexity(nats: float) -> float:
+    """The number of equally likely letters that would surprise as much."""
+    return math.exp(nats)

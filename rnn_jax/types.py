@@ -1,0 +1,85 @@
+"""The one idea: a recurrent cell is five pure functions.
+
+Dimension letters, used everywhere: ``T`` time, ``B`` batch, ``I`` input, ``H`` hidden, ``O`` output, ``K`` lags or
+window, ``V`` vocabulary, ``G`` gates. Time is the leading axis, a step works on the last one, and any axes between
+them are batch.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, DTypeLike, PRNGKeyArray, PyTree
+
+Params = PyTree
+State = PyTree
+
+
+class Initializer(Protocol):
+    """Draws an array: ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
+        """Returns an array of this shape and type."""
+        ...
+
+
+class Start(Protocol):
+    """Makes the state before the first step: ``(params, batch_shape=()) -> h_0``."""
+
+    def __call__(self, params: Params, batch_shape: tuple[int, ...] = ()) -> State:
+        """Returns a state whose leading axes are ``batch_shape``."""
+        ...
+
+
+class Cell(NamedTuple):
+    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions.
+
+    A state ``h`` is one array ``(*batch, H)`` or a small tuple of them, such as ``LSTMState(h, c)``.
+    """
+
+    init: Callable[[PRNGKeyArray], Params]
+    """``(key) -> params``."""
+    start: Start
+    """``(params, batch_shape=()) -> h``: the state before the first step, h_0."""
+    project: Callable[[Params, PyTree], PyTree]
+    """``(params, x) -> u``: what depends on the input alone; a schedule may batch it over time."""
+    advance: Callable[[Params, State, PyTree], State]
+    """``(params, h, u) -> h``: the recurrence."""
+    output: Callable[[Params, State], PyTree]
+    """``(params, h) -> y``: what the next layer or the loss sees."""
+
+    def step(self, params: Params, h: State, x: PyTree) -> State:
+        """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""
+        return self.advance(params, h, self.project(params, x))
+
+
+def cell_from_step(
+    init: Callable[[PRNGKeyArray], Params],
+    start: Start,
+    step: Callable[[Params, State, Any], State],
+    output: Callable[[Params, State], PyTree] | None = None,
+) -> Cell:
+    """Makes a cell of your own pure function ``step(params, h, x) -> h``.
+
+    Its ``project`` is the identity, and without ``output`` the whole state is seen.
+
+    Example: a leaky integrator h_t = a·h_{t−1} + x_t.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import cell_from_step, rollout
+    >>> leaky = cell_from_step(
+    ...     init=lambda key: jnp.asarray(0.5),
+    ...     start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)),
+    ...     step=lambda a, h, x: a * h + x,
+    ... )
+    >>> params = leaky.init(jax.random.key(0))
+    >>> h, _ = rollout(leaky, params, leaky.start(params), jnp.ones((3, 1)))
+    >>> print(h)
+    [1.75]
+    """
+    return Cell(
+        init=init,
+        start=start,
+        project=lambda params, x: x,
+        advance=step,
+        output=output or (lambda params, h: h),
+    )
