@@ -20,7 +20,11 @@ class ReadoutParams(NamedTuple):
 
 
 def readout(
-    cell: Cell, output_size: int, *, weight_init: Initializer = scaled_normal(), bias_init: Initializer = zeros
+    cell: Cell,
+    output_size: int,
+    *,
+    weight_init: Initializer = scaled_normal(),
+    bias_init: Initializer = zeros,
 ) -> Cell:
     """Reads a cell through a linear layer: y_t = W_hy h_t + b_y.
 

@@ -11,7 +11,16 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.types import Initializer
 
-__all__ = ["chrono", "gate_weights", "identity", "orthogonal", "per_gate", "scaled_normal", "torch_uniform", "zeros"]
+__all__ = [
+    "chrono",
+    "gate_weights",
+    "identity",
+    "orthogonal",
+    "per_gate",
+    "scaled_normal",
+    "torch_uniform",
+    "zeros",
+]
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
@@ -22,7 +31,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     """
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
-        factored = jnp.promote_types(jnp.zeros((), dtype).dtype, jnp.float32)  # QR exists from float32 upwards
+        factored = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32  # QR exists from float32 upwards
         return jax.nn.initializers.orthogonal(gain)(key, shape, factored).astype(dtype)
 
     return init
@@ -93,11 +102,12 @@ def chrono(max_lag: float) -> Initializer:
 
 
 def per_gate(initializer: Initializer, gates: int) -> Initializer:
-    """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own, so each gate is orthogonal, or scaled, by itself."""
+    """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own: each gate is orthogonal, or scaled, by itself."""
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         block = (*shape[:-1], shape[-1] // gates)
-        return jnp.concatenate([initializer(k, block, dtype) for k in jax.random.split(key, gates)], axis=-1)
+        blocks = jax.vmap(lambda k: initializer(k, block, dtype))(jax.random.split(key, gates))
+        return jnp.concatenate(list(blocks), axis=-1)
 
     return init
 

@@ -31,4 +31,4 @@ def bits_per_char(nats: float) -> float:
 
 def perplexity(nats: float) -> float:
     """The number of equally likely letters that would surprise as much."""
-    return math.exp(nats)
+    return math.exp(nats) if nats < 700 else math.inf  # e^709 is the largest float

@@ -1,5 +1,6 @@
 """Text as numbers: a vocabulary of characters, one-hot vectors, and contiguous streams of windows."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +32,12 @@ class Vocabulary(NamedTuple):
         outside = wanted[known[np.minimum(ids, len(known) - 1)] != wanted] if len(known) else wanted
         if len(outside):
             named = " ".join(repr(chr(c)) for c in np.unique(outside)[:5])
-            raise ValueError(f"text got characters outside the vocabulary, such as {named}; want only the {self.size} known")
+            raise ValueError(
+                f"text got characters outside the vocabulary, such as {named}; want only the {self.size} known"
+            )
         return ids.astype(np.int32)
 
-    def decode(self, ids: Int[np.ndarray, " N"]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids."""
         return "".join(self.characters[i] for i in ids)
 

@@ -6,7 +6,7 @@ them are batch.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, DTypeLike, PRNGKeyArray, PyTree
 
@@ -14,6 +14,7 @@ Params = PyTree
 State = PyTree
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """Draws an array: ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
 
@@ -22,6 +23,7 @@ class Initializer(Protocol):
         ...
 
 
+@runtime_checkable
 class Start(Protocol):
     """Makes the state before the first step: ``(params, batch_shape=()) -> h_0``."""
 

@@ -23,7 +23,7 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
         ValueError: when the last axis of a floating x is not I.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
-        rows = W_xh.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        rows = jnp.asarray(W_xh).at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows + jnp.broadcast_to(b_h, rows.shape)
     input_size = W_xh.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:

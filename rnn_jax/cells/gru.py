@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.affine import affine, project_input
+from rnn_jax.cells.affine import project_input
 from rnn_jax.checks import require_positive
 from rnn_jax.initializers import chrono, gate_weights, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
@@ -43,10 +43,10 @@ def gru_advance(
     z_t = σ(u_z + W_hz h_{t−1})
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
-    H = h.shape[-1]
-    v = h @ params.W_hh
-    r, z = jnp.split(sigmoid(u[..., : 2 * H] + v[..., : 2 * H]), 2, axis=-1)
-    n = jnp.tanh(u[..., 2 * H :] + r * (v[..., 2 * H :] + jnp.broadcast_to(params.b_n, h.shape)))
+    u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
+    v_r, v_z, v_n = jnp.split(h @ params.W_hh, 3, axis=-1)
+    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
     return (1 - z) * n + z * h
 
 
@@ -60,8 +60,10 @@ def gru_reset_before_advance(
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
     H = h.shape[-1]
-    r, z = jnp.split(sigmoid(u[..., : 2 * H] + h @ params.W_hh[:, : 2 * H]), 2, axis=-1)
-    n = jnp.tanh(u[..., 2 * H :] + (r * h) @ params.W_hh[:, 2 * H :])
+    u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
+    v_r, v_z = jnp.split(h @ params.W_hh[:, : 2 * H], 2, axis=-1)
+    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    n = jnp.tanh(u_n + (r * h) @ params.W_hh[:, 2 * H :])
     return (1 - z) * n + z * h
 
 
@@ -134,7 +136,14 @@ def gru_reset_before(
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder for statistical machine translation. 2014.
     """
-    after = gru(input_size, hidden_size, input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
+    after = gru(
+        input_size,
+        hidden_size,
+        input_init=input_init,
+        recurrent_init=recurrent_init,
+        bias_init=bias_init,
+        dtype=dtype,
+    )
 
     def init(key: PRNGKeyArray) -> GRUResetBeforeParams:
         return GRUResetBeforeParams(*after.init(key)[:3])

@@ -7,9 +7,7 @@ from jaxtyping import Array, Bool, PyTree
 from rnn_jax.types import Cell, Params, State
 
 
-def scan(
-    cell: Cell, params: Params, h0: State, xs: PyTree, cuts: Bool[Array, "T ..."] | None
-) -> tuple[State, State]:
+def scan(cell: Cell, params: Params, h0: State, xs: PyTree, cuts: Bool[Array, "T ..."] | None) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t) for t = 1 … T; every JAX transformation works on it."""
 
     def step(h: State, x_and_cut: tuple[PyTree, Bool[Array, "..."] | None]) -> tuple[State, State]:

@@ -1,0 +1,134 @@
+"""Does ``rollout`` cost more than the ``lax.scan`` that one would write by hand?"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from benchmarks.report import command
+from benchmarks.timing import Record, compare, compile_program, require_equal
+from rnn_jax import gru, lstm, outputs, rollout, vanilla
+from rnn_jax.environment import environment
+from rnn_jax.types import Cell, Params
+
+I, T = 64, 100
+TOLERANCE = {"cpu": 1e-4, "elsewhere": 1e-2}
+"""Accelerators multiply float32 in fewer bits by default; a wrong equation differs by far more."""
+
+Roll = Callable[[Any, Array], tuple[PyTree, Array]]
+"""``(params, xs (T, B, I)) -> (last state, hidden outputs (T, B, H))``."""
+
+
+class Pair(NamedTuple):
+    """One cell, written twice."""
+
+    cell: Callable[..., Cell]
+    by_hand: Roll
+
+
+def vanilla_by_hand(params: tuple[Array, Array, Array], xs: Array) -> tuple[Array, Array]:
+    """The last state ``(B, H)`` and the hidden outputs ``(T, B, H)`` of ``xs (T, B, I)``."""
+    W_xh, W_hh, b_h = params
+
+    def step(h: Array, x: Array) -> tuple[Array, Array]:
+        h = jnp.tanh(x @ W_xh + h @ W_hh + b_h)
+        return h, h
+
+    return lax.scan(step, jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype), xs)
+
+
+def gru_by_hand(params: tuple[Array, Array, Array, Array], xs: Array) -> tuple[Array, Array]:
+    """The last state ``(B, H)`` and the hidden outputs ``(T, B, H)``; gates r z n, reset after product."""
+    W_xh, W_hh, b_h, b_n = params
+
+    def step(h: Array, x: Array) -> tuple[Array, Array]:
+        x_r, x_z, x_n = jnp.split(x @ W_xh + b_h, 3, axis=-1)
+        h_r, h_z, h_n = jnp.split(h @ W_hh, 3, axis=-1)
+        r = jax.nn.sigmoid(x_r + h_r)
+        z = jax.nn.sigmoid(x_z + h_z)
+        n = jnp.tanh(x_n + r * (h_n + b_n))
+        h = (1 - z) * n + z * h
+        return h, h
+
+    return lax.scan(step, jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype), xs)
+
+
+def lstm_by_hand(params: tuple[Array, Array, Array], xs: Array) -> tuple[tuple[Array, Array], Array]:
+    """The last state ``(h, c)``, each ``(B, H)``, and the hidden outputs ``(T, B, H)``; gates i f o g."""
+    W_xh, W_hh, b_h = params
+
+    def step(state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
+        h, c = state
+        i, f, o, g = jnp.split(x @ W_xh + h @ W_hh + b_h, 4, axis=-1)
+        i = jax.nn.sigmoid(i)
+        f = jax.nn.sigmoid(f)
+        o = jax.nn.sigmoid(o)
+        g = jnp.tanh(g)
+        c = f * c + i * g
+        h = o * jnp.tanh(c)
+        return (h, c), h
+
+    zeros = jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype)
+    return lax.scan(step, (zeros, zeros), xs)
+
+
+CELLS = {
+    "vanilla": Pair(vanilla, vanilla_by_hand),
+    "gru": Pair(gru, gru_by_hand),
+    "lstm": Pair(lstm, lstm_by_hand),
+}
+
+
+def by_rollout(cell: Cell) -> Roll:
+    """The same question, asked of ``rollout``."""
+
+    def roll(params: Params, xs: Array) -> tuple[PyTree, Array]:
+        h_T, hs = rollout(cell, params, cell.start(params, (xs.shape[1],)), xs)
+        return h_T, outputs(cell, params, hs)
+
+    return roll
+
+
+def forward(roll: Roll) -> Roll:
+    """The rollout itself."""
+    return roll
+
+
+def forward_and_backward(roll: Roll) -> Callable[[Any, Array], Any]:
+    """The gradient of the sum of squares of the hidden outputs with respect to the params."""
+    return jax.grad(lambda params, xs: jnp.sum(roll(params, xs)[1] ** 2))
+
+
+MODES = {"forward": forward, "forward+backward": forward_and_backward}
+
+
+def run(quick: bool = False) -> Iterator[Record]:
+    """Yields a record for each cell, mode, batch size B and hidden size H; T is 100, the input 64 floats.
+
+    Args:
+        quick: two sizes instead of nine, for half a second each instead of four.
+
+    Raises:
+        AssertionError: when the two sides give different numbers.
+    """
+    sizes = [(1, 64), (32, 128)] if quick else list(product((1, 32, 128), (64, 128, 256)))
+    here = environment()
+    tolerance = TOLERANCE.get(here.platform, TOLERANCE["elsewhere"])
+    for name, mode, (B, H) in product(CELLS, MODES, sizes):
+        cell = CELLS[name].cell(I, H, bias_init=jax.nn.initializers.normal(0.1), dtype=jnp.float32)
+        params = cell.init(jax.random.key(0))
+        xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float32)
+        ours = compile_program(MODES[mode](by_rollout(cell)), params, xs)
+        baseline = compile_program(MODES[mode](CELLS[name].by_hand), tuple(params), xs)
+        require_equal(ours.run(), baseline.run(), tolerance)
+        figures = compare(ours, baseline, seconds=0.5 if quick else 4.0)
+        case: dict[str, str | int] = {"cell": name, "mode": mode, "B": B, "H": H, "T": T, "I": I}
+        yield Record("rollout", "lax.scan by hand", case, quick, figures, here)
+
+
+if __name__ == "__main__":
+    command(run)

@@ -1,0 +1,185 @@
+"""Measures two programs against each other, pair by pair, and keeps the figures as JSON lines."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rnn_jax.environment import Environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Spread(NamedTuple):
+    """How a repeated figure is spread, in the figure's unit."""
+
+    median: float
+    minimum: float
+    lower_quartile: float
+    upper_quartile: float
+    """The interquartile range runs from the lower to the upper one."""
+
+
+class Program(NamedTuple):
+    """A compiled program, ready to run."""
+
+    run: Callable[[], Any]
+    """Runs it once and waits for its result."""
+    compile_seconds: float
+    temp_bytes: int | None
+    peak_bytes: int | None
+
+
+class Side(NamedTuple):
+    """What one of the two programs costs."""
+
+    seconds: Spread
+    """Of one run."""
+    compile_seconds: float
+    """Tracing, lowering and compiling, once."""
+    temp_bytes: int | None
+    """Temporaries; None where the backend does not report them."""
+    peak_bytes: int | None
+    """Arguments, outputs and temporaries less what they share; None where the backend does not report it."""
+
+
+class Comparison(NamedTuple):
+    """Our program against a baseline."""
+
+    ours: Side
+    baseline: Side
+    ratio: Spread
+    """Seconds of ours over seconds of the baseline, taken within each pair: above 1, ours is slower."""
+    pairs: int
+
+
+class Record(NamedTuple):
+    """One line of the results."""
+
+    benchmark: str
+    baseline: str
+    """What ours is compared with."""
+    case: dict[str, str | int]
+    quick: bool
+    figures: Comparison
+    environment: Environment
+
+
+def compile_program(f: Callable[..., Any], *args: Any) -> Program:
+    """Compiles ``f`` for these arguments, apart from running it.
+
+    Args:
+        f: a function of arrays.
+        args: pytrees of arrays; each run of the program takes these.
+    """
+    begin = time.perf_counter()
+    compiled = jax.jit(f).lower(*args).compile()
+    compile_seconds = time.perf_counter() - begin
+    temp_bytes, peak_bytes = memory_bytes(compiled)
+    return Program(
+        run=lambda: jax.block_until_ready(compiled(*args)),
+        compile_seconds=compile_seconds,
+        temp_bytes=temp_bytes,
+        peak_bytes=peak_bytes,
+    )
+
+
+def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int | None, int | None]:
+    """Bytes of temporaries, and of all that is held at once; None, None where the backend does not report."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None, None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return memory.temp_size_in_bytes, held - memory.alias_size_in_bytes
+
+
+def require_equal(ours: Any, baseline: Any, tolerance: float) -> None:
+    """Raises an AssertionError unless two pytrees hold the same numbers.
+
+    Args:
+        ours, baseline: pytrees with leaves of equal shapes in equal order; the containers may differ.
+        tolerance: the greatest difference allowed in a leaf, as a fraction of the leaf's greatest magnitude.
+    """
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(baseline), strict=True)
+    for index, (a, b) in enumerate((np.asarray(a), np.asarray(b)) for a, b in pairs):
+        if a.shape != b.shape:
+            raise AssertionError(f"leaf {index} got shape {a.shape} of ours; want the baseline's {b.shape}")
+        error, scale = np.max(np.abs(a - b), initial=0.0), np.max(np.abs(b), initial=0.0)
+        if not error <= tolerance * scale:
+            raise AssertionError(f"leaf {index} differs by {error:.2g}; want at most {tolerance} of {scale:.2g}")
+
+
+def compare(
+    ours: Program, baseline: Program, *, seconds: float, min_pairs: int = 9, max_pairs: int = 1000
+) -> Comparison:
+    """Runs two programs in interleaved pairs, each of them first in every other pair.
+
+    Args:
+        ours, baseline: compiled, and run at least once before.
+        seconds: no pair begins after this long, once there are ``min_pairs``.
+        min_pairs, max_pairs: bounds on the number of pairs.
+    """
+    times: list[tuple[float, float]] = []
+    begin = time.perf_counter()
+    while len(times) < max_pairs and (len(times) < min_pairs or time.perf_counter() - begin < seconds):
+        if len(times) % 2 == 0:
+            a, b = seconds_of(ours), seconds_of(baseline)
+        else:
+            b, a = seconds_of(baseline), seconds_of(ours)
+        times.append((a, b))
+    A, B = np.asarray(times).T
+    return Comparison(
+        ours=Side(spread(A), *ours[1:]),
+        baseline=Side(spread(B), *baseline[1:]),
+        ratio=spread(A / B),
+        pairs=len(A),
+    )
+
+
+def seconds_of(program: Program) -> float:
+    """Wall-clock seconds of one run."""
+    begin = time.perf_counter()
+    program.run()
+    return time.perf_counter() - begin
+
+
+def spread(samples: np.ndarray) -> Spread:
+    """The spread of ``(n,)`` samples, n at least 1."""
+    lower, median, upper = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
+    return Spread(median, float(samples.min()), lower, upper)
+
+
+def results_file(record: Record) -> Path:
+    """Where a record is kept by default: ``benchmarks/results/<benchmark>-<device kind>.jsonl``."""
+    kind = re.sub(r"[^a-z0-9]+", "-", record.environment.device_kind.lower()).strip("-")
+    return ROOT / "benchmarks" / "results" / f"{record.benchmark}-{kind}.jsonl"
+
+
+def append(records: Iterable[Record], out: Path | None = None) -> Iterator[Record]:
+    """Passes records on, each appended to its file as one JSON line as soon as it comes.
+
+    Args:
+        records: what a benchmark's ``run`` yields.
+        out: one file for all of them; without it, each goes to its ``results_file``.
+    """
+    for record in records:
+        path = out or results_file(record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_line(record))
+        yield record
+
+
+def json_line(record: Record) -> str:
+    """A record as one line of JSON that ends in a newline; named tuples become objects."""
+    return json.dumps(as_dict(record), allow_nan=False) + "\n"
+
+
+def as_dict(value: Any) -> Any:
+    """The same value with every NamedTuple in it made a dict."""
+    return {name: as_dict(field) for name, field in value._asdict().items()} if hasattr(value, "_asdict") else value

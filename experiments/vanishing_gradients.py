@@ -1,0 +1,376 @@
+# %% [markdown]
+# # How far back does the gradient reach?
+#
+# A recurrent network h_t = φ(W_hh h_{t−1} + W_xh x_t) multiplies its gradient by one Jacobian for every step back, so
+# the gradient of a loss at time T with respect to the state k steps earlier shrinks or grows about like a power k:
+# it vanishes or explodes. ReLU, GRU and LSTM are the known remedies. This script measures them side by side, with
+# equal numbers of parameters, on real text:
+#
+# - (a) the gradient against the lag **at initialisation**;
+# - (b) the same **after training** each as a model of the next letter;
+# - (c) over the **gain** of W_hh: where the gradient vanishes, where it explodes, and the edge between.
+#
+# Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013.
+
+# %%
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _vanishing_gradients_report import Result, publish
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rnn_jax import gru, initializers, lag_gradients, leading_gain, lstm, readout, rollout, vanilla
+from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.datasets import python_reference, read_text
+from rnn_jax.decoding import sample
+from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
+from rnn_jax.runs import INTERRUPTED, Run, open_run, parse, read_metrics, wrong_use
+from rnn_jax.text import Vocabulary, streams, vocabulary
+from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
+from rnn_jax.types import Cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How far back does the gradient reach? tanh, ReLU, GRU and LSTM side by side, on real text."""
+
+    text: Path | None = None
+    """A UTF-8 text file; without it, the Python language reference that CPython carries."""
+    cells: tuple[str, ...] = ("tanh", "relu-identity", "relu", "gru", "lstm")
+    """gru, lstm, or an activation of the vanilla cell, each with -gaussian (default), -orthogonal, -identity or -uniform
+    for the start of W_hh."""
+    hidden_size: int = 64
+    """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
+    seeds: int = 3
+    """Networks of each kind, trained together under one vmap."""
+    seed: int = 0
+    """The one source of randomness."""
+    batch_size: int = 32
+    """Lanes of text read side by side."""
+    window: int = 64
+    """Letters between updates; the gradient goes back to the window's beginning."""
+    looks: int = 15
+    """Times that training pauses for a look at the losses."""
+    updates: int = 20
+    """Optimizer steps from one look to the next."""
+    learning_rate: float = 4e-3
+    """Of Adam."""
+    clip: float = 1.0
+    """Largest global norm of a gradient."""
+    lags: int = 200
+    """Steps back over which the gradient is measured."""
+    probes: int = 16
+    """Places in the validation text at which it is measured."""
+    gains: int = 33
+    """Gains of W_hh in the sweep, from 1/4 to 4."""
+    sweep_lags: int = 60
+    """Steps back in the sweep; few enough for an exploding state to stay finite in float32."""
+    letters: int = 300
+    """Length of the written sample."""
+    smoke: bool = False
+    """A run of seconds, to see that everything works."""
+    out: Path = Path("runs/vanishing_gradients/default")
+    """The run folder."""
+    resume: bool = False
+    """Go on in the run folder, keeping the cells that are finished."""
+    overwrite: bool = False
+    """Delete what is in the run folder."""
+
+
+SMOKE = {
+    "hidden_size": 12,
+    "seeds": 2,
+    "batch_size": 8,
+    "window": 16,
+    "looks": 5,
+    "updates": 4,
+    "lags": 24,
+    "probes": 4,
+}
+SMOKE |= {"gains": 9, "sweep_lags": 12, "letters": 60}
+BURN_IN = 50  # letters read before the gradient is measured
+
+
+# %% [markdown]
+# ## The cells
+# All read ids and are read by y_t = W_hy h_t + b_y. Unless its name says otherwise a recurrent matrix begins Gaussian
+# with gain 1, so the cells differ in nothing but their equations.
+
+
+# %%
+STARTS = {
+    "gaussian": initializers.scaled_normal(),
+    "orthogonal": initializers.orthogonal(),
+    "identity": initializers.identity(),
+    "uniform": initializers.torch_uniform(),
+}
+
+
+def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
+    """A cell of this name that predicts the next letter."""
+    kind, _, start = name.partition("-")
+    if start and start not in STARTS:
+        raise ValueError(f"--cells got the start {start!r} in {name!r}; want one of {', '.join(STARTS)}")
+    make = {"gru": gru, "lstm": lstm}.get(kind) or partial(vanilla, activation=kind)
+    cell = make(vocabulary_size, hidden_size, recurrent_init=STARTS[start or "gaussian"])
+    return readout(cell, vocabulary_size)
+
+
+def equal_models(config: Config, vocabulary_size: int) -> dict[str, tuple[int, Cell]]:
+    """``{name: (hidden_size, model)}`` with the parameters of an LSTM of ``config.hidden_size`` units, or nearly."""
+    if not config.cells:
+        raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
+    budget = parameter_count(make_model("lstm", vocabulary_size, config.hidden_size))
+    sizes = {name: matching_size(partial(make_model, name, vocabulary_size), budget) for name in config.cells}
+    return {name: (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}
+
+
+# %% [markdown]
+# ## The text
+# The last tenth is for validation, and gives the places where gradients are measured.
+
+
+# %%
+class Data(NamedTuple):
+    """The text as numbers."""
+
+    vocabulary: Vocabulary
+    windows: tuple[np.ndarray, np.ndarray]
+    """Letters and targets, ``(looks, updates, K, B)``; at its end the text begins anew."""
+    validation: tuple[np.ndarray, np.ndarray]
+    """``(T, B)``: one long rollout of several lanes."""
+    probes: np.ndarray
+    """``(BURN_IN + lags + 1, N)``: letters before, on and after the way back."""
+
+
+def load(config: Config) -> Data:
+    """Reads and cuts the text; raises a ValueError when the configuration is wrong or the text too short for it."""
+    for name in ("seeds", "batch_size", "window", "looks", "updates", "lags", "probes", "sweep_lags", "letters"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} got {getattr(config, name)}; want a positive integer")
+    if config.gains < 2:
+        raise ValueError(f"--gains got {config.gains}; want at least 2")
+    text = python_reference() if config.text is None else read_text(config.text)
+    vocab = vocabulary(text)
+    ids = vocab.encode(text)
+    border = len(ids) * 9 // 10
+    train, held_out = ids[:border], ids[border:]
+    xs, targets = streams(train, config.batch_size, config.window)
+    order = np.arange(config.looks * config.updates).reshape(config.looks, config.updates) % len(xs)
+    length = BURN_IN + max(config.lags, config.sweep_lags) + 1
+    if len(held_out) < length:
+        raise ValueError(
+            f"text got {len(ids)} characters; want at least {10 * length}, so that its last tenth holds {length} letters to "
+            "measure gradients on: give a longer text, or fewer --lags"
+        )
+    lanes = max(1, min(16, len(held_out) // 256))
+    validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
+    starts = np.linspace(0, len(held_out) - length, config.probes).astype(int)
+    probes = np.stack([held_out[s : s + length] for s in starts], axis=1)
+    return Data(vocab, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes)
+
+
+# %% [markdown]
+# ## What is measured of a cell
+
+
+# %%
+def measure_lags(model: Cell, params: Any, probes: jax.Array, lags: int) -> tuple[Any, jax.Array, jax.Array]:
+    """Log norms, those of the parts ``(P, K, N)``, and the median leading gain, of one network."""
+    h0, _ = rollout(model, params, model.start(params, probes.shape[1:]), probes[:BURN_IN])
+    xs, target = probes[BURN_IN : BURN_IN + lags], probes[BURN_IN + lags]
+    found = lag_gradients(model, params, h0, xs, lambda y: next_token_nats(y, target))
+    gains = jax.vmap(lambda h, x: leading_gain(model, params, h, x))(h0, xs[0])
+    return found.log_norm, jnp.stack(jax.tree.leaves(found.log_norm_of)), jnp.median(gains)
+
+
+def sweep_gains(model: Cell, params: Any, probes: jax.Array, gains: jax.Array, lags: int) -> jax.Array:
+    """``(G, K)``: the median over probes of ln norm less that at lag 0, with W_hh multiplied by each gain."""
+
+    def at(gain: jax.Array) -> jax.Array:
+        scaled = params._replace(cell=params.cell._replace(W_hh=gain * params.cell.W_hh))
+        h0 = model.start(scaled, probes.shape[1:])
+        log_norm = lag_gradients(model, scaled, h0, probes[:lags], lambda y: next_token_nats(y, probes[lags])).log_norm
+        return jnp.median(log_norm - log_norm[:1], axis=1)
+
+    return jax.vmap(at)(gains)
+
+
+def sweep_range(config: Config) -> np.ndarray:
+    """The gains of the sweep, evenly spaced in their logarithm."""
+    return np.geomspace(0.25, 4.0, config.gains).astype(np.float32)
+
+
+class Programs(NamedTuple):
+    """What is done with the networks of one cell, all seeds under one vmap; compiled side by side."""
+
+    measure: Callable
+    """``(params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S,)``."""
+    sweep: Callable
+    """``(params) -> (S, G, K)``."""
+    learn: Callable
+    """``(state, windows) -> (state, info)``."""
+    validate: Callable
+    """``(params) -> nats (S,)``."""
+
+
+def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, data: Data) -> tuple[Programs, float]:
+    """The programs of one cell, and the seconds that tracing and compiling them took."""
+    probes, gains = jnp.asarray(data.probes), jnp.asarray(sweep_range(config))
+    xs, targets = map(jnp.asarray, data.validation)
+    few = probes[:, :4]
+    begin = time.perf_counter()
+    traced = Programs(
+        measure=jax.jit(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0))),
+        sweep=jax.jit(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags))),
+        learn=jax.jit(jax.vmap(partial(fit, learner), in_axes=(0, None))),
+        validate=jax.jit(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets))),
+    )
+    windows = tuple(w[0] for w in data.windows)
+    lowered = [f.lower(state, windows) if f is traced.learn else f.lower(state.params) for f in traced]
+    with ThreadPoolExecutor() as pool:
+        programs = Programs(*pool.map(lambda program: program.compile(), lowered))
+    return programs, time.perf_counter() - begin
+
+
+def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Callable[..., None]) -> Result:
+    """Measures, trains and measures again."""
+    optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
+    learner = window_learner(model, nats_a_letter, optimizer)
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
+    state = jax.jit(jax.vmap(lambda key: learner.init(key, (config.batch_size,))))(keys)
+    tick(name, "compiling")
+    programs, compile_s = compile_programs(model, learner, state, config, data)
+
+    tick(name, "gradients at initialisation")
+    before = programs.measure(state.params)
+    swept = np.median(programs.sweep(state.params), axis=0)
+    log = partial(log_loss, run, cell=name, init=name.partition("-")[2] or "gaussian", compile_s=round(compile_s, 2))
+    state, curve, tokens_per_s = train(programs, state, config, data, log, partial(tick, name))
+    tick(name, "gradients after training")
+    log_norm, log_norm_of, gain = (np.stack(pair) for pair in zip(before, programs.measure(state.params), strict=True))
+
+    first = jnp.asarray(data.probes[0, 0])
+    params = jax.tree.map(lambda leaf: leaf[0], state.params)
+    ids = sample(model, params, keys[0], model.start(params), first, config.letters, temperature=0.7)
+    written = data.vocabulary.decode([int(first), *ids.tolist()])
+    count = parameter_count(model)
+    return Result(H, count, log_norm, log_norm_of, gain, *curve, tokens_per_s, compile_s, swept, written)
+
+
+def train(
+    programs: Programs, state: Any, config: Config, data: Data, log: Callable[..., None], tick: Callable[..., None]
+) -> tuple[LearnerState, tuple[np.ndarray, ...], float]:
+    """Truncated back-propagation; the trained networks, (tokens (C,), train (C, S), validation (C, S)), and tokens/s."""
+    curve, seconds = [], 0.0
+    tokens_a_look = config.updates * config.batch_size * config.window
+    for look, windows in enumerate(zip(*data.windows, strict=True), start=1):
+        begin = time.perf_counter()
+        state, info = jax.block_until_ready(programs.learn(state, windows))
+        seconds += time.perf_counter() - begin
+        tokens, nats = look * tokens_a_look, np.mean(info.loss, axis=1)
+        validated = np.asarray(programs.validate(state.params))
+        curve.append((tokens, nats, validated))
+        tokens_per_s = tokens * config.seeds / seconds
+        common = {"step": look * config.updates, "tokens": tokens, "learning_rate": config.learning_rate}
+        common |= {"tokens_per_s": round(tokens_per_s), "wall_s": round(seconds, 3)}
+        for seed in range(config.seeds):
+            log(nats[seed], split="train", seed=seed, grad_norm=float(np.mean(info.grad_norm[seed])), **common)
+            log(validated[seed], split="validation", seed=seed, **common)
+        tick(f"learning, {validated.mean():.2f} nats", config.updates)
+    return state, tuple(np.asarray(column) for column in zip(*curve, strict=True)), tokens_per_s
+
+
+def log_loss(run: Run, nats: float, **row: Any) -> None:
+    """A loss as one row of the metrics, in nats, in bits and as perplexity."""
+    nats = float(nats)
+    run.log(**row, loss=nats, bits_per_char=bits_per_char(nats), perplexity=perplexity(nats))
+
+
+def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The loss of a model of letters: cross-entropy for each letter, mean over the batch."""
+    return cross_entropy(logits, targets) / len(targets)
+
+
+# %% [markdown]
+# ## The run
+# Each finished cell is kept in the run folder, so `--resume` goes on with the next one.
+
+
+# %%
+def kept(run: Run, names: list[str]) -> dict[str, Result]:
+    """The cells that an earlier run finished; the metrics of unfinished ones are dropped."""
+    files = {name: run.folder / "cells" / f"{name}.npz" for name in names}
+    results = {name: Result(**np.load(file)) for name, file in files.items() if file.is_file()}
+    rows = [row for row in read_metrics(run.folder) if row["cell"] in results]
+    run.write("metrics.jsonl", "")
+    for row in rows:
+        run.log(**row)
+    return results
+
+
+def keep(run: Run, name: str, result: Result) -> None:
+    """Writes a finished cell, whole or not at all."""
+    folder = run.folder / "cells"
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "draft.npz", **result._asdict())
+    (folder / "draft.npz").replace(folder / f"{name}.npz")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the comparison; returns the exit code."""
+    with wrong_use():
+        config = parse(Config, argv)
+        if config.smoke:
+            default = Config()
+            config = dataclasses.replace(
+                config, **{k: v for k, v in SMOKE.items() if getattr(config, k) == getattr(default, k)}
+            )
+        data = load(config)
+        models = equal_models(config, data.vocabulary.size)
+        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+
+    results, status = kept(run, list(models)), "done"
+    columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    try:
+        with Progress(*columns) as progress:
+            bar = progress.add_task(
+                "",
+                total=config.looks * config.updates * len(models),
+                completed=config.looks * config.updates * len(results),
+            )
+
+            def tick(name: str, doing: str, updates: int = 0) -> None:
+                progress.update(bar, description=f"{name}: {doing}", advance=updates)
+
+            for name, (H, model) in models.items():
+                if name not in results:
+                    results[name] = study(name, H, model, config, data, run, tick)
+                    keep(run, name, results[name])
+    except KeyboardInterrupt:
+        status = "interrupted"
+    results = {name: results[name] for name in models if name in results}
+    publish(
+        run,
+        results,
+        status=status,
+        gains=sweep_range(config),
+        vocabulary=data.vocabulary,
+        question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
+        + (str(config.text) if config.text else "the Python language reference"),
+    )
+    return 0 if status == "done" else INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

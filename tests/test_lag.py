@@ -1,0 +1,139 @@
+"""Gradients by lag against closed forms and against products of step Jacobians."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from rnn_jax import (
+    gru,
+    gru_reset_before,
+    initializers,
+    lag_gradients,
+    leading_gain,
+    lstm,
+    rollout,
+    step_jacobian,
+    summarise_lags,
+    vanilla,
+)
+from tests.cases import CELLS
+from tests.test_laws import example
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 3.0])
+def test_a_linear_orthogonal_network_changes_its_gradient_by_ln_g_a_step(gain):
+    cell = vanilla(2, 16, activation="linear", recurrent_init=initializers.orthogonal(gain), dtype=jnp.float32)
+    params = cell.init(jax.random.key(0))
+    h0 = cell.start(params, (3,))
+    xs = jnp.zeros((1000, 3, 2), jnp.float32)
+    lags = lag_gradients(cell, params, h0, xs, lambda y: y @ jnp.arange(1, 17, dtype=jnp.float32))
+    chex.assert_shape(lags.log_norm, (1001, 3))
+    chex.assert_type(lags.log_norm, jnp.float32)
+    chex.assert_tree_all_finite(lags.log_norm)  # at 0.3 and 3 the norms are e^∓1200 and e^1100, far outside float32
+    np.testing.assert_allclose(summarise_lags(lags.log_norm).slope, math.log(gain), atol=1e-5)
+    np.testing.assert_allclose(lags.log_norm[1000] - lags.log_norm[0], 1000 * math.log(gain), atol=1e-2)
+
+
+@pytest.mark.parametrize("bias", [-1.0, 1.0, 3.0])
+def test_an_lstm_without_weights_forgets_by_the_sigmoid_of_its_forget_bias(bias):
+    # With W = 0 and c_0 = 0: g = tanh 0 = 0, so c_t = σ(b) c_{t−1} and h never feeds back: ∂c_T/∂c_{T−k} = σ(b)^k I.
+    # Seeing c alone, the joint adjoint is (0, σ(b)^k): the part of h is exactly zero.
+    cell = lstm(2, 3, forget_bias=bias)
+    cell = cell._replace(output=lambda params, state: state.c)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))
+    params = params._replace(b_h=params.b_h.at[3:6].set(bias))
+    lags = lag_gradients(cell, params, cell.start(params), jnp.ones((40, 2)), loss=lambda c: c[0])
+    expected = np.arange(41) * -np.log1p(np.exp(-bias))
+    np.testing.assert_allclose(lags.log_norm, expected, rtol=1e-12)
+    np.testing.assert_allclose(lags.log_norm_of.c, expected, rtol=1e-12)
+    assert np.all(np.isneginf(lags.log_norm_of.h))
+    if bias == 1.0:
+        np.testing.assert_allclose(summarise_lags(lags.log_norm).half_life, 2.21, atol=0.005)
+
+
+def test_the_forget_bias_begins_where_it_was_asked():
+    b_h = lstm(2, 3, forget_bias=2.5).init(jax.random.key(0)).b_h
+    np.testing.assert_array_equal(b_h, [0, 0, 0, 2.5, 2.5, 2.5, 0, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize("factory", [gru, gru_reset_before])
+def test_a_gru_at_rest_has_the_jacobian_of_half_itself_and_a_quarter_of_its_candidate(factory):
+    # At h = 0, x = 0 and zero biases r = z = ½ and n = tanh(½ W_hn h) ≈ ½ W_hn h; ∂z/∂h meets (h − n) = 0. So
+    # ∂h'/∂h = z I + (1 − z) ½ W_hnᵀ = ½ I + ¼ W_hnᵀ, transposed because states are rows here.
+    cell = factory(2, 5)
+    params = cell.init(jax.random.key(0))
+    W_hn = params.W_hh[:, 10:]
+    J = step_jacobian(cell, params, cell.start(params), jnp.zeros(2))
+    np.testing.assert_allclose(J, 0.5 * jnp.eye(5) + 0.25 * W_hn.T, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_lag_gradients_equal_products_of_step_jacobians(name):
+    cell, params, h0, xs = example(name, T=6)
+    weigh = jnp.linspace(1, 2, cell.output(params, h0).size)
+
+    def loss(y):
+        return weigh @ jnp.sin(y)
+
+    lags = lag_gradients(cell, params, h0, xs, loss)
+    h_T, hs = rollout(cell, params, h0, xs)
+    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), h0, hs)
+    adjoint = ravel_pytree(jax.grad(lambda h: loss(cell.output(params, h)))(h_T))[0]
+    for k in range(7):
+        norm = np.linalg.norm(adjoint)
+        np.testing.assert_allclose(np.exp(lags.log_norm[k]), norm, rtol=1e-10)
+        parts = [np.linalg.norm(part) for part in jax.tree.leaves(ravel_pytree(h0)[1](adjoint))]
+        np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), parts, rtol=1e-10)
+        if k < 6:
+            h = jax.tree.map(lambda a, k=k: a[5 - k], states)
+            adjoint = step_jacobian(cell, params, h, xs[5 - k]).T @ adjoint
+
+
+def test_each_example_of_a_batch_is_measured_as_if_it_were_alone():
+    cell, params, h0, xs = example("lstm", T=6, batch=(2, 3))
+    together = lag_gradients(cell, params, h0, xs, lambda y: jnp.sum(y**2, axis=-1))
+    h0_alone = jax.tree.map(lambda a: a[1, 2], h0)
+    alone = lag_gradients(cell, params, h0_alone, xs[:, 1, 2], lambda y: jnp.sum(y**2, axis=-1))
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[:, 1, 2], together), alone, rtol=1e-12)
+
+
+def test_a_dead_gradient_is_minus_infinity_and_leaves_its_neighbours_alone():
+    cell = vanilla(1, 2, activation="relu", recurrent_init=initializers.identity())
+    params = cell.init(jax.random.key(0))
+    params = params._replace(W_xh=jnp.ones((1, 2)), b_h=jnp.zeros(2))
+    xs = jnp.ones((5, 2, 1)).at[2, 0].set(-10.0)  # the third step switches every unit of the first example off
+    log_norm = lag_gradients(cell, params, cell.start(params, (2,)), xs, lambda y: y.sum(-1)).log_norm
+    np.testing.assert_allclose(log_norm[:, 1], 0.5 * math.log(2))
+    assert np.all(np.isfinite(log_norm[:3, 0]))
+    assert np.all(np.isneginf(log_norm[3:, 0]))
+    slope, half_life, quantiles = summarise_lags(log_norm)
+    np.testing.assert_allclose(slope, 0, atol=1e-12)
+    assert np.all(np.isinf(half_life))
+    assert not np.any(np.isnan(quantiles))
+
+
+def test_a_slope_needs_two_lags():
+    summary = summarise_lags(jnp.array([[0.0], [-jnp.inf]]))
+    assert np.isnan(summary.slope)[0]
+
+
+def test_quantiles_are_those_of_the_examples():
+    log_norm = jnp.broadcast_to(jnp.arange(11.0)[None], (3, 11))
+    np.testing.assert_array_equal(summarise_lags(log_norm, q=(0.1, 0.5, 1.0)).quantiles, [[1] * 3, [5] * 3, [10] * 3])
+
+
+def test_a_loss_that_mixes_the_batch_is_refused():
+    cell, params, h0, xs = example("lstm", T=3, batch=(2,))
+    with pytest.raises(ValueError, match=r"loss got shape \(\); want one number for each example"):
+        lag_gradients(cell, params, h0, xs, jnp.sum)
+
+
+def test_the_leading_gain_bounds_what_one_step_does_to_a_gradient():
+    cell = vanilla(2, 6, activation="linear", recurrent_init=initializers.orthogonal(1.7))
+    params = cell.init(jax.random.key(0))
+    np.testing.assert_allclose(leading_gain(cell, params, cell.start(params), jnp.zeros(2)), 1.7, rtol=1e-12)
