@@ -3,6 +3,7 @@
 import sys
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
@@ -15,6 +16,7 @@ from rnn_jax.report import Section, write_report
 from rnn_jax.runs import Run
 from rnn_jax.text import Vocabulary
 
+summarise = jax.jit(summarise_lags)
 WHEN = ("at initialisation", "after training")
 
 
@@ -28,7 +30,7 @@ class Result(NamedTuple):
     log_norm_of: Any
     """``(2, P, K, S, N)``: of each part of the state."""
     gain: Any
-    """``(2, S)``: leading gain, median over probes."""
+    """``(2, S, N)``: leading gains."""
     tokens: Any
     train: Any
     validation: Any
@@ -42,13 +44,13 @@ class Result(NamedTuple):
 
 def band(log_norm: np.ndarray) -> Band:
     """10 %, 50 % and 90 % over seeds and probes of ``(K, S, N)``."""
-    return Band(*np.asarray(summarise_lags(jnp.asarray(log_norm)).quantiles))
+    return Band(*np.asarray(summarise(jnp.asarray(log_norm)).quantiles))
 
 
 def in_numbers(result: Result) -> dict[str, Any]:
     """The headline numbers of one cell; pairs are before and after training."""
-    summaries = [summarise_lags(jnp.asarray(x)) for x in result.log_norm]
-    slopes = [float(jnp.nanmedian(s.slope)) for s in summaries]
+    summaries = [summarise(jnp.asarray(x)) for x in result.log_norm]
+    slopes = [float(np.nanmedian(s.slope)) for s in summaries]
     return {
         "hidden_size": int(result.hidden_size),
         "parameters": int(result.parameters),

@@ -15,9 +15,10 @@
 # %%
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,8 +64,8 @@ class Config:
     """Times that training pauses for a look at the losses."""
     updates: int = 20
     """Optimizer steps from one look to the next."""
-    learning_rate: float = 4e-3
-    """Of Adam."""
+    learning_rate: float = 1e-2
+    """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
     clip: float = 1.0
     """Largest global norm of a gradient."""
     lags: int = 200
@@ -77,6 +78,8 @@ class Config:
     """Steps back in the sweep; few enough for an exploding state to stay finite in float32."""
     letters: int = 300
     """Length of the written sample."""
+    workers: int = 2
+    """Cells studied at the same time, each on a core of its own as far as there are cores."""
     smoke: bool = False
     """A run of seconds, to see that everything works."""
     out: Path = Path("runs/vanishing_gradients/default")
@@ -97,7 +100,7 @@ SMOKE = {
     "lags": 24,
     "probes": 4,
 }
-SMOKE |= {"gains": 9, "sweep_lags": 12, "letters": 60}
+SMOKE |= {"gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("tanh", "lstm")}
 BURN_IN = 50  # letters read before the gradient is measured
 
 
@@ -122,7 +125,8 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
     if start and start not in STARTS:
         raise ValueError(f"--cells got the start {start!r} in {name!r}; want one of {', '.join(STARTS)}")
     make = {"gru": gru, "lstm": lstm}.get(kind) or partial(vanilla, activation=kind)
-    cell = make(vocabulary_size, hidden_size, recurrent_init=STARTS[start or "gaussian"])
+    row = initializers.scaled_normal(vocabulary_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+    cell = make(vocabulary_size, hidden_size, input_init=row, recurrent_init=STARTS[start or "gaussian"])
     return readout(cell, vocabulary_size)
 
 
@@ -155,7 +159,18 @@ class Data(NamedTuple):
 
 def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when the configuration is wrong or the text too short for it."""
-    for name in ("seeds", "batch_size", "window", "looks", "updates", "lags", "probes", "sweep_lags", "letters"):
+    for name in (
+        "seeds",
+        "batch_size",
+        "window",
+        "looks",
+        "updates",
+        "lags",
+        "probes",
+        "sweep_lags",
+        "letters",
+        "workers",
+    ):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} got {getattr(config, name)}; want a positive integer")
     if config.gains < 2:
@@ -186,22 +201,22 @@ def load(config: Config) -> Data:
 
 # %%
 def measure_lags(model: Cell, params: Any, probes: jax.Array, lags: int) -> tuple[Any, jax.Array, jax.Array]:
-    """Log norms, those of the parts ``(P, K, N)``, and the median leading gain, of one network."""
+    """Log norms ``(K, N)``, those of the parts ``(P, K, N)``, and leading gains ``(N,)``, of one network."""
     h0, _ = rollout(model, params, model.start(params, probes.shape[1:]), probes[:BURN_IN])
     xs, target = probes[BURN_IN : BURN_IN + lags], probes[BURN_IN + lags]
     found = lag_gradients(model, params, h0, xs, lambda y: next_token_nats(y, target))
     gains = jax.vmap(lambda h, x: leading_gain(model, params, h, x))(h0, xs[0])
-    return found.log_norm, jnp.stack(jax.tree.leaves(found.log_norm_of)), jnp.median(gains)
+    return found.log_norm, jnp.stack(jax.tree.leaves(found.log_norm_of)), gains
 
 
 def sweep_gains(model: Cell, params: Any, probes: jax.Array, gains: jax.Array, lags: int) -> jax.Array:
-    """``(G, K)``: the median over probes of ln norm less that at lag 0, with W_hh multiplied by each gain."""
+    """``(G, K, N)``: ln norm less that at lag 0, with W_hh multiplied by each gain."""
 
     def at(gain: jax.Array) -> jax.Array:
         scaled = params._replace(cell=params.cell._replace(W_hh=gain * params.cell.W_hh))
         h0 = model.start(scaled, probes.shape[1:])
         log_norm = lag_gradients(model, scaled, h0, probes[:lags], lambda y: next_token_nats(y, probes[lags])).log_norm
-        return jnp.median(log_norm - log_norm[:1], axis=1)
+        return log_norm - log_norm[:1]
 
     return jax.vmap(at)(gains)
 
@@ -215,9 +230,9 @@ class Programs(NamedTuple):
     """What is done with the networks of one cell, all seeds under one vmap; compiled side by side."""
 
     measure: Callable
-    """``(params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S,)``."""
+    """``(params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S, N)``."""
     sweep: Callable
-    """``(params) -> (S, G, K)``."""
+    """``(params) -> (S, G, K, N)``."""
     learn: Callable
     """``(state, windows) -> (state, info)``."""
     validate: Callable
@@ -245,16 +260,16 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
 
 def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Callable[..., None]) -> Result:
     """Measures, trains and measures again."""
-    optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(config.learning_rate))
+    optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
     learner = window_learner(model, nats_a_letter, optimizer)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    state = jax.jit(jax.vmap(lambda key: learner.init(key, (config.batch_size,))))(keys)
+    state = jax.vmap(lambda key: learner.init(key, (config.batch_size,)))(keys)  # under jit it compiles for longer
     tick(name, "compiling")
     programs, compile_s = compile_programs(model, learner, state, config, data)
 
     tick(name, "gradients at initialisation")
     before = programs.measure(state.params)
-    swept = np.median(programs.sweep(state.params), axis=0)
+    swept = np.median(programs.sweep(state.params), axis=(0, 3))
     log = partial(log_loss, run, cell=name, init=name.partition("-")[2] or "gaussian", compile_s=round(compile_s, 2))
     state, curve, tokens_per_s = train(programs, state, config, data, log, partial(tick, name))
     tick(name, "gradients after training")
@@ -282,12 +297,13 @@ def train(
         validated = np.asarray(programs.validate(state.params))
         curve.append((tokens, nats, validated))
         tokens_per_s = tokens * config.seeds / seconds
-        common = {"step": look * config.updates, "tokens": tokens, "learning_rate": config.learning_rate}
+        step = look * config.updates
+        common = {"step": step, "tokens": tokens, "learning_rate": float(learning_rate(config)(step - 1))}
         common |= {"tokens_per_s": round(tokens_per_s), "wall_s": round(seconds, 3)}
         for seed in range(config.seeds):
             log(nats[seed], split="train", seed=seed, grad_norm=float(np.mean(info.grad_norm[seed])), **common)
             log(validated[seed], split="validation", seed=seed, **common)
-        tick(f"learning, {validated.mean():.2f} nats", config.updates)
+        tick(f"learning, {validated.mean():.2f} nats", 1)
     return state, tuple(np.asarray(column) for column in zip(*curve, strict=True)), tokens_per_s
 
 
@@ -295,6 +311,14 @@ def log_loss(run: Run, nats: float, **row: Any) -> None:
     """A loss as one row of the metrics, in nats, in bits and as perplexity."""
     nats = float(nats)
     run.log(**row, loss=nats, bits_per_char=bits_per_char(nats), perplexity=perplexity(nats))
+
+
+def learning_rate(config: Config) -> optax.Schedule:
+    """The rate at every update: ReLU needs the gentle beginning, and all get the same."""
+    total = config.looks * config.updates
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, -(-total // 6), total, config.learning_rate / 20
+    )
 
 
 def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -327,36 +351,50 @@ def keep(run: Run, name: str, result: Result) -> None:
     (folder / "draft.npz").replace(folder / f"{name}.npz")
 
 
+def study_all(
+    models: dict[str, tuple[int, Cell]], config: Config, data: Data, run: Run, results: dict[str, Result]
+) -> None:
+    """Studies several cells at a time; adds each to ``results`` and to the run folder when it is finished."""
+    stop = threading.Event()
+    columns = TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress, ThreadPoolExecutor(config.workers) as pool:
+        bars = {name: progress.add_task(name, total=config.looks, doing="waiting", start=False) for name in models}
+
+        def tick(name: str, doing: str, looks: int = 0) -> None:
+            if stop.is_set():
+                raise CancelledError
+            progress.start_task(bars[name])
+            progress.update(bars[name], doing=doing, advance=looks)
+
+        futures = {pool.submit(study, name, *models[name], config, data, run, tick): name for name in models}
+        try:
+            for future in as_completed(futures):
+                name, result = futures[future], future.result()
+                keep(run, name, result)
+                results[name] = result
+                progress.update(bars[name], doing="done")
+                progress.stop_task(bars[name])
+        except BaseException:  # Ctrl-C too: the others stop at their next tick
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code."""
     with wrong_use():
         config = parse(Config, argv)
         if config.smoke:
-            default = Config()
-            config = dataclasses.replace(
-                config, **{k: v for k, v in SMOKE.items() if getattr(config, k) == getattr(default, k)}
-            )
+            asked = {k for k in SMOKE if getattr(config, k) != getattr(Config(), k)}
+            config = dataclasses.replace(config, **{k: v for k, v in SMOKE.items() if k not in asked})
+            jax.config.update("jax_disable_most_optimizations", True)  # so short a run is nearly all compiling
         data = load(config)
         models = equal_models(config, data.vocabulary.size)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
 
     results, status = kept(run, list(models)), "done"
-    columns = TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
-        with Progress(*columns) as progress:
-            bar = progress.add_task(
-                "",
-                total=config.looks * config.updates * len(models),
-                completed=config.looks * config.updates * len(results),
-            )
-
-            def tick(name: str, doing: str, updates: int = 0) -> None:
-                progress.update(bar, description=f"{name}: {doing}", advance=updates)
-
-            for name, (H, model) in models.items():
-                if name not in results:
-                    results[name] = study(name, H, model, config, data, run, tick)
-                    keep(run, name, results[name])
+        study_all({name: models[name] for name in models if name not in results}, config, data, run, results)
     except KeyboardInterrupt:
         status = "interrupted"
     results = {name: results[name] for name in models if name in results}

@@ -1,5 +1,7 @@
 """How many numbers a cell learns, and cells of equal numbers."""
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -28,10 +30,8 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
     >>> matching_size(lambda H: gru(3, H), parameters=180)
     6
     """
-    low, high = 1, 2
-    while parameter_count(make(high)) < parameters:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if parameter_count(make(middle)) <= parameters else (low, middle)
-    return min((low, high), key=lambda size: abs(parameter_count(make(size)) - parameters))
+    count = functools.cache(lambda size: parameter_count(make(size)))
+    size, last = 1, 0
+    while size != last:  # counts grow between linearly and quadratically, so each turn comes closer
+        size, last = max(1, round(size * math.sqrt(parameters / count(size)))), size
+    return min((max(1, size - 1), size, size + 1), key=lambda near: abs(count(near) - parameters))

@@ -107,7 +107,7 @@ def per_gate(initializer: Initializer, gates: int) -> Initializer:
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         block = (*shape[:-1], shape[-1] // gates)
         blocks = jax.vmap(lambda k: initializer(k, block, dtype))(jax.random.split(key, gates))
-        return jnp.concatenate(list(blocks), axis=-1)
+        return jnp.moveaxis(blocks, 0, -2).reshape(shape)
 
     return init
 
