@@ -122,13 +122,19 @@ def draw_lags(run: Run, results: dict[str, Result]) -> Section:
         f"{when}, " + ", ".join(f"{name} {factor(powers)}" for name, powers in cells.items())
         for when, cells in lost.items()
     )
-    says = f"What {last} steps back leave of the gradient, median over seeds and probes: {told}. Bands: 10 to 90 %."
+    says = (
+        f"What {last} steps back is left of the gradient that set out, in the median over seeds and probes: {told}. "
+        "Bands hold the middle 80 %."
+    )
     return Section("The gradient against the lag", "gradient_against_lag", says)
 
 
 def factor(powers: float) -> str:
     """A power of ten in words that fit a sentence."""
-    return f"{10**powers:.2g}" if abs(powers) < 2 else f"10^{powers:.0f}" if np.isfinite(powers) else "nothing"
+    if np.isneginf(powers):
+        return "nothing"
+    superscript = f"{powers:.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{10**powers:.2g}" if abs(powers) < 2 else f"10{superscript}"
 
 
 def draw_parts(run: Run, results: dict[str, Result]) -> list[Section]:
@@ -150,8 +156,8 @@ def draw_parts(run: Run, results: dict[str, Result]) -> list[Section]:
     run.draw("lstm_parts", lag_figure(panels), ("when", "part", "lag", "ln_median"), rows)
     ahead = [(lines["c"].median[1:] > lines["h"].median[1:]).mean() for lines in panels.values()]
     says = (
-        f"The gradient with respect to the memory c is larger than that with respect to h at {ahead[0]:.0%} of the lags "
-        f"{WHEN[0]} and at {ahead[1]:.0%} {WHEN[1]}: c is the path it takes."
+        f"The gradient with respect to the memory c is larger than that with respect to h at {ahead[0]:.0%} of the "
+        f"lags {WHEN[0]}, and at {ahead[1]:.0%} of them {WHEN[1]}."
     )
     return [Section(f"Inside {name}: h and c apart", "lstm_parts", says)]
 
@@ -167,7 +173,7 @@ def draw_learning(run: Run, results: dict[str, Result], vocabulary_size: int) ->
     ]
     run.draw(
         "learning_curves",
-        learning_figure(curves),
+        learning_figure(curves, chance=float(np.log(vocabulary_size))),
         ("cell", "tokens", "seed", "train_nats", "validation_nats"),
         rows,
     )

@@ -62,8 +62,13 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
     return figure
 
 
-def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
-    """Validation loss against letters read, training loss faint behind it, in nats and in bits; the mean over seeds."""
+def learning_figure(curves: Mapping[str, LearningCurve], chance: float) -> Figure:
+    """Validation loss against letters read, training loss faint behind it, in nats and in bits; the mean over seeds.
+
+    Args:
+        curves: ``{label: curve}``.
+        chance: nats of an even guess, where the axis ends: what is worse has come apart and leaves the picture.
+    """
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axis = figure.subplots()
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
@@ -77,6 +82,10 @@ def learning_figure(curves: Mapping[str, LearningCurve]) -> Figure:
             alpha=0.15,
             linewidth=0,
         )
+    axis.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+    axis.annotate("even guess", (0, chance), (4, -3), textcoords="offset points", color="0.4", fontsize=8, va="top")
+    axis.set_ylim(0.95 * min(min(c.train.min(), c.validation.min()) for c in curves.values()), 1.03 * chance)
+    axis.set_xlim(0, None)
     axis.set_xlabel("letters read by each seed")
     axis.set_ylabel("nats a letter")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
@@ -94,7 +103,8 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
     Args:
         maps: ``{label: (G, K)}``, ln‖∂L_T/∂state_{T−k}‖ − ln‖∂L_T/∂state_T‖ in nats.
         gains: the G gains, increasing, spaced evenly in their logarithm.
-        limit: nats at which the colours end; numbers that are not finite stay grey.
+        limit: nats at which the colours end; a gradient of exactly zero is as blue as can be, and grey is where the
+            state itself has overflowed.
     """
     across = min(len(maps), 3)
     down = -(-len(maps) // across)
@@ -103,7 +113,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
     mesh: Any = None
     for axis, (label, map_) in zip(axes.flat, maps.items(), strict=False):
         k = np.arange(map_.shape[1])
-        seen = np.ma.masked_invalid(map_)
+        seen = np.ma.masked_invalid(np.where(np.isneginf(map_), -2 * limit, map_))
         axis.set_facecolor("0.75")
         norm = colors.Normalize(-limit, limit)
         mesh = axis.pcolormesh(k, gains, seen, norm=norm, cmap="RdBu_r", rasterized=True, shading="nearest")

@@ -54,6 +54,8 @@ class Run(NamedTuple):
         csv.writer(table, lineterminator="\n").writerows([columns, *rows])
         self.write(f"figures/{name}.csv", table.getvalue())
         with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters as letters: a tenth of the size
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, for both
             for kind in ("png", "svg"):
                 figure.savefig(self.folder / "figures" / f"{name}.{kind}", dpi=150)
 
