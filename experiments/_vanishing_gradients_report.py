@@ -77,10 +77,11 @@ COLUMNS = (
     "tokens/s",
 )
 LEGEND = (
-    "Pairs are before → after training. Slope: nats by which the gradient changes for each step back, median over seeds "
-    "and probes of a least-squares line; half-life: steps in which it halves on that line; leading gain: the largest "
-    "singular value of ∂state_t/∂state_{t−1}, the most one step can multiply a gradient; validation: mean ± half range "
-    "over seeds; tokens/s: letters of all seeds together, compilation apart."
+    "Pairs are before → after training. Slope: nats by which the gradient changes for each step back, median over "
+    "seeds and probes of a least-squares line; half-life: steps in which it halves on that line; leading gain: the "
+    "largest singular value of ∂state_t/∂state_{t−1}, the most one step can multiply a gradient, median; validation: "
+    "mean ± half range over seeds; tokens/s: letters of all seeds together, compilation apart, while other cells learn "
+    "beside it."
 )
 
 
@@ -181,8 +182,8 @@ def draw_learning(run: Run, results: dict[str, Result], vocabulary_size: int) ->
     best, worst = min(final, key=final.__getitem__), max(final, key=final.__getitem__)
     says = (
         f"After {int(curves[best].tokens[-1]):,} letters {best} predicts unseen text best, at {final[best]:.2f} nats "
-        f"({bits_per_char(final[best]):.2f} bits) a letter, and {worst} worst, at {final[worst]:.2f}; guessing evenly among "
-        f"the {vocabulary_size} letters costs {np.log(vocabulary_size):.2f}."
+        f"({bits_per_char(final[best]):.2f} bits) a letter, and {worst} worst, at {final[worst]:.2f}; guessing evenly "
+        f"among the {vocabulary_size} letters costs {np.log(vocabulary_size):.2f}."
     )
     return Section("Learning curves", "learning_curves", says)
 
@@ -205,8 +206,8 @@ def draw_sweep(run: Run, results: dict[str, Result], gains: np.ndarray) -> Secti
     )
     lags = next(iter(maps.values())).shape[1] - 1
     says = (
-        f"Untrained, the gradient that comes back {lags} steps is larger than the one that set out at these gains of W_hh: "
-        f"{told}. Below it vanishes (blue), above it explodes (red); on the black line it keeps its size."
+        f"Untrained, the gradient that comes back {lags} steps is larger than the one that set out at these gains of "
+        f"W_hh: {told}. Below it vanishes (blue), above it explodes (red); on the black line it keeps its size."
     )
     return Section("Where it vanishes and where it explodes", "gain_sweep", says)
 

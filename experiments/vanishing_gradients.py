@@ -48,8 +48,8 @@ class Config:
     text: Path | None = None
     """A UTF-8 text file; without it, the Python language reference that CPython carries."""
     cells: tuple[str, ...] = ("tanh", "relu-identity", "relu", "gru", "lstm")
-    """gru, lstm, or an activation of the vanilla cell, each with -gaussian (default), -orthogonal, -identity or -uniform
-    for the start of W_hh."""
+    """gru, lstm, or an activation of the vanilla cell, each with -gaussian (the default), -orthogonal, -identity or
+    -uniform for the start of W_hh."""
     hidden_size: int = 64
     """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
     seeds: int = 3
@@ -90,17 +90,8 @@ class Config:
     """Delete what is in the run folder."""
 
 
-SMOKE = {
-    "hidden_size": 12,
-    "seeds": 2,
-    "batch_size": 8,
-    "window": 16,
-    "looks": 2,
-    "updates": 10,
-    "lags": 24,
-    "probes": 4,
-}
-SMOKE |= {"gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("lstm",)}
+SMOKE = {"hidden_size": 12, "seeds": 2, "batch_size": 8, "window": 16, "looks": 2, "updates": 10, "lags": 24}
+SMOKE |= {"probes": 4, "gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("lstm",)}
 BURN_IN = 50  # letters read before the gradient is measured
 
 
@@ -134,6 +125,9 @@ def equal_models(config: Config, vocabulary_size: int) -> dict[str, tuple[int, C
     """``{name: (hidden_size, model)}`` with the parameters of an LSTM of ``config.hidden_size`` units, or nearly."""
     if not config.cells:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
+    twice = next((name for name in config.cells if config.cells.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--cells got {twice} twice; want each cell once")
     budget = parameter_count(make_model("lstm", vocabulary_size, config.hidden_size))
     sizes = {name: matching_size(partial(make_model, name, vocabulary_size), budget) for name in config.cells}
     return {name: (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}
@@ -159,18 +153,8 @@ class Data(NamedTuple):
 
 def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when the configuration is wrong or the text too short for it."""
-    for name in (
-        "seeds",
-        "batch_size",
-        "window",
-        "looks",
-        "updates",
-        "lags",
-        "probes",
-        "sweep_lags",
-        "letters",
-        "workers",
-    ):
+    counts = ("seeds", "batch_size", "window", "looks", "updates", "lags", "probes", "sweep_lags", "letters", "workers")
+    for name in counts:
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} got {getattr(config, name)}; want a positive integer")
     if config.gains < 2:
@@ -185,8 +169,8 @@ def load(config: Config) -> Data:
     length = BURN_IN + max(config.lags, config.sweep_lags) + 1
     if len(held_out) < length:
         raise ValueError(
-            f"text got {len(ids)} characters; want at least {10 * length}, so that its last tenth holds {length} letters to "
-            "measure gradients on: give a longer text, or fewer --lags"
+            f"text got {len(ids)} characters; want at least {10 * length}, so that its last tenth holds "
+            f"{length} letters to measure gradients on: give a longer text, or fewer --lags"
         )
     lanes = max(1, min(64, len(held_out) // 256))
     validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
@@ -227,7 +211,7 @@ def sweep_range(config: Config) -> np.ndarray:
 
 
 class Programs(NamedTuple):
-    """What is done with the networks of one cell, all seeds under one vmap; compiled side by side."""
+    """What is done with the networks of one cell, all seeds under one vmap."""
 
     measure: Callable
     """``(params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S, N)``."""
@@ -246,24 +230,20 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
     probes, gains = jnp.asarray(data.probes), jnp.asarray(sweep_range(config))
     xs, targets = map(jnp.asarray, data.validation)
     few, key = probes[:, :4], jax.random.key(config.seed)
+    params, first = state.params, jax.tree.map(lambda leaf: leaf[0], state.params)
+    windows = tuple(w[0] for w in data.windows)
+
+    def compiled(f: Callable, *args: Any) -> Callable:
+        return jax.jit(f).lower(*args).compile()
+
     begin = time.perf_counter()
-    traced = Programs(
-        measure=jax.jit(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0))),
-        sweep=jax.jit(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags))),
-        learn=jax.jit(jax.vmap(partial(fit, learner), in_axes=(0, None))),
-        validate=jax.jit(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets))),
-        write=jax.jit(lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, temperature=0.7)),
+    programs = Programs(
+        measure=compiled(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0)), params),
+        sweep=compiled(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
+        learn=compiled(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
+        validate=compiled(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets)), params),
+        write=compiled(lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, 0.7), first),
     )
-    windows, params = tuple(w[0] for w in data.windows), state.params
-    lowered = Programs(
-        measure=traced.measure.lower(params),
-        sweep=traced.sweep.lower(params),
-        learn=traced.learn.lower(state, windows),
-        validate=traced.validate.lower(params),
-        write=traced.write.lower(jax.tree.map(lambda leaf: leaf[0], params)),
-    )
-    with ThreadPoolExecutor() as pool:
-        programs = Programs(*pool.map(lambda program: program.compile(), lowered))
     return programs, time.perf_counter() - begin
 
 
@@ -286,14 +266,18 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
 
     written = data.vocabulary.decode(programs.write(jax.tree.map(lambda leaf: leaf[0], state.params)).tolist())
     count = parameter_count(model)
-    return Result(H, count, log_norm, log_norm_of, gain, *curve, tokens_per_s, compile_s, swept, written)
+    learned = {"tokens": curve[0], "train": curve[1], "validation": curve[2], "tokens_per_s": tokens_per_s}
+    return Result(H, count, log_norm, log_norm_of, gain, **learned, compile_s=compile_s, sweep=swept, written=written)
 
 
 def train(
     programs: Programs, state: Any, config: Config, data: Data, log: Callable[..., None], tick: Callable[..., None]
 ) -> tuple[LearnerState, tuple[np.ndarray, ...], float]:
-    """Truncated back-propagation; the trained networks, (tokens (C,), train (C, S), validation (C, S)), and tokens/s."""
-    curve, seconds = [], 0.0
+    """Truncated back-propagation.
+
+    Returns the trained networks, their curves (tokens (C,), train (C, S), validation (C, S)), and tokens/s.
+    """
+    curve, seconds, tokens_per_s = [], 0.0, 0.0
     rates = jax.jit(learning_rate(config))(config.updates * np.arange(1, config.looks + 1) - 1)
     tokens_a_look = config.updates * config.batch_size * config.window
     for look, windows in enumerate(zip(*data.windows, strict=True), start=1):

@@ -102,7 +102,7 @@ def chrono(max_lag: float) -> Initializer:
 
 
 def per_gate(initializer: Initializer, gates: int) -> Initializer:
-    """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own: each gate is orthogonal, or scaled, by itself."""
+    """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own, so each gate is orthogonal by itself."""
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         block = (*shape[:-1], shape[-1] // gates)

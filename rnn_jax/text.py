@@ -1,7 +1,7 @@
 """Text as numbers: a vocabulary of characters, one-hot vectors, and contiguous streams of windows."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jax.nn import one_hot
@@ -37,7 +37,7 @@ class Vocabulary(NamedTuple):
             )
         return ids.astype(np.int32)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """The text of these ids."""
         return "".join(self.characters[i] for i in ids)
 

@@ -66,7 +66,7 @@ def window_learner(
         with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers
             steps, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
             params = optax.apply_updates(state.params, steps)
-        return LearnerState(params, optimizer_state, h), LearnerInfo(value, optax.global_norm(grads))
+        return LearnerState(params, optimizer_state, h), LearnerInfo(value, optax.tree.norm(grads))
 
     return Learner(init, update)
 

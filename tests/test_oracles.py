@@ -11,7 +11,7 @@ from rnn_jax import gru, initializers, lstm, outputs, rollout, vanilla
 from rnn_jax.cells import GRUParams, LSTMParams, VanillaParams
 
 T, B, I, H = 7, 3, 5, 4
-random_bias = {"bias_init": initializers.scaled_normal()}
+random = initializers.scaled_normal()
 
 
 def blocks(W, order):
@@ -30,7 +30,7 @@ def random_sequence():
 
 
 def test_lstm_equals_the_reference_of_jax_in_outputs_and_gradients():
-    cell = lstm(I, H, **random_bias)
+    cell = lstm(I, H, bias_init=random)
     params = cell.init(jax.random.key(0))
     h0, c0, xs = random_sequence()
     state = cell.start(params, (B,))._replace(h=h0, c=c0)
@@ -77,9 +77,9 @@ def flax_lstm(params: LSTMParams):
 @pytest.mark.parametrize(
     ("cell", "to_flax"),
     [
-        (vanilla(I, H, **random_bias), flax_vanilla),
-        (gru(I, H, **random_bias), flax_gru),
-        (lstm(I, H, **random_bias), flax_lstm),
+        (vanilla(I, H, bias_init=random), flax_vanilla),
+        (gru(I, H, bias_init=random), flax_gru),
+        (lstm(I, H, bias_init=random), flax_lstm),
     ],
     ids=["vanilla", "gru reset after", "lstm"],
 )

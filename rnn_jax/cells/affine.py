@@ -29,6 +29,6 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
     if x.ndim == 0 or x.shape[-1] != input_size:
         raise ValueError(
             f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
-            f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or build the cell with another input_size"
+            f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or another input_size to the cell"
         )
     return affine(x, W_xh, b_h)

@@ -152,7 +152,9 @@ def gru_reset_before(
 
 
 def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
-    """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps: b_z ~ ln U(1, max_lag − 1).
+    """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps.
+
+    b_z ~ ln U(1, max_lag − 1).
 
     Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
     """

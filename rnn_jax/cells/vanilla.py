@@ -96,9 +96,9 @@ def activation_named(name: str) -> Callable[[Array], Array]:
 
     >>> activation_named("swoosh")
     Traceback (most recent call last):
-    ValueError: activation got 'swoosh'; want one of tanh, relu, sigmoid, softplus, elu, linear, or any elementwise function
+    ValueError: activation got 'swoosh'; want one of tanh, relu, sigmoid, softplus, elu, linear, or any function
     """
     if name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation got {name!r}; want one of {known}, or any elementwise function")
+        raise ValueError(f"activation got {name!r}; want one of {known}, or any function")
     return ACTIVATIONS[name]

@@ -91,7 +91,7 @@ def check_cuts(cuts: Bool[Array, "T ..."], xs: PyTree, h0: State) -> None:
     fits = all(cuts.shape[1:] == h.shape[: cuts.ndim - 1] for h in jax.tree.leaves(h0))
     if cuts.dtype != jnp.bool_ or cuts.ndim == 0 or cuts.shape[0] != T or not fits:
         raise ValueError(
-            f"cuts got {cuts.dtype} {cuts.shape}; want bool ({T},) or ({T}, *batch): window_cuts({T}, window) makes them"
+            f"cuts got {cuts.dtype} {cuts.shape}; want bool ({T},) or ({T}, *batch): use window_cuts({T}, window)"
         )
 
 

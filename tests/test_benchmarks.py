@@ -1,0 +1,47 @@
+"""The benchmark harness compares equal things and records what it saw."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.timing import compare, compile_program, require_equal
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_benchmark_runs_quickly_and_writes_whole_records(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.all", "--quick", "--out", str(tmp_path / "r.jsonl")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert {record["benchmark"] for record in records} == {
+        path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")
+    }
+    assert "median ratio" in done.stdout
+    for record in records:
+        assert record["quick"]
+        assert record["environment"]["jax"]
+        assert record["figures"]["ratio"]["median"] > 0
+        assert record["figures"]["ours"]["compile_seconds"] > 0
+
+
+def test_wrong_use_exits_with_2():
+    done = subprocess.run([sys.executable, "-m", "benchmarks.all", "--quik"], cwd=ROOT, capture_output=True)
+    assert done.returncode == 2
+
+
+def test_unequal_programs_are_not_compared():
+    with pytest.raises(AssertionError, match="leaf 0 differs"):
+        require_equal([1.0], [1.1], tolerance=1e-3)
+    with pytest.raises(AssertionError, match="leaf 0 differs"):
+        require_equal([float("nan")], [1.0], tolerance=1e-3)
+
+
+def test_a_program_takes_as_long_as_itself_pair_by_pair():
+    program = compile_program(lambda x: x + 1, 1.0)
+    program.run()
+    figures = compare(program, program, seconds=0.0, min_pairs=4)
+    assert figures.pairs == 4
+    assert figures.ours.seconds.minimum <= figures.ours.seconds.median

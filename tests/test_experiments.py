@@ -1,0 +1,130 @@
+"""Every script of experiments/ runs, writes what it promises, and refuses wrong use; found by glob."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
+VANISHING = ROOT / "experiments" / "vanishing_gradients.py"
+
+
+def start(script, *args, **options):
+    """A script in a process of its own, as a user runs it: float32, nothing strict."""
+    command = [sys.executable, str(script), *map(str, args)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options)
+
+
+def finish(process):
+    """Exit code, standard output, standard error."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_smoke_run_writes_the_whole_run_folder(script, tmp_path):
+    code, out, err = finish(start(script, "--smoke", "--out", tmp_path / "run"))
+    assert (code, err) == (0, "")
+    folder = tmp_path / "run"
+    assert str(folder / "report.html") in out.replace("\n", "")
+    for name in ("config.json", "env.json", "summary.json"):
+        json.loads((folder / name).read_text())
+    assert json.loads((folder / "summary.json").read_text())["status"] == "done"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "validation"}
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the report holds everything inside"
+    assert "nan" not in page.lower().replace("nano", "")
+    figures = sorted((folder / "figures").iterdir())
+    assert {path.suffix for path in figures} == {".png", ".svg", ".csv"}
+    assert page.count("<img ") == len(figures) // 3
+    assert all(path.stat().st_size > 500 for path in figures)
+
+
+def test_what_the_figures_show_is_what_the_gradients_are(tmp_path):
+    code, *_ = finish(start(VANISHING, "--smoke", "--cells", "linear-orthogonal", "--out", tmp_path / "run"))
+    assert code == 0
+    rows = np.genfromtxt(tmp_path / "run/figures/gain_sweep.csv", delimiter=",", names=True, usecols=(1, 2, 3))
+    np.testing.assert_allclose(rows["ln_norm_less_lag_0"], rows["lag"] * np.log(rows["gain"]), rtol=1e-3, atol=1e-3)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())["cells"]["linear-orthogonal"]
+    np.testing.assert_allclose(summary["slope"][0], 0, atol=1e-4)
+    np.testing.assert_allclose(summary["leading_gain"][0], 1, rtol=1e-4)
+
+
+def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
+    folder = tmp_path / "run"
+    args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 40, "--out", folder]
+    process = start(VANISHING, *args)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("cells/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert (code, err) == (130, "")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert list(summary["cells"]) == ["tanh"]
+    assert "interrupted" in (folder / "report.html").read_text()
+    before = [row for row in read_rows(folder) if row["cell"] == "tanh"]
+
+    code, *_ = finish(start(VANISHING, *args, "--resume"))
+    assert code == 0
+    assert list(json.loads((folder / "summary.json").read_text())["cells"]) == ["tanh", "gru"]
+    rows = read_rows(folder)
+    assert [row for row in rows if row["cell"] == "tanh"] == before, "a finished cell is not run again"
+    steps = [(row["cell"], row["split"], row["seed"], row["step"]) for row in rows]
+    assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 40, "no row is missing, none stands twice"
+
+
+def read_rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+WRONG = {
+    "--sise 3": "--sise",
+    "--hidden-size 0": "hidden_size got 0; want a positive integer",
+    "--hidden-size many": "'many'",
+    "--cells swoosh": "activation got 'swoosh'; want one of tanh, relu",
+    "--cells tanh-wild": "--cells got the start 'wild' in 'tanh-wild'; want one of gaussian",
+    "--cells": "--cells got nothing",
+    "--cells lstm lstm": "--cells got lstm twice",
+    "--window 0": "--window got 0; want a positive integer",
+    "--gains 1": "--gains got 1; want at least 2",
+    "--text TMP/none.txt": "which is no file",
+    "--text TMP/empty.txt": "which is empty",
+    "--text TMP/latin.txt": "which is not UTF-8 at byte 3",
+    "--text TMP/short.txt": "text got 40 characters; want at least",
+    "--text TMP/medium.txt": "want at least 2510, so that its last tenth holds 251",
+    "--out TMP/full": "is not empty; want --resume, --overwrite or another folder",
+    "--resume --overwrite": "got both",
+}
+
+
+def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("to be or not to be, that is the question")
+    (tmp_path / "medium.txt").write_text("to be or not to be " * 120)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    lines = [line.replace("TMP", str(tmp_path)).split() for line in WRONG]
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda argv: finish(start(VANISHING, *argv)), lines))
+    for (line, says), (code, out, err) in zip(WRONG.items(), ended, strict=True):
+        assert code == 2, line
+        assert says in err, line
+        assert out == "", line
+        assert err.count("\n") == 1, line
+        assert sorted(tmp_path.rglob("*")) == before, line
