@@ -21,13 +21,13 @@ bench: $(READY)     ## every benchmark, on whatever device jax finds
 	$(RUN) -m benchmarks.all
 
 lock:               ## renew requirements.lock (needs uv; PYTHON must be a real interpreter, not a shim)
-	uv pip compile pyproject.toml --extra test --extra check --universal --generate-hashes --no-header \
+	uv pip compile pyproject.toml --extra test --extra check --extra build --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version 3.11 --python $(PYTHON) -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
-	$(RUN) -m pip install --quiet --no-deps --editable .
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

@@ -1,36 +1,39 @@
 """What a benchmark's command shows: a table, and one last line with the median and the worst ratio."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from benchmarks.timing import Record, Side, Spread, append
+from rnn_jax.runs import parse, wrong_use
 
 LOSING = 1.05
 """A case is marked as losing when ours takes more than this many times as long as the baseline."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times ours against its baselines on whatever device jax finds, and keeps the figures as JSON lines."""
+
+    quick: bool = False
+    """Few cases, few repetitions."""
+    out: Path | None = None
+    """Append the JSON lines to this file; by default to benchmarks/results/."""
+
+
 def command(*runs: Callable[[bool], Iterable[Record]]) -> None:
     """The command line of these benchmarks, ``[--quick] [--out FILE]``; exits with 2 on wrong use."""
-
-    def main(quick: bool = False, out: Path | None = None) -> None:
-        """Times ours against its baselines on whatever device jax finds, and keeps the figures as JSON lines.
-
-        Args:
-            quick: few cases, few repetitions.
-            out: append the JSON lines to this file; by default to benchmarks/results/.
-        """
-        for run in runs:
-            show(append(run(quick), out))
-
-    tyro.cli(main, prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}")
+    with wrong_use():
+        options = parse(Options)
+    for run in runs:
+        show(append(run(options.quick), options.out))
 
 
 def show(records: Iterable[Record]) -> None:

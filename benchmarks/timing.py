@@ -32,7 +32,7 @@ class Program(NamedTuple):
     """Runs it once and waits for its result."""
     compile_seconds: float
     temp_bytes: int | None
-    peak_bytes: int | None
+    held_bytes: int | None
 
 
 class Side(NamedTuple):
@@ -44,7 +44,7 @@ class Side(NamedTuple):
     """Tracing, lowering and compiling, once."""
     temp_bytes: int | None
     """Temporaries; None where the backend does not report them."""
-    peak_bytes: int | None
+    held_bytes: int | None
     """Arguments, outputs and temporaries less what they share; None where the backend does not report it."""
 
 
@@ -80,12 +80,12 @@ def compile_program(f: Callable[..., Any], *args: Any) -> Program:
     begin = time.perf_counter()
     compiled = jax.jit(f).lower(*args).compile()
     compile_seconds = time.perf_counter() - begin
-    temp_bytes, peak_bytes = memory_bytes(compiled)
+    temp_bytes, held_bytes = memory_bytes(compiled)
     return Program(
         run=lambda: jax.block_until_ready(compiled(*args)),
         compile_seconds=compile_seconds,
         temp_bytes=temp_bytes,
-        peak_bytes=peak_bytes,
+        held_bytes=held_bytes,
     )
 
 

@@ -1,5 +1,7 @@
-"""How the gradients of ``vanishing_gradients.py`` are shown: the table, the figures, and the sentences under them."""
+"""What ``vanishing_gradients.py`` keeps, and how it is shown: the table, the figures, the sentences under them."""
 
+import json
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ from rnn_jax import summarise_lags
 from rnn_jax.losses import bits_per_char
 from rnn_jax.plots import Band, LearningCurve, gain_figure, lag_figure, learning_figure
 from rnn_jax.report import Section, write_report
-from rnn_jax.runs import Run
+from rnn_jax.runs import Run, read_metrics
 from rnn_jax.text import Vocabulary
 
 summarise = jax.jit(summarise_lags)
@@ -21,25 +23,64 @@ WHEN = ("at initialisation", "after training")
 
 
 class Result(NamedTuple):
-    """Everything that the figures and the table need; arrays, so that a resumed run can read it back."""
+    """Everything that the figures and the table need; all arrays, so that a resumed run can read it back."""
 
     hidden_size: Any
     parameters: Any
-    log_norm: Any
+    log_norm: np.ndarray
     """``(2, K, S, N)``: before and after training, lag, seed, probe."""
-    log_norm_of: Any
+    log_norm_of: np.ndarray
     """``(2, P, K, S, N)``: of each part of the state."""
-    gain: Any
+    gain: np.ndarray
     """``(2, S, N)``: leading gains."""
-    tokens: Any
-    train: Any
-    validation: Any
-    """``(C,)``, ``(C, S)``, ``(C, S)``."""
+    tokens: np.ndarray
+    """``(C,)``: letters read when training was looked at."""
+    train: np.ndarray
+    """``(C, S)`` nats."""
+    validation: np.ndarray
+    """``(C, S)`` nats."""
     tokens_per_s: Any
     compile_s: Any
-    sweep: Any
+    sweep: np.ndarray
     """``(G, K)``: median ln norm less that at lag 0."""
     written: Any
+
+
+def kept(run: Run, names: list[str]) -> dict[str, Result]:
+    """The cells that an earlier run finished; the metrics of unfinished ones are dropped."""
+    files = {name: run.folder / "cells" / f"{name}.npz" for name in names}
+    results = {name: Result(**np.load(file)) for name, file in files.items() if file.is_file()}
+    rows = [row for row in read_metrics(run.folder) if row["cell"] in results]
+    run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return results
+
+
+def keep(run: Run, name: str, result: Result) -> None:
+    """Writes a finished cell, whole or not at all."""
+    folder = run.folder / "cells"
+    folder.mkdir(exist_ok=True)
+    np.savez(folder / "draft.npz", **result._asdict())
+    (folder / "draft.npz").replace(folder / f"{name}.npz")
+
+
+def over_lag_0(log_norm: np.ndarray) -> np.ndarray:
+    """``(G, K)``: medians of ln norm less that at lag 0, over the seeds and probes of ``(S, G, K, N)`` that have one.
+
+    NaN where a state has overflowed; a probe whose letter was predicted with certainty has no gradient to follow.
+    """
+    curves = np.moveaxis(np.asarray(log_norm), 0, -1).reshape(*log_norm.shape[1:3], -1)
+    medians = np.full(curves.shape[:2], np.nan)
+    for g, each in enumerate(curves):
+        alive = each[:, np.isfinite(each[0])]
+        if alive.size:
+            medians[g] = np.median(alive - alive[:1], axis=1)
+    return medians
+
+
+def middle(values: np.ndarray) -> float:
+    """The median of the values that are numbers, infinities among them; NaN when there are none."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else float("nan")
 
 
 def band(log_norm: np.ndarray) -> Band:
@@ -49,20 +90,28 @@ def band(log_norm: np.ndarray) -> Band:
 
 def in_numbers(result: Result) -> dict[str, Any]:
     """The headline numbers of one cell; pairs are before and after training."""
-    summaries = [summarise(jnp.asarray(x)) for x in result.log_norm]
-    slopes = [float(np.nanmedian(s.slope)) for s in summaries]
+    slopes = [np.asarray(summarise(jnp.asarray(x)).slope) for x in result.log_norm]
+    bands = [band(x) for x in result.log_norm]
+    nats = float(result.validation[-1].mean())
     return {
         "hidden_size": int(result.hidden_size),
         "parameters": int(result.parameters),
-        "slope": slopes,
-        "half_life": [float("inf") if slope >= 0 else float(np.log(2) / -slope) for slope in slopes],
-        "leading_gain": [float(np.median(g)) for g in result.gain],
-        "validation_nats": float(result.validation[-1].mean()),
+        "slope": [middle(slope) for slope in slopes],
+        "half_life": [half_life(middle(slope)) for slope in slopes],
+        "ln_kept_at_last_lag": [float(b.median[-1] - b.median[0]) for b in bands],
+        "curves_left_out": [int(np.isnan(slope).sum()) for slope in slopes],
+        "leading_gain": [middle(g) for g in result.gain],
+        "validation_nats": nats,
         "validation_nats_of_seeds": result.validation[-1].tolist(),
-        "validation_bits_per_char": bits_per_char(float(result.validation[-1].mean())),
+        "validation_bits_per_char": bits_per_char(nats),
         "tokens_per_s": float(result.tokens_per_s),
         "compile_s": float(result.compile_s),
     }
+
+
+def half_life(slope: float) -> float:
+    """Steps in which a gradient of this slope halves."""
+    return float("inf") if slope >= 0 else math.log(2) / -slope
 
 
 COLUMNS = (
@@ -78,26 +127,35 @@ COLUMNS = (
 )
 LEGEND = (
     "Pairs are before → after training. Slope: nats by which the gradient changes for each step back, median over "
-    "seeds and probes of a least-squares line; half-life: steps in which it halves on that line; leading gain: the "
-    "largest singular value of ∂state_t/∂state_{t−1}, the most one step can multiply a gradient, median; validation: "
-    "mean ± half range over seeds; tokens/s: letters of all seeds together, compilation apart, while other cells learn "
-    "beside it."
+    "seeds and probes of a straight line fitted over all lags, however curved; half-life: steps in which it halves on "
+    "that line; leading gain: the largest singular value of ∂state_t/∂state_{t−1}, the most one step can multiply a "
+    "gradient, median over one step at each probe; validation: mean ± half range over seeds on held-out text; "
+    "tokens/s: letters of all seeds together, compilation apart, with another cell beside it on the machine, so a rough figure."
 )
+
+
+def shown(number: float, as_: str) -> str:
+    """A number of the table; a dash where there is none."""
+    return "—" if math.isnan(number) else format(number, as_).replace("inf", "∞").replace("-", "−")
 
 
 def table_row(name: str, numbers: dict[str, Any]) -> tuple[str, ...]:
     """One cell's line of the table."""
-    pair = {key: numbers[key] for key in ("slope", "half_life", "leading_gain")}
-    seeds = numbers["validation_nats_of_seeds"]
+
+    def pair(key: str, as_: str) -> str:
+        return " → ".join(shown(number, as_) for number in numbers[key])
+
+    seeds, nats = numbers["validation_nats_of_seeds"], numbers["validation_nats"]
+    learned = nats < 100  # a network that has come apart predicts worse than any guess
     return (
         name,
         f"{numbers['hidden_size']}",
         f"{numbers['parameters']:,}",
-        "{:+.3f} → {:+.3f}".format(*pair["slope"]),
-        "{:.3g} → {:.3g}".format(*pair["half_life"]).replace("inf", "∞"),
-        "{:.2f} → {:.2f}".format(*pair["leading_gain"]),
-        f"{numbers['validation_nats']:.3f} ± {(max(seeds) - min(seeds)) / 2:.3f}",
-        f"{numbers['validation_bits_per_char']:.3f}",
+        pair("slope", "+.3f"),
+        pair("half_life", ".3g"),
+        pair("leading_gain", ".2f"),
+        f"{nats:.3f} ± {(max(seeds) - min(seeds)) / 2:.3f}" if learned else "diverged",
+        shown(numbers["validation_bits_per_char"] if learned else float("nan"), ".3f"),
         f"{numbers['tokens_per_s']:,.0f}",
     )
 
@@ -123,17 +181,18 @@ def draw_lags(run: Run, results: dict[str, Result]) -> Section:
         f"{when}, " + ", ".join(f"{name} {factor(powers)}" for name, powers in cells.items())
         for when, cells in lost.items()
     )
+    left_out = sum(int(np.isnan(summarise(jnp.asarray(x)).slope).sum()) for r in results.values() for x in r.log_norm)
     says = (
         f"What {last} steps back is left of the gradient that set out, in the median over seeds and probes: {told}. "
         "Bands hold the middle 80 %."
-    )
+    ) + (f" {left_out} curves without a gradient, or whose state overflowed, are left out." if left_out else "")
     return Section("The gradient against the lag", "gradient_against_lag", says)
 
 
 def factor(powers: float) -> str:
     """A power of ten in words that fit a sentence."""
-    if np.isneginf(powers):
-        return "nothing"
+    if np.isneginf(powers) or np.isnan(powers):
+        return "nothing" if np.isneginf(powers) else "unknown"
     superscript = f"{powers:.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{10**powers:.2g}" if abs(powers) < 2 else f"10{superscript}"
 
@@ -178,12 +237,14 @@ def draw_learning(run: Run, results: dict[str, Result], vocabulary_size: int) ->
         ("cell", "tokens", "seed", "train_nats", "validation_nats"),
         rows,
     )
-    final = {name: c.validation[-1].mean() for name, c in curves.items()}
-    best, worst = min(final, key=final.__getitem__), max(final, key=final.__getitem__)
+    final = {name: float(c.validation[-1].mean()) for name, c in curves.items()}
+    told = ", ".join(
+        f"{name} {nats:.2f} nats ({bits_per_char(nats):.2f} bits)" if nats < 100 else f"{name} diverged"
+        for name, nats in sorted(final.items(), key=lambda item: (np.isnan(item[1]), item[1]))
+    )
     says = (
-        f"After {int(curves[best].tokens[-1]):,} letters {best} predicts unseen text best, at {final[best]:.2f} nats "
-        f"({bits_per_char(final[best]):.2f} bits) a letter, and {worst} worst, at {final[worst]:.2f}; guessing evenly "
-        f"among the {vocabulary_size} letters costs {np.log(vocabulary_size):.2f}."
+        f"After {int(curves[next(iter(curves))].tokens[-1]):,} letters, a letter of the held-out text costs {told}; "
+        f"an even guess among the {vocabulary_size} letters costs {np.log(vocabulary_size):.2f} nats."
     )
     return Section("Learning curves", "learning_curves", says)
 
@@ -198,16 +259,16 @@ def draw_sweep(run: Run, results: dict[str, Result], gains: np.ndarray) -> Secti
         for k, x in enumerate(row)
     ]
     run.draw("gain_sweep", gain_figure(maps, gains.tolist()), ("cell", "gain", "lag", "ln_norm_less_lag_0"), rows)
-    edges = {
-        name: next((g for g, grown in zip(gains, m[:, -1] > 0, strict=True) if grown), None) for name, m in maps.items()
-    }
+    grown = {name: (m[:, -1] > 0) | np.isnan(m[:, -1]) for name, m in maps.items()}  # an overflow has exploded
     told = ", ".join(
-        f"{name} from {edge:.2f}" if edge else f"{name} nowhere up to {gains[-1]:.0f}" for name, edge in edges.items()
+        f"{name} {gains[row.argmax()]:.2f}" if row.any() else f"{name} none up to {gains[-1]:.0f}"
+        for name, row in grown.items()
     )
     lags = next(iter(maps.values())).shape[1] - 1
     says = (
-        f"Untrained, the gradient that comes back {lags} steps is larger than the one that set out at these gains of "
-        f"W_hh: {told}. Below it vanishes (blue), above it explodes (red); on the black line it keeps its size."
+        "Untrained, with its first W_hh multiplied by a gain: blue where the gradient vanishes, red where it explodes, "
+        f"black where it keeps its size, grey where the state overflows. The smallest gain at which more comes "
+        f"back {lags} steps than set out: {told}."
     )
     return Section("Where it vanishes and where it explodes", "gain_sweep", says)
 
@@ -220,15 +281,15 @@ def publish(
     gains: np.ndarray,
     vocabulary: Vocabulary,
     question: str,
+    rerun: str,
 ) -> None:
     """Writes the summary and the report of the cells that are finished, and prints the table."""
     numbers = {name: in_numbers(result) for name, result in results.items()}
-    run.write_json("summary.json", {"status": status, "cells": numbers})
     run.write_json("vocab.json", list(vocabulary.characters))
     samples = {name: str(result.written) for name, result in results.items()}
     run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in samples.items()))
     rows = [table_row(name, n) for name, n in numbers.items()]
-    answer = f"The run is {status}; no cell is finished yet."
+    answer = f"The run is {status}; no cell was finished."
     sections: list[Section] = []
     if results:
         sections = [
@@ -237,12 +298,14 @@ def publish(
             draw_learning(run, results, vocabulary.size),
             draw_sweep(run, results, gains),
         ]
-        reach = max(numbers, key=lambda name: numbers[name]["slope"][1])
+        kept = {name: n["ln_kept_at_last_lag"][1] / math.log(10) for name, n in numbers.items()}
+        order = sorted(kept, key=lambda name: (math.isnan(kept[name]), -kept[name]))
+        lags = len(results[order[0]].log_norm[1]) - 1
         answer = (
-            f"After training, the gradient of {reach} reaches furthest back: it changes by "
-            f"{numbers[reach]['slope'][1]:+.3f} nats a step; "
-            + ", ".join(f"{n} {x['slope'][1]:+.3f}" for n, x in numbers.items() if n != reach)
-            + ("." if status == "done" else f". The run is {status}.")
+            f"After training, this much of the gradient is left {lags} steps back, from the furthest reaching on: "
+            + ", ".join(f"{name} {factor(kept[name])}" for name in order)
+            + "."
+            + ("" if status == "done" else f" (The run is {status}.)")
         )
     write_report(
         run,
@@ -254,8 +317,9 @@ def publish(
         legend=LEGEND,
         sections=sections,
         samples=samples,
-        rerun=" ".join(["python", *sys.argv]),
+        rerun=rerun,
     )
+    run.write_json("summary.json", {"status": status, "cells": numbers})
     grid = Table(*COLUMNS, title="How far back does the gradient reach?", caption=LEGEND, caption_style="dim")
     for row in rows:
         grid.add_row(*row)

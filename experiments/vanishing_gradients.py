@@ -10,10 +10,12 @@
 # - (b) the same **after training** each as a model of the next letter;
 # - (c) over the **gain** of W_hh: where the gradient vanishes, where it explodes, and the edge between.
 #
-# Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013.
+# Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013. The table, the figures and their
+# sentences are made in `_vanishing_gradients_report.py`.
 
 # %%
 import dataclasses
+import hashlib
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _vanishing_gradients_report import Result, publish
+from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rnn_jax import gru, initializers, lag_gradients, leading_gain, lstm, readout, rollout, vanilla
@@ -35,7 +37,7 @@ from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from rnn_jax.runs import INTERRUPTED, Run, open_run, parse, read_metrics, wrong_use
+from rnn_jax.runs import INTERRUPTED, Run, command_line, open_run, parse, uninterrupted, wrong_use
 from rnn_jax.text import Vocabulary, streams, vocabulary
 from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
 from rnn_jax.types import Cell
@@ -93,6 +95,8 @@ class Config:
 SMOKE = {"hidden_size": 12, "seeds": 2, "batch_size": 8, "window": 16, "looks": 2, "updates": 10, "lags": 24}
 SMOKE |= {"probes": 4, "gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("lstm",)}
 BURN_IN = 50  # letters read before the gradient is measured
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+HELD_OUT = 50_000  # letters of a long text that are enough to validate on
 
 
 # %% [markdown]
@@ -112,8 +116,8 @@ STARTS = {
 
 def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
     """A cell of this name that predicts the next letter."""
-    kind, _, start = name.partition("-")
-    if start and start not in STARTS:
+    kind, dash, start = name.partition("-")
+    if dash and start not in STARTS:
         raise ValueError(f"--cells got the start {start!r} in {name!r}; want one of {', '.join(STARTS)}")
     make = {"gru": gru, "lstm": lstm}.get(kind) or partial(vanilla, activation=kind)
     row = initializers.scaled_normal(vocabulary_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
@@ -125,7 +129,8 @@ def equal_models(config: Config, vocabulary_size: int) -> dict[str, tuple[int, C
     """``{name: (hidden_size, model)}`` with the parameters of an LSTM of ``config.hidden_size`` units, or nearly."""
     if not config.cells:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
-    twice = next((name for name in config.cells if config.cells.count(name) > 1), None)
+    same = [name.removesuffix("-gaussian") for name in config.cells]
+    twice = next((name for name in same if same.count(name) > 1), None)
     if twice:
         raise ValueError(f"--cells got {twice} twice; want each cell once")
     budget = parameter_count(make_model("lstm", vocabulary_size, config.hidden_size))
@@ -135,7 +140,7 @@ def equal_models(config: Config, vocabulary_size: int) -> dict[str, tuple[int, C
 
 # %% [markdown]
 # ## The text
-# The last tenth is for validation, and gives the places where gradients are measured.
+# The last tenth is held out for validation, and gives the places where gradients are measured.
 
 
 # %%
@@ -149,34 +154,44 @@ class Data(NamedTuple):
     """``(T, B)``: one long rollout of several lanes."""
     probes: np.ndarray
     """``(BURN_IN + lags + 1, N)``: letters before, on and after the way back."""
+    sha256: str
+    """Of the text, so that only a run on the same text goes on."""
 
 
 def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when the configuration is wrong or the text too short for it."""
     counts = ("seeds", "batch_size", "window", "looks", "updates", "lags", "probes", "sweep_lags", "letters", "workers")
-    for name in counts:
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} got {getattr(config, name)}; want a positive integer")
+    for name in (*counts, "learning_rate", "clip"):
+        value, kind = getattr(config, name), "integer" if name in counts else "number"
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
     if config.gains < 2:
         raise ValueError(f"--gains got {config.gains}; want at least 2")
     text = python_reference() if config.text is None else read_text(config.text)
     vocab = vocabulary(text)
-    ids = vocab.encode(text)
-    border = len(ids) * 9 // 10
-    train, held_out = ids[:border], ids[border:]
-    xs, targets = streams(train, config.batch_size, config.window)
-    order = np.arange(config.looks * config.updates).reshape(config.looks, config.updates) % len(xs)
-    length = BURN_IN + max(config.lags, config.sweep_lags) + 1
-    if len(held_out) < length:
+    if vocab.size < 2:
         raise ValueError(
-            f"text got {len(ids)} characters; want at least {10 * length}, so that its last tenth holds "
-            f"{length} letters to measure gradients on: give a longer text, or fewer --lags"
+            "text got a single distinct character; want at least two, so that there is something to predict"
         )
+    length = BURN_IN + max(config.lags, config.sweep_lags) + 1
+    needed = max(10 * length, (config.batch_size * config.window + 1) * 10 // 9 + 1)
+    if len(text) < needed:
+        raise ValueError(
+            f"text got {len(text)} characters; want at least {needed}: nine tenths for one window of {config.window} "
+            f"in each of {config.batch_size} lanes, one tenth for {length} letters to measure gradients on: give a longer "
+            "text, or a smaller --window, --batch-size or --lags"
+        )
+    ids = vocab.encode(text)
+    border = len(ids) - min(len(ids) // 10, HELD_OUT)
+    xs, targets = streams(ids[:border], config.batch_size, config.window)
+    order = np.arange(config.looks * config.updates).reshape(config.looks, config.updates) % len(xs)
+    held_out = ids[border:]
     lanes = max(1, min(64, len(held_out) // 256))
     validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
     starts = np.linspace(0, len(held_out) - length, config.probes).astype(int)
     probes = np.stack([held_out[s : s + length] for s in starts], axis=1)
-    return Data(vocab, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Data(vocab, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes, digest)
 
 
 # %% [markdown]
@@ -194,13 +209,12 @@ def measure_lags(model: Cell, params: Any, probes: jax.Array, lags: int) -> tupl
 
 
 def sweep_gains(model: Cell, params: Any, probes: jax.Array, gains: jax.Array, lags: int) -> jax.Array:
-    """``(G, K, N)``: ln norm less that at lag 0, with W_hh multiplied by each gain."""
+    """``(G, K, N)``: log norms from the start state, with W_hh multiplied by each gain."""
 
     def at(gain: jax.Array) -> jax.Array:
         scaled = params._replace(cell=params.cell._replace(W_hh=gain * params.cell.W_hh))
         h0 = model.start(scaled, probes.shape[1:])
-        log_norm = lag_gradients(model, scaled, h0, probes[:lags], lambda y: next_token_nats(y, probes[lags])).log_norm
-        return log_norm - log_norm[:1]
+        return lag_gradients(model, scaled, h0, probes[:lags], lambda y: next_token_nats(y, probes[lags])).log_norm
 
     return jax.vmap(at)(gains)
 
@@ -213,28 +227,23 @@ def sweep_range(config: Config) -> np.ndarray:
 class Programs(NamedTuple):
     """What is done with the networks of one cell, all seeds under one vmap."""
 
-    measure: Callable
-    """``(params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S, N)``."""
-    sweep: Callable
-    """``(params) -> (S, G, K, N)``."""
-    learn: Callable
-    """``(state, windows) -> (state, info)``."""
-    validate: Callable
-    """``(params) -> nats (S,)``."""
-    write: Callable
-    """``(params of one seed) -> ids (letters,)``."""
+    measure: Callable  # (params) -> log_norm (K, S, N), log_norm_of (P, K, S, N), leading gain (S, N)
+    sweep: Callable  # (params) -> log_norm (S, G, K, N)
+    learn: Callable  # (state, windows) -> (state, info)
+    validate: Callable  # (params) -> nats (S,)
+    write: Callable  # (params of one seed) -> ids (letters,)
 
 
 def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, data: Data) -> tuple[Programs, float]:
     """The programs of one cell, and the seconds that tracing and compiling them took."""
     probes, gains = jnp.asarray(data.probes), jnp.asarray(sweep_range(config))
     xs, targets = map(jnp.asarray, data.validation)
-    few, key = probes[:, :4], jax.random.key(config.seed)
+    few, key = probes[:, :: -(-config.probes // 4)], jax.random.key(config.seed)
     params, first = state.params, jax.tree.map(lambda leaf: leaf[0], state.params)
     windows = tuple(w[0] for w in data.windows)
 
     def compiled(f: Callable, *args: Any) -> Callable:
-        return jax.jit(f).lower(*args).compile()
+        return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
 
     begin = time.perf_counter()
     programs = Programs(
@@ -252,13 +261,14 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
     learner = window_learner(model, nats_a_letter, optimizer)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    state = jax.jit(jax.vmap(lambda key: learner.init(key, (config.batch_size,))))(keys)
+    begin = jax.vmap(lambda key: learner.init(key, (config.batch_size,)))
+    state = jax.jit(begin, compiler_options=QUICK_COMPILE if config.smoke else None)(keys)
     tick(name, "compiling")
     programs, compile_s = compile_programs(model, learner, state, config, data)
 
     tick(name, "gradients at initialisation")
     before = programs.measure(state.params)
-    swept = np.median(programs.sweep(state.params), axis=(0, 3))
+    swept = over_lag_0(programs.sweep(state.params))
     log = partial(log_loss, run, cell=name, init=name.partition("-")[2] or "gaussian", compile_s=round(compile_s, 2))
     state, curve, tokens_per_s = train(programs, state, config, data, log, partial(tick, name))
     tick(name, "gradients after training")
@@ -322,25 +332,6 @@ def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 # %%
-def kept(run: Run, names: list[str]) -> dict[str, Result]:
-    """The cells that an earlier run finished; the metrics of unfinished ones are dropped."""
-    files = {name: run.folder / "cells" / f"{name}.npz" for name in names}
-    results = {name: Result(**np.load(file)) for name, file in files.items() if file.is_file()}
-    rows = [row for row in read_metrics(run.folder) if row["cell"] in results]
-    run.write("metrics.jsonl", "")
-    for row in rows:
-        run.log(**row)
-    return results
-
-
-def keep(run: Run, name: str, result: Result) -> None:
-    """Writes a finished cell, whole or not at all."""
-    folder = run.folder / "cells"
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / "draft.npz", **result._asdict())
-    (folder / "draft.npz").replace(folder / f"{name}.npz")
-
-
 def study_all(
     models: dict[str, tuple[int, Cell]], config: Config, data: Data, run: Run, results: dict[str, Result]
 ) -> None:
@@ -364,8 +355,9 @@ def study_all(
                 results[name] = result
                 progress.update(bars[name], doing="done")
                 progress.stop_task(bars[name])
-        except BaseException:  # Ctrl-C too: the others stop at their next tick
+        except BaseException:  # Ctrl-C too
             stop.set()
+            progress.console.print("stopping: each cell ends the step it is at")
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -375,28 +367,32 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config = parse(Config, argv)
         if config.smoke:
-            asked = {k for k in SMOKE if getattr(config, k) != getattr(Config(), k)}
-            config = dataclasses.replace(config, **{k: v for k, v in SMOKE.items() if k not in asked})
-            jax.config.update("jax_disable_most_optimizations", True)  # so short a run is nearly all compiling
+            config = parse(Config, argv, default=dataclasses.replace(Config(), **SMOKE))
         data = load(config)
         models = equal_models(config, data.vocabulary.size)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+        facts = {"text_sha256": data.sha256, "vocabulary_size": data.vocabulary.size}
+        run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
-    results, status = kept(run, list(models)), "done"
+    results: dict[str, Result] = {}
+    status = "failed"
     try:
+        results |= kept(run, list(models))
         study_all({name: models[name] for name in models if name not in results}, config, data, run, results)
+        status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
-    results = {name: results[name] for name in models if name in results}
-    publish(
-        run,
-        results,
-        status=status,
-        gains=sweep_range(config),
-        vocabulary=data.vocabulary,
-        question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
-        + (str(config.text) if config.text else "the Python language reference"),
-    )
+    finally:
+        with uninterrupted():
+            publish(
+                run,
+                {name: results[name] for name in models if name in results},
+                status=status,
+                gains=sweep_range(config),
+                vocabulary=data.vocabulary,
+                rerun=command_line("experiments/vanishing_gradients.py", config),
+                question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
+                + (str(config.text) if config.text else "the Python language reference"),
+            )
     return 0 if status == "done" else INTERRUPTED
 
 

@@ -1,7 +1,6 @@
 """How many numbers a cell learns, and cells of equal numbers."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -31,7 +30,10 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
     6
     """
     count = functools.cache(lambda size: parameter_count(make(size)))
-    size, last = 1, 0
-    while size != last:  # counts grow between linearly and quadratically, so each turn comes closer
-        size, last = max(1, round(size * math.sqrt(parameters / count(size)))), size
-    return min((max(1, size - 1), size, size + 1), key=lambda near: abs(count(near) - parameters))
+    low, high = 1, 2
+    while count(high) < parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= parameters else (low, middle)
+    return min((low, high), key=lambda size: abs(count(size) - parameters))

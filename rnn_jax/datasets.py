@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"text got {path}, which is no file; want a UTF-8 text file: check the path")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no letter
     except UnicodeDecodeError as error:
         raise ValueError(
             f"text got {path}, which is not UTF-8 at byte {error.start}; want UTF-8: convert it, for example with iconv"

@@ -24,6 +24,7 @@ class Environment(NamedTuple):
     python: str
     jax: str
     jaxlib: str
+    optax: str
     numpy: str
     commit: str | None
     """The git commit; None outside git."""
@@ -46,6 +47,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         jax=version("jax"),
         jaxlib=version("jaxlib"),
+        optax=version("optax"),
         numpy=version("numpy"),
         commit=commit,
         dirty=None if status is None else status != "",

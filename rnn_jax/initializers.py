@@ -55,7 +55,7 @@ def identity(gain: float = 1.0) -> Initializer:
 
 
 def scaled_normal(gain: float = 1.0) -> Initializer:
-    """W_ij ~ N(0, g²/fan_in), fan_in the leading axis: lengths are multiplied by g on average.
+    """W_ij ~ N(0, g²/fan_in), fan_in the leading axis: a square matrix multiplies lengths by g on average.
 
     With ReLU, which drops half of the square, the edge is at g = √2.
 
@@ -71,7 +71,8 @@ def scaled_normal(gain: float = 1.0) -> Initializer:
 def torch_uniform() -> Initializer:
     """W_ij ~ U(−1/√H, 1/√H), H the last axis: how PyTorch begins every weight and bias of its recurrent layers.
 
-    Its recurrent gain is 1/√3 ≈ 0.58, so a tanh network begins by losing more than half a nat of gradient a step.
+    (Not those of its linear layers, whose bound is 1/√fan_in.) The recurrent gain is 1/√3 ≈ 0.58, so a tanh network
+    begins by losing more than half a nat of gradient a step.
     """
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:

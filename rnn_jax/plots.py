@@ -51,7 +51,8 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
         axis.set_xlabel("lag k, steps back")
         _quiet(axis)
     lowest, highest = axes[0].get_ylim()
-    axes[0].set_ylim(max(lowest, -60.0), min(highest, 60.0))
+    if lowest < 60 and highest > -60:
+        axes[0].set_ylim(max(lowest, -60.0), min(highest, 60.0))
     if axes[0].get_ylim()[0] < FLOAT32_FLOOR / np.log(10):
         for axis in axes:
             axis.axhline(FLOAT32_FLOOR / np.log(10), color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
@@ -84,7 +85,8 @@ def learning_figure(curves: Mapping[str, LearningCurve], chance: float) -> Figur
         )
     axis.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
     axis.annotate("even guess", (0, chance), (4, -3), textcoords="offset points", color="0.4", fontsize=8, va="top")
-    axis.set_ylim(0.95 * min(min(c.train.min(), c.validation.min()) for c in curves.values()), 1.03 * chance)
+    losses = np.concatenate([np.concatenate([c.train, c.validation], axis=None) for c in curves.values()])
+    axis.set_ylim(0.95 * min(losses[np.isfinite(losses)], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)
     axis.set_xlabel("letters read by each seed")
     axis.set_ylabel("nats a letter")
@@ -117,7 +119,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         axis.set_facecolor("0.75")
         norm = colors.Normalize(-limit, limit)
         mesh = axis.pcolormesh(k, gains, seen, norm=norm, cmap="RdBu_r", rasterized=True, shading="nearest")
-        if seen[:, 1:].min() < 0 < seen[:, 1:].max():
+        if min(seen[:, 1:].shape) > 1 and seen[:, 1:].min() < 0 < seen[:, 1:].max():
             axis.contour(k[1:], gains, seen[:, 1:], levels=[0.0], colors="black", linewidths=1.2)
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
@@ -125,7 +127,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
     for axis in list(axes.flat)[len(maps) :]:
         axis.set_visible(False)
     figure.supxlabel("lag k, steps back", fontsize=10)
-    figure.supylabel("gain of W_hh", fontsize=10)
+    figure.supylabel("W_hh multiplied by", fontsize=10)
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=axes, extend="both", shrink=0.8)
         bar.set_label("nats gained (red) or lost (blue)")

@@ -1,7 +1,7 @@
 """The run folder that every experiment writes, and the command line that opens it.
 
-``config.json``, ``env.json`` and ``metrics.jsonl`` come first and always; ``summary.json``, ``figures/`` and
-``report.html`` when there is something to show. ``metrics.jsonl`` is append-only and the source of truth.
+``config.json``, ``env.json`` (one entry for each start) and ``metrics.jsonl`` come first and always; ``summary.json``,
+``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is append-only, the source of truth.
 """
 
 import contextlib
@@ -10,7 +10,9 @@ import dataclasses
 import io
 import json
 import math
+import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +21,13 @@ from typing import Any, NamedTuple, TypeVar
 import matplotlib
 from matplotlib.figure import Figure
 
+from rnn_jax.environment import environment
+
 Config = TypeVar("Config")
 
+WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
+WRITTEN_WHERE_IT_APPLIES = {"summary.json", "report.html", "vocab.json", "samples.txt", "params.safetensors"}
+WRITTEN_WHERE_IT_APPLIES |= {"figures", "cells", "checkpoints"}
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect; 0 is done, 1 failed, 2 wrong use."""
 
@@ -32,9 +39,8 @@ class Run(NamedTuple):
 
     def log(self, **row: Any) -> None:
         """Appends one row to ``metrics.jsonl``; a number that is not finite becomes null."""
-        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(json.dumps(_jsonable(row), allow_nan=False) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file whole or not at all."""
@@ -45,8 +51,8 @@ class Run(NamedTuple):
         draft.replace(path)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a value as indented JSON."""
-        self.write(name, json.dumps(value, indent=2) + "\n")
+        """Writes a value as indented JSON; a number that is not finite becomes null."""
+        self.write(name, json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
 
     def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Writes ``figures/<name>`` as PNG and SVG, with the numbers it shows as CSV."""
@@ -60,56 +66,98 @@ class Run(NamedTuple):
                 figure.savefig(self.folder / "figures" / f"{name}.{kind}", dpi=150)
 
 
-def open_run(folder: Path, config: Any, *, resume: bool = False, overwrite: bool = False) -> Run:
+def open_run(
+    folder: Path, config: Any, *, facts: Mapping[str, Any] | None = None, resume: bool = False, overwrite: bool = False
+) -> Run:
     """Makes the run folder, or goes on in an old one.
 
     Args:
         folder: where; nothing outside it is written.
         config: a dataclass, kept as ``config.json``. Fields named out, resume and overwrite say where and how to
             write, not what, and are left out.
+        facts: more that must be the same for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
         overwrite: delete what an earlier run left in the folder.
 
     Raises:
         ValueError: when the folder holds something and neither resume nor overwrite is given, when both are, when the
-            configurations differ (it names the fields), or when overwriting would delete what no run wrote.
+            configurations differ (it names the fields), or when the folder holds what no run wrote.
     """
     wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "overwrite")}
-    wanted = json.loads(json.dumps(wanted, default=str))
+    wanted = json.loads(json.dumps({**wanted, **(facts or {})}, default=str))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite got both; want one of them")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out got {folder}, which is a file; want a folder: choose another name")
+    starts = []
     if folder.is_dir() and any(folder.iterdir()):
-        _settle_with_old_run(folder, wanted, resume, overwrite)
+        _check_old_run(folder, wanted, resume, overwrite)
+        if overwrite:
+            _delete_run(folder)
+        else:
+            starts = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     run = Run(folder)
     run.write_json("config.json", wanted)
-    run.write_json("env.json", _environment())
+    run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
     return run
 
 
-def _settle_with_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Checks that an old run may be resumed, or deletes one that may be overwritten."""
+def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    """Raises a ValueError unless this is a run's folder that may be resumed or overwritten."""
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--out got {folder}, which no run wrote (it has no config.json); want another folder")
-    if overwrite:
-        shutil.rmtree(folder)
-        return
+    found = {path.name.removesuffix(".part") for path in folder.iterdir()}
+    foreign = sorted(found - WRITTEN_ALWAYS - WRITTEN_WHERE_IT_APPLIES) or sorted(WRITTEN_ALWAYS - found)
+    if foreign:
+        raise ValueError(f"--out got {folder}, which no run wrote (see {foreign[0]}); want another folder")
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     differ = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
-    if differ:
+    if resume and differ:
         named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
-        raise ValueError(f"--resume got another configuration ({named}); want the same, --overwrite or another folder")
+        raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
 
 
-def _environment() -> Mapping[str, Any]:
-    """Versions, device and commit, and the command's own words."""
-    from rnn_jax.environment import environment
+def _delete_run(folder: Path) -> None:
+    """Deletes what a run wrote, and nothing else."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
-    return {**environment()._asdict(), "argv": sys.argv}
+
+def _jsonable(value: Any) -> Any:
+    """The same value as plain Python, with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def command_line(script: str, config: Any) -> str:
+    """The command that runs a script with this configuration anew, ready for a shell."""
+    words = ["python", script]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("resume", "overwrite") or value == field.default:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if value is not True:
+            words += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
+    return shlex.join([*words, "--overwrite"])
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds Ctrl-C back while results are written."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -121,8 +169,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def parse(config_type: type[Config], argv: Sequence[str] | None = None) -> Config:
+def parse(config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None) -> Config:
     """Reads the command line into a frozen dataclass; ``--help`` prints its comments.
+
+    Args:
+        config_type: the dataclass.
+        argv: words after the command's name; those of this process when None.
+        default: what options have that are not given, when not those of the dataclass.
 
     Raises:
         ValueError: on wrong use, with tyro's whole answer in one line.
@@ -132,12 +185,14 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None) -> Confi
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer):
-            return tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name)
+            preset = {} if default is None else {"default": default}
+            return tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, **preset)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    words = [line.strip(" │╭╮╰╯─-") for line in answer.getvalue().splitlines()]
-    raise ValueError("; ".join(word for word in words if word))
+    lines = (line.strip().strip("│╭╮╰╯─").strip() for line in answer.getvalue().splitlines())
+    _title, *words = (line for line in lines if line.strip("-"))
+    raise ValueError("; ".join(words))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """Where a sequence is cut."""
 
+import operator
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
@@ -15,12 +18,13 @@ def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
         window: steps a gradient may go back inside a window; positive, and may be traced.
 
     Raises:
-        ValueError: for a window below 1 that is not traced.
+        ValueError: for a window below 1 that is no array.
+        TypeError: for a window that is no whole number.
 
     >>> window_cuts(5, window=2).tolist()
     [False, False, True, False, True]
     """
-    if isinstance(window, int) and window < 1:
+    if not isinstance(window, jax.Array) and operator.index(window) < 1:
         raise ValueError(f"window got {window}; want a positive number of steps, or one of at least T for no cut")
     t = jnp.arange(length)
     return (t % window == 0) & (t > 0)

@@ -27,9 +27,11 @@ class Vocabulary(NamedTuple):
         Raises:
             ValueError: when the text has characters outside the vocabulary; it names the first few.
         """
+        if not self.characters:
+            raise ValueError("vocabulary got no characters; want those of a text: make it with vocabulary(text)")
         known, wanted = _code_points(self.characters), _code_points(text)
         ids = np.searchsorted(known, wanted)
-        outside = wanted[known[np.minimum(ids, len(known) - 1)] != wanted] if len(known) else wanted
+        outside = wanted[known[np.minimum(ids, len(known) - 1)] != wanted]
         if len(outside):
             named = " ".join(repr(chr(c)) for c in np.unique(outside)[:5])
             raise ValueError(

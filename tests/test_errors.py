@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("factory", [vanilla, gru, gru_reset_before, lstm])
-@pytest.mark.parametrize("size", [0, -3])
+@pytest.mark.parametrize("size", [0, -3])  # the tests' own checks of types stop what is no integer
 def test_a_size_below_one_is_refused(factory, size):
     with pytest.raises(ValueError, match=rf"^hidden_size got {size}; want a positive integer"):
         factory(3, size)
@@ -27,6 +27,11 @@ def test_a_size_below_one_is_refused(factory, size):
 def test_an_unknown_activation_lists_the_known():
     with pytest.raises(ValueError, match=r"^activation got 'swoosh'; want one of tanh, relu, "):
         vanilla(3, 4, activation="swoosh")
+
+
+def test_a_chrono_lstm_takes_no_forget_bias():
+    with pytest.raises(ValueError, match=r"^chrono_lstm got a forget_bias; want none"):
+        chrono_lstm(3, 4, max_lag=9, forget_bias=1.0)
 
 
 def test_a_chrono_lag_that_is_too_short_is_refused():
@@ -48,8 +53,11 @@ def test_a_start_without_the_batch_of_the_sequence_is_refused():
     cell = lstm(I, H)
     params = cell.init(KEY)
     wanted = re.escape("h0 got .h float64[4], .c float64[4], but one step makes it .h float64[2, 4], .c float64[2, 4]")
-    with jax.numpy_rank_promotion("allow"), pytest.raises(ValueError, match=wanted):
-        rollout(cell, params, cell.start(params), jnp.zeros((5, 2, I)))
+    with jax.numpy_rank_promotion("allow"):
+        with pytest.raises(ValueError, match=wanted):
+            rollout(cell, params, cell.start(params), jnp.zeros((5, 2, I)))
+        with pytest.raises(ValueError, match=r"on which one step fails .*; want the batch axes of xs"):
+            rollout(cell, params, cell.start(params, (3,)), jnp.zeros((5, 2, I)))
 
 
 def test_a_start_of_another_type_than_the_params_is_refused():

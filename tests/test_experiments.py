@@ -86,6 +86,16 @@ def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
     assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 40, "no row is missing, none stands twice"
 
 
+def test_a_cell_that_diverges_is_shown_as_diverged(tmp_path):
+    folder = tmp_path / "run"
+    wild = ["--learning-rate", 1000, "--clip", 1e9]
+    code, out, err = finish(start(VANISHING, "--smoke", "--cells", "relu", "--seeds", 1, *wild, "--out", folder))
+    assert (code, err) == (0, "")
+    assert "diverged" in out
+    assert "diverged" in (folder / "report.html").read_text()
+    assert json.loads((folder / "config.json").read_text())["seeds"] == 1
+
+
 def read_rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -97,14 +107,17 @@ WRONG = {
     "--cells swoosh": "activation got 'swoosh'; want one of tanh, relu",
     "--cells tanh-wild": "--cells got the start 'wild' in 'tanh-wild'; want one of gaussian",
     "--cells": "--cells got nothing",
-    "--cells lstm lstm": "--cells got lstm twice",
+    "--cells lstm-gaussian lstm": "--cells got lstm twice",
+    "--cells lstm-": "--cells got the start ''",
     "--window 0": "--window got 0; want a positive integer",
     "--gains 1": "--gains got 1; want at least 2",
     "--text TMP/none.txt": "which is no file",
     "--text TMP/empty.txt": "which is empty",
     "--text TMP/latin.txt": "which is not UTF-8 at byte 3",
-    "--text TMP/short.txt": "text got 40 characters; want at least 2049",
-    "--text TMP/medium.txt": "want at least 2510, so that its last tenth holds 251",
+    "--text TMP/short.txt": "text got 40 characters; want at least 2510",
+    "--text TMP/medium.txt": "text got 2280 characters; want at least 2510",
+    "--text TMP/single.txt": "text got a single distinct character",
+    "--learning-rate nan": "--learning-rate got nan; want a positive number",
     "--out TMP/full": "is not empty; want --resume, --overwrite or another folder",
     "--resume --overwrite": "got both",
 }
@@ -115,6 +128,7 @@ def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, m
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.txt").write_text("to be or not to be, " * 2)
     (tmp_path / "medium.txt").write_text("to be or not to be " * 120)
+    (tmp_path / "single.txt").write_text("a" * 5000)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
     before = sorted(tmp_path.rglob("*"))

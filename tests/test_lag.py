@@ -112,14 +112,41 @@ def test_a_dead_gradient_is_minus_infinity_and_leaves_its_neighbours_alone():
     assert np.all(np.isfinite(log_norm[:3, 0]))
     assert np.all(np.isneginf(log_norm[3:, 0]))
     slope, half_life, quantiles = summarise_lags(log_norm)
-    np.testing.assert_allclose(slope, 0, atol=1e-12)
-    assert np.all(np.isinf(half_life))
+    np.testing.assert_array_equal(slope[0], -np.inf)
+    np.testing.assert_allclose(slope[1], 0, atol=1e-12)
+    np.testing.assert_array_equal(half_life, [0, np.inf])
     assert not np.any(np.isnan(quantiles))
 
 
-def test_a_slope_needs_two_lags():
-    summary = summarise_lags(jnp.array([[0.0], [-jnp.inf]]))
-    assert np.isnan(summary.slope)[0]
+def test_a_slope_is_unknown_without_two_lags_without_a_gradient_and_after_an_overflow():
+    unknown = jnp.array([[-jnp.inf, jnp.nan, 0.0, 0.0], [-jnp.inf, 1.0, jnp.nan, 1.0], [-jnp.inf, 1.0, 1.0, jnp.inf]])
+    assert np.all(np.isnan(summarise_lags(unknown).slope))
+    assert np.all(np.isnan(summarise_lags(jnp.zeros((1, 2))).slope))
+
+
+def test_a_curve_that_is_not_a_number_leaves_the_quantiles_of_the_others():
+    log_norm = jnp.stack([jnp.arange(3.0), jnp.full(3, jnp.nan), jnp.arange(3.0)], axis=1)
+    np.testing.assert_array_equal(summarise_lags(log_norm, q=(0.0, 0.5)).quantiles, [[0, 1, 2], [0, 1, 2]])
+
+
+def test_a_part_of_the_state_far_smaller_than_the_other_is_still_measured():
+    cell = lstm(2, 3, recurrent_init=initializers.scaled_normal(1e-20), dtype=jnp.float32)
+    cell = cell._replace(output=lambda params, state: state.c)
+    params = cell.init(jax.random.key(0))
+    xs = jnp.ones((5, 2), jnp.float32)
+    parts = lag_gradients(cell, params, cell.start(params), xs, jnp.sum).log_norm_of
+    assert np.all(parts.h[1:] < -40)
+    assert np.all(np.isfinite(parts.h[1:]))  # about e^-46 of c, whose square no float32 holds
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_states_are_measured_in_float32(dtype):
+    cell = lstm(2, 3, dtype=dtype)
+    params = cell.init(jax.random.key(0))
+    lags = lag_gradients(cell, params, cell.start(params), jnp.ones((300, 2), dtype), jnp.sum)
+    assert lags.log_norm.dtype == jnp.float32
+    assert np.isfinite(summarise_lags(lags.log_norm).slope)
+    assert np.isfinite(leading_gain(cell, params, cell.start(params), jnp.ones(2, dtype)))
 
 
 def test_quantiles_are_those_of_the_examples():

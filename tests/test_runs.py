@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rnn_jax.runs import open_run, parse, read_metrics, wrong_use
+from rnn_jax.runs import command_line, open_run, parse, read_metrics, wrong_use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,9 @@ def test_a_new_folder_gets_its_configuration_and_environment(tmp_path):
     run = open_run(tmp_path / "a" / "b", Config(size=4, text=Path("t")))
     assert json.loads((run.folder / "config.json").read_text()) == {"size": 4, "text": "t"}
     env = json.loads((run.folder / "env.json").read_text())
-    assert env["jax"]
-    assert env["argv"] == sys.argv
+    assert len(env) == 1
+    assert env[0]["jax"]
+    assert env[0]["argv"] == sys.argv
     assert read_metrics(run.folder) == []
 
 
@@ -36,7 +39,7 @@ def test_a_folder_that_holds_something_is_refused_and_untouched(tmp_path):
     (tmp_path / "precious").write_text("x")
     for options, says in [
         ({}, "is not empty; want --resume, --overwrite or another folder"),
-        ({"overwrite": True}, "which no run wrote"),
+        ({"overwrite": True}, r"which no run wrote \(see precious\)"),
         ({"resume": True}, "which no run wrote"),
         ({"resume": True, "overwrite": True}, "got both"),
     ]:
@@ -54,6 +57,42 @@ def test_resuming_keeps_the_metrics_and_wants_the_same_configuration(tmp_path):
     with (again.folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')  # as an interruption leaves it
     assert read_metrics(again.folder) == [{"step": 1, "loss": 2.5, "bad": None}]
+
+
+def test_resuming_wants_the_same_facts_and_remembers_every_start(tmp_path):
+    open_run(tmp_path / "r", Config(), facts={"sha256": "a"})
+    with pytest.raises(ValueError, match="sha256 was 'a', now 'b'"):
+        open_run(tmp_path / "r", Config(), facts={"sha256": "b"}, resume=True)
+    open_run(tmp_path / "r", Config(), facts={"sha256": "a"}, resume=True)
+    assert len(json.loads((tmp_path / "r/env.json").read_text())) == 2
+
+
+def test_overwriting_never_deletes_what_no_run_wrote(tmp_path):
+    folder = open_run(tmp_path / "r", Config()).folder
+    (folder / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"which no run wrote \(see thesis.tex\)"):
+        open_run(folder, Config(), overwrite=True)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"which no run wrote \(see env.json\)"):
+        open_run(model, Config(), overwrite=True)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "config.json", "config.json", "env.json", "metrics.jsonl", "model", "r", "thesis.tex",
+    ]  # fmt: skip
+
+
+def test_json_holds_null_for_what_is_not_finite(tmp_path):
+    run = open_run(tmp_path / "r", Config())
+    run.write_json("summary.json", {"a": [float("inf"), np.float32("nan")], "b": (1.5, np.int64(2))})
+    assert json.loads((run.folder / "summary.json").read_text()) == {"a": [None, None], "b": [1.5, 2]}
+
+
+def test_the_command_to_run_again_is_ready_for_a_shell():
+    config = Config(size=4, text=Path("a b.txt"), resume=True)
+    assert command_line("x.py", config) == "python x.py --size 4 --text 'a b.txt' --overwrite"
+    words = shlex.split(command_line("x.py", config))[2:]
+    assert parse(Config, words) == dataclasses.replace(config, resume=False, overwrite=True)
 
 
 def test_overwriting_begins_anew(tmp_path):

@@ -94,8 +94,8 @@ def lstm(
         return LSTMParams(W_xh, W_hh, b_h.at[hidden_size : 2 * hidden_size].add(forget_bias))
 
     def start(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        zero = jnp.zeros((*batch_shape, hidden_size), params.W_hh.dtype)
-        return LSTMState(h=zero, c=zero)
+        shape, dtype = (*batch_shape, hidden_size), params.W_hh.dtype
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))  # two, so that both can be donated
 
     return Cell(
         init=init,
@@ -109,10 +109,14 @@ def lstm(
 def chrono_lstm(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
     """An ``lstm`` whose memories begin with retention times spread over 1 … ``max_lag`` steps.
 
-    b_f ~ ln U(1, max_lag − 1) and b_i = −b_f.
+    b_f ~ ln U(1, max_lag − 1) and b_i = −b_f; ``options`` are those of ``lstm``, without ``forget_bias``.
 
     Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
     """
+    if "forget_bias" in options:
+        raise ValueError(
+            "chrono_lstm got a forget_bias; want none, as it draws the forget gates' biases itself: use lstm"
+        )
     cell, draw = lstm(input_size, hidden_size, **options), chrono(max_lag)
 
     def init(key: PRNGKeyArray) -> LSTMParams:

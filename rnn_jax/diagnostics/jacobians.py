@@ -25,7 +25,8 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
     True
     """
     flat, unravel = ravel_pytree(h)
-    return jax.jacrev(lambda s: ravel_pytree(cell.step(params, unravel(s), x))[0])(flat)
+    with jax.default_matmul_precision("highest"):  # as in lag_gradients
+        return jax.jacrev(lambda s: ravel_pytree(cell.step(params, unravel(s), x))[0])(flat)
 
 
 def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, ""]:
@@ -38,4 +39,5 @@ def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array
 
     Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013.
     """
-    return jnp.linalg.norm(step_jacobian(cell, params, h, x), ord=2)
+    J = step_jacobian(cell, params, h, x)
+    return jnp.linalg.norm(J if jnp.finfo(J.dtype).bits >= 32 else J.astype(jnp.float32), ord=2)

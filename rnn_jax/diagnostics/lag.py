@@ -24,7 +24,7 @@ class LagSummary(NamedTuple):
     """What is read off a gradient-against-lag curve."""
 
     slope: Float[Array, "*batch"]
-    """Nats a step, by least squares over the finite lags: below 0 the gradient vanishes, above 0 it explodes."""
+    """Nats a step, by least squares over all lags: below 0 the gradient vanishes, above 0 it explodes."""
     half_life: Float[Array, "*batch"]
     """Steps in which the gradient halves, ln 2 / −slope; ∞ where it does not shrink."""
     quantiles: Float[Array, "Q K"]
@@ -96,14 +96,29 @@ def lag_gradients(
 def _measure(adjoint: State, batch_ndim: int) -> tuple[State, Float[Array, "*batch"], State]:
     """Divides an adjoint by its largest entry: ``(a / s, ln s, ln‖each part of a / s‖)``, s = 1 for an adjoint of 0."""
 
-    def over_features(reduce: Callable, a: Array) -> Array:
-        return reduce(jnp.abs(a), axis=tuple(range(batch_ndim, a.ndim)))
+    def top(a: Array) -> Float[Array, "*batch"]:
+        return jnp.max(jnp.abs(_at_least_float32(a)), axis=tuple(range(batch_ndim, a.ndim)))
 
-    largest = jnp.max(jnp.stack([over_features(jnp.max, a) for a in jax.tree.leaves(adjoint)]), axis=0)
-    scale = jnp.where(largest == 0, 1, largest)
-    adjoint = jax.tree.map(lambda a: a / jnp.expand_dims(scale, range(batch_ndim, a.ndim)), adjoint)
-    log_parts = jax.tree.map(lambda a: 0.5 * jnp.log(over_features(jnp.sum, jnp.square(a))), adjoint)
-    return adjoint, jnp.log(scale), log_parts
+    def divided(a: Array, scale: Array) -> Array:
+        return a / jnp.expand_dims(scale.astype(a.dtype), range(batch_ndim, a.ndim))
+
+    def log_norm(a: Array) -> Float[Array, "*batch"]:  # by its own largest entry: a small part must not underflow
+        scale = _or_one(top(a))
+        unit = _at_least_float32(divided(a, scale))
+        square = jnp.sum(jnp.square(jnp.abs(unit)), axis=tuple(range(batch_ndim, a.ndim)))
+        return jnp.log(scale) + 0.5 * jnp.log(square)
+
+    scale = _or_one(jnp.max(jnp.stack([top(a) for a in jax.tree.leaves(adjoint)]), axis=0))
+    adjoint = jax.tree.map(lambda a: divided(a, scale), adjoint)
+    return adjoint, jnp.log(scale), jax.tree.map(log_norm, adjoint)
+
+
+def _or_one(scale: Array) -> Array:
+    return jnp.where(scale == 0, 1, scale)
+
+
+def _at_least_float32(a: Array) -> Array:
+    return a if jnp.finfo(a.dtype).bits >= 32 else a.astype(jnp.float32)
 
 
 def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0.1, 0.5, 0.9)) -> LagSummary:
@@ -111,29 +126,27 @@ def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0
 
     Args:
         log_norm: ``(K, *batch)`` nats, as in ``LagGradients``.
-        q: the quantiles wanted, each in [0, 1], taken at the nearest example.
+        q: the quantiles wanted, each in [0, 1], taken at the nearest example; examples that are NaN are left out.
 
     Returns:
-        The slope of each example, its half-life, and quantiles over all examples. A slope is NaN where fewer than two
-        lags are finite.
+        The slope of each example, its half-life, and quantiles over all examples. A gradient that dies on the way, to
+        exactly zero, has slope −∞ and half-life 0; slope and half-life are NaN where there is no gradient to begin
+        with, where the state has overflowed, and with fewer than two lags.
     """
-    slope = _slope(log_norm)
-    half_life = jnp.where(slope >= 0, jnp.inf, jnp.log(2.0) / -slope)
+    slope = _slope(_at_least_float32(log_norm))
+    half_life = jnp.where(slope >= 0, jnp.inf, jnp.log(2.0).astype(slope.dtype) / -slope)
     levels = jnp.asarray(q, log_norm.dtype)
-    rows = jnp.quantile(log_norm.reshape(len(log_norm), -1), levels, axis=1, method="nearest")
+    rows = jnp.nanquantile(log_norm.reshape(len(log_norm), -1), levels, axis=1, method="nearest")
     return LagSummary(slope, half_life, rows)
 
 
 def _slope(log_norm: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    """Σ (k − k̄)(y_k − ȳ) / Σ (k − k̄)², over the lags k where y_k is finite."""
-    seen = jnp.isfinite(log_norm)
-    y = jnp.where(seen, log_norm, 0)
-    k = jnp.broadcast_to(jnp.expand_dims(jnp.arange(len(y), dtype=y.dtype), range(1, y.ndim)), y.shape)
-    count = jnp.sum(seen, axis=0)
-
-    def centred(a: Array) -> Array:
-        mean = jnp.sum(jnp.where(seen, a, 0), axis=0) / count.astype(a.dtype)
-        return jnp.where(seen, a - mean[None], 0)
-
-    k, y = centred(k), centred(y)
-    return jnp.where(count < 2, jnp.nan, jnp.sum(k * y, axis=0) / jnp.sum(k * k, axis=0))
+    """Σ (k − k̄)(y_k − ȳ) / Σ (k − k̄)²; −∞ for a gradient that dies, NaN where there is none or it is not a number."""
+    K = len(log_norm)
+    k = jnp.arange(K, dtype=log_norm.dtype) - (K - 1) / 2
+    alive = jnp.isfinite(log_norm)
+    y = jnp.where(alive, log_norm, 0)
+    fitted = jnp.tensordot(k, y - jnp.mean(y, axis=0, keepdims=True), axes=1) / jnp.sum(k * k)
+    dies = jnp.any(jnp.isneginf(log_norm), axis=0)
+    unknown = jnp.any(~alive & ~jnp.isneginf(log_norm), axis=0) | ~jnp.all(alive[:1], axis=0)
+    return jnp.where(unknown | (K < 2), jnp.nan, jnp.where(dies, -jnp.inf, fitted))

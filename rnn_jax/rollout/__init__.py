@@ -57,6 +57,7 @@ def rollout(
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
     check_fit(cell, params, h0, xs)
     if cuts is not None:
+        cuts = jnp.asarray(cuts)
         check_cuts(cuts, xs, h0)
     return SCHEDULES[schedule](cell, params, h0, xs, cuts)
 
@@ -77,7 +78,14 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
     x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    before, after = describe(h0), describe(jax.eval_shape(cell.step, params, h0, x0))
+    before = describe(h0)
+    try:
+        after = describe(jax.eval_shape(cell.step, params, h0, x0))
+    except TypeError as error:
+        raise ValueError(
+            f"h0 got {before}, on which one step fails ({str(error).splitlines()[0]}); want the batch axes of xs: "
+            "start from cell.start(params, batch_shape)"
+        ) from error
     if before != after:
         raise ValueError(
             f"h0 got {before}, but one step makes it {after}; want the batch axes of xs and the params' dtype: "
