@@ -178,8 +178,8 @@ def load(config: Config) -> Data:
     if len(text) < needed:
         raise ValueError(
             f"text got {len(text)} characters; want at least {needed}: nine tenths for one window of {config.window} "
-            f"in each of {config.batch_size} lanes, one tenth for {length} letters to measure gradients on: give a longer "
-            "text, or a smaller --window, --batch-size or --lags"
+            f"in each of {config.batch_size} lanes, one tenth for {length} letters to measure gradients on: give a "
+            "longer text, or a smaller --window, --batch-size or --lags"
         )
     ids = vocab.encode(text)
     border = len(ids) - min(len(ids) // 10, HELD_OUT)

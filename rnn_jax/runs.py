@@ -173,7 +173,7 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     """Reads the command line into a frozen dataclass; ``--help`` prints its comments.
 
     Args:
-        config_type: the dataclass.
+        config_type: the dataclass; every field has a default.
         argv: words after the command's name; those of this process when None.
         default: what options have that are not given, when not those of the dataclass.
 
@@ -185,8 +185,8 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer):
-            preset = {} if default is None else {"default": default}
-            return tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, **preset)
+            preset = config_type() if default is None else default
+            return tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -63,7 +63,7 @@ def test_what_the_figures_show_is_what_the_gradients_are(tmp_path):
 
 def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
     folder = tmp_path / "run"
-    args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 40, "--out", folder]
+    args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 15, "--out", folder]
     process = start(VANISHING, *args)
     deadline = time.monotonic() + 200
     while not list(folder.glob("cells/*.npz")) and time.monotonic() < deadline:
@@ -83,7 +83,7 @@ def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
     rows = read_rows(folder)
     assert [row for row in rows if row["cell"] == "tanh"] == before, "a finished cell is not run again"
     steps = [(row["cell"], row["split"], row["seed"], row["step"]) for row in rows]
-    assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 40, "no row is missing, none stands twice"
+    assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 15, "no row is missing, none stands twice"
 
 
 def test_a_cell_that_diverges_is_shown_as_diverged(tmp_path):

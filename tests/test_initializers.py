@@ -45,13 +45,15 @@ def test_torch_uniform_is_bounded_by_one_over_the_root_of_the_hidden_size_for_ev
 
 
 def test_chrono_spreads_the_retention_times_of_an_lstm():
-    b_i, b_f, b_o, b_g = jnp.split(chrono_lstm(2, 4000, max_lag=101).init(KEY).b_h, 4)
+    b_i, b_f, b_o, b_g = jnp.split(
+        chrono_lstm(1, 2000, max_lag=101, recurrent_init=initializers.zeros).init(KEY).b_h, 4
+    )
     np.testing.assert_array_equal(b_i, -b_f)
     np.testing.assert_array_equal(jnp.concatenate([b_o, b_g]), 0)
     times = jnp.exp(b_f)  # uniform on 1 … 100
     assert jnp.min(times) >= 1
     assert jnp.max(times) <= 100
-    np.testing.assert_allclose(jnp.mean(times), 50.5, rtol=0.03)
+    np.testing.assert_allclose(jnp.mean(times), 50.5, rtol=0.05)
 
 
 def test_chrono_spreads_the_update_gates_of_a_gru_and_leaves_the_rest():

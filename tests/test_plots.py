@@ -11,7 +11,7 @@ def test_a_lag_figure_draws_every_cell_in_every_panel_as_powers_of_ten():
     bands = {"tanh": Band(-2 * k - 1, -2 * k, -2 * k + 1), "dead": Band(dead, dead, k)}
     figure = lag_figure({"before": bands, "after": bands})
     for axis in figure.axes:
-        lines = {line.get_label(): line.get_ydata() for line in axis.get_lines()}
+        lines = {line.get_label(): np.asarray(line.get_ydata()) for line in axis.get_lines()}
         np.testing.assert_allclose(lines["tanh"], -2 * k / np.log(10))
         assert np.isnan(lines["dead"][4:]).all()
     figure.draw_without_rendering()
@@ -36,7 +36,7 @@ def test_a_gain_figure_has_a_map_for_each_cell_and_an_edge_where_the_gradient_ke
     figure = gain_figure({str(i): map_ for i in range(4)}, gains.tolist(), limit=5.0)
     shown = [axis for axis in figure.axes if axis.get_visible() and axis.get_title()]
     assert len(shown) == 4
-    colours = shown[0].collections[0].get_array()
+    colours = np.ma.asarray(shown[0].collections[0].get_array())
     assert not np.ma.is_masked(colours)
     assert colours.min() == -10.0
     figure.draw_without_rendering()

@@ -53,8 +53,8 @@ def test_hello_is_learned(factory):
 
 
 def fit_epochs(learner, key, windows, epochs):
-    again = tuple(jnp.tile(a, (epochs, 1, 1)) for a in windows)
-    return fit(learner, learner.init(key, (2,)), again)
+    xs, ys = (jnp.tile(a, (epochs, 1, 1)) for a in windows)
+    return fit(learner, learner.init(key, (2,)), (xs, ys))
 
 
 COUNTS = {
