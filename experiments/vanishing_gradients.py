@@ -4,16 +4,14 @@
 # A recurrent network h_t = φ(W_hh h_{t−1} + W_xh x_t) multiplies its gradient by one Jacobian for every step back, so
 # the gradient of a loss at time T with respect to the state k steps earlier shrinks or grows about like a power k:
 # it vanishes or explodes. ReLU, GRU and LSTM are the known remedies. This script measures them side by side, with
-# equal numbers of parameters, on real text:
+# equal numbers of parameters, on real text: (a) the gradient against the lag **at initialisation**; (b) the same
+# **after training** each as a model of the next letter; (c) over the **gain** of W_hh, where the gradient vanishes,
+# where it explodes, and the edge between.
 #
-# - (a) the gradient against the lag **at initialisation**;
-# - (b) the same **after training** each as a model of the next letter;
-# - (c) over the **gain** of W_hh: where the gradient vanishes, where it explodes, and the edge between.
-#
-# Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013. The table, the figures and their
-# sentences are made in `_vanishing_gradients_report.py`.
+# Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013.
 
 # %%
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -48,7 +46,7 @@ class Config:
     """How far back does the gradient reach? tanh, ReLU, GRU and LSTM side by side, on real text."""
 
     text: Path | None = None
-    """A UTF-8 text file; without it, the Python language reference that CPython carries."""
+    """A UTF-8 text file; by default the Python language reference that CPython carries."""
     cells: tuple[str, ...] = ("tanh", "relu-identity", "relu", "gru", "lstm")
     """gru, lstm, or an activation of the vanilla cell, each with -gaussian (the default), -orthogonal, -identity or
     -uniform for the start of W_hh."""
@@ -149,13 +147,12 @@ class Data(NamedTuple):
 
     vocabulary: Vocabulary
     windows: tuple[np.ndarray, np.ndarray]
-    """Letters and targets, ``(looks, updates, K, B)``; at its end the text begins anew."""
+    """Letters and targets, ``(looks, updates, K, B)``; at its end the text begins anew, with the state carried on."""
     validation: tuple[np.ndarray, np.ndarray]
     """``(T, B)``: one long rollout of several lanes."""
     probes: np.ndarray
     """``(BURN_IN + lags + 1, N)``: letters before, on and after the way back."""
-    sha256: str
-    """Of the text, so that only a run on the same text goes on."""
+    sha256: str  # of the text, so that only a run on the same text goes on
 
 
 def load(config: Config) -> Data:
@@ -183,9 +180,9 @@ def load(config: Config) -> Data:
         )
     ids = vocab.encode(text)
     border = len(ids) - min(len(ids) // 10, HELD_OUT)
+    held_out = ids[border:]
     xs, targets = streams(ids[:border], config.batch_size, config.window)
     order = np.arange(config.looks * config.updates).reshape(config.looks, config.updates) % len(xs)
-    held_out = ids[border:]
     lanes = max(1, min(64, len(held_out) // 256))
     validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
     starts = np.linspace(0, len(held_out) - length, config.probes).astype(int)
@@ -224,6 +221,11 @@ def sweep_range(config: Config) -> np.ndarray:
     return np.geomspace(0.25, 4.0, config.gains).astype(np.float32)
 
 
+def compiled(config: Config, f: Callable, *args: Any) -> Callable:
+    """The program for these arguments; compiled in a hurry for a smoke run, which is nearly all compiling."""
+    return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
+
+
 class Programs(NamedTuple):
     """What is done with the networks of one cell, all seeds under one vmap."""
 
@@ -242,16 +244,13 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
     params, first = state.params, jax.tree.map(lambda leaf: leaf[0], state.params)
     windows = tuple(w[0] for w in data.windows)
 
-    def compiled(f: Callable, *args: Any) -> Callable:
-        return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
-
-    begin = time.perf_counter()
+    build, begin = partial(compiled, config), time.perf_counter()
     programs = Programs(
-        measure=compiled(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0)), params),
-        sweep=compiled(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
-        learn=compiled(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
-        validate=compiled(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets)), params),
-        write=compiled(lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, 0.7), first),
+        measure=build(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0)), params),
+        sweep=build(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
+        learn=build(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
+        validate=build(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets)), params),
+        write=build(lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, 0.7), first),
     )
     return programs, time.perf_counter() - begin
 
@@ -261,8 +260,7 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
     optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
     learner = window_learner(model, nats_a_letter, optimizer)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    begin = jax.vmap(lambda key: learner.init(key, (config.batch_size,)))
-    state = jax.jit(begin, compiler_options=QUICK_COMPILE if config.smoke else None)(keys)
+    state = compiled(config, jax.vmap(lambda key: learner.init(key, (config.batch_size,))), keys)(keys)
     tick(name, "compiling")
     programs, compile_s = compile_programs(model, learner, state, config, data)
 
@@ -351,8 +349,9 @@ def study_all(
         try:
             for future in as_completed(futures):
                 name, result = futures[future], future.result()
-                keep(run, name, result)
-                results[name] = result
+                with uninterrupted():
+                    keep(run, name, result)
+                    results[name] = result
                 progress.update(bars[name], doing="done")
                 progress.stop_task(bars[name])
         except BaseException:  # Ctrl-C too
@@ -382,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = "interrupted"
     finally:
-        with uninterrupted():
+        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
             publish(
                 run,
                 {name: results[name] for name in models if name in results},

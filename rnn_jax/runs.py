@@ -152,12 +152,15 @@ def command_line(script: str, config: Any) -> str:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back while results are written."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Holds Ctrl-C back while results are written; it takes effect when they are."""
+    pressed: list[tuple[Any, ...]] = []
+    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

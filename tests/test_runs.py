@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_jax.runs import command_line, open_run, parse, read_metrics, wrong_use
+from rnn_jax.runs import command_line, open_run, parse, read_metrics, uninterrupted, wrong_use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,15 @@ def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(capsys):
         raise ValueError("size got 0;\n want more")
     assert caught.value.code == 2
     assert capsys.readouterr() == ("", "error: size got 0; want more\n")
+
+
+def test_ctrl_c_waits_until_results_are_written():
+    written = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():  # noqa: PT012 — what follows the signal is the point
+        signal.raise_signal(signal.SIGINT)
+        written.append(1)
+    assert written == [1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_importing_the_library_brings_neither_flax_nor_orbax_nor_a_global_setting():
