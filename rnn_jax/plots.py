@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import colors
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#999933")
 """Told apart by colour-blind readers too; Okabe and Ito 2008."""
@@ -58,6 +59,7 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
             axis.axhline(FLOAT32_FLOOR / np.log(10), color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
         axes[0].text(1, FLOAT32_FLOOR / np.log(10), "float32 floor", color="0.4", fontsize=8, va="bottom")
     axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].yaxis.set_major_formatter(lambda y, _: f"$10^{{{y:g}}}$")
     axes[-1].legend(frameon=False)
     return figure
@@ -70,7 +72,7 @@ def learning_figure(curves: Mapping[str, LearningCurve], chance: float) -> Figur
         curves: ``{label: curve}``.
         chance: nats of an even guess, where the axis ends: what is worse has come apart and leaves the picture.
     """
-    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    figure = Figure(figsize=(10.8, 4.4), layout="constrained")
     axis = figure.subplots()
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         axis.plot(curve.tokens, curve.train.mean(1), color=colour, linewidth=0.8, alpha=0.5)
