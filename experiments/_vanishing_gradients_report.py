@@ -84,22 +84,23 @@ def middle(values: np.ndarray) -> float:
 
 
 def band(log_norm: np.ndarray) -> Band:
-    """10 %, 50 % and 90 % over seeds and probes of ``(K, S, N)``."""
-    return Band(*np.asarray(summarise(jnp.asarray(log_norm)).quantiles))
+    """10 %, 50 % and 90 % of ``(K, S, N)``, over the seeds and probes that have a gradient."""
+    known = np.where(np.isnan(summarise(jnp.asarray(log_norm)).slope), np.nan, log_norm)
+    return Band(*np.asarray(summarise(jnp.asarray(known)).quantiles))
 
 
 def in_numbers(result: Result) -> dict[str, Any]:
     """The headline numbers of one cell; pairs are before and after training."""
-    slopes = [np.asarray(summarise(jnp.asarray(x)).slope) for x in result.log_norm]
+    summaries = [summarise(jnp.asarray(x)) for x in result.log_norm]
     bands = [band(x) for x in result.log_norm]
     nats = float(result.validation[-1].mean())
     return {
         "hidden_size": int(result.hidden_size),
         "parameters": int(result.parameters),
-        "slope": [middle(slope) for slope in slopes],
-        "half_life": [half_life(middle(slope)) for slope in slopes],
+        "slope": [middle(np.asarray(s.slope)) for s in summaries],
+        "half_life": [middle(np.asarray(s.half_life)) for s in summaries],
         "ln_kept_at_last_lag": [float(b.median[-1] - b.median[0]) for b in bands],
-        "curves_left_out": [int(np.isnan(slope).sum()) for slope in slopes],
+        "curves_left_out": [int(np.isnan(s.slope).sum()) for s in summaries],
         "leading_gain": [middle(g) for g in result.gain],
         "validation_nats": nats,
         "validation_nats_of_seeds": result.validation[-1].tolist(),
@@ -107,11 +108,6 @@ def in_numbers(result: Result) -> dict[str, Any]:
         "tokens_per_s": float(result.tokens_per_s),
         "compile_s": float(result.compile_s),
     }
-
-
-def half_life(slope: float) -> float:
-    """Steps in which a gradient of this slope halves."""
-    return float("inf") if slope >= 0 else math.log(2) / -slope
 
 
 COLUMNS = (

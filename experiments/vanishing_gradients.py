@@ -364,9 +364,10 @@ def study_all(
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code."""
     with wrong_use():
-        config = parse(Config, argv)
-        if config.smoke:
-            config = parse(Config, argv, default=dataclasses.replace(Config(), **SMOKE))
+        default = Config()
+        if parse(Config, argv).smoke:
+            default = dataclasses.replace(default, **SMOKE)
+        config = parse(Config, argv, default)
         data = load(config)
         models = equal_models(config, data.vocabulary.size)
         facts = {"text_sha256": data.sha256, "vocabulary_size": data.vocabulary.size}
@@ -388,7 +389,7 @@ def main(argv: list[str] | None = None) -> int:
                 status=status,
                 gains=sweep_range(config),
                 vocabulary=data.vocabulary,
-                rerun=command_line("experiments/vanishing_gradients.py", config),
+                rerun=command_line("experiments/vanishing_gradients.py", config, default),
                 question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
                 + (str(config.text) if config.text else "the Python language reference"),
             )

@@ -137,12 +137,18 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def command_line(script: str, config: Any) -> str:
-    """The command that runs a script with this configuration anew, ready for a shell."""
+def command_line(script: str, config: Any, default: Any) -> str:
+    """The command that runs a script with this configuration anew, ready for a shell.
+
+    Args:
+        script: its path.
+        config: a dataclass, as ``parse`` read it.
+        default: what ``parse`` gives to options that are not given.
+    """
     words = ["python", script]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("resume", "overwrite") or value == field.default:
+        if field.name in ("resume", "overwrite") or value == getattr(default, field.name):
             continue
         words.append("--" + field.name.replace("_", "-"))
         if value is not True:

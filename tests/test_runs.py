@@ -91,9 +91,10 @@ def test_json_holds_null_for_what_is_not_finite(tmp_path):
 
 def test_the_command_to_run_again_is_ready_for_a_shell():
     config = Config(size=4, text=Path("a b.txt"), resume=True)
-    assert command_line("x.py", config) == "python x.py --size 4 --text 'a b.txt' --overwrite"
-    words = shlex.split(command_line("x.py", config))[2:]
+    assert command_line("x.py", config, Config()) == "python x.py --size 4 --text 'a b.txt' --overwrite"
+    words = shlex.split(command_line("x.py", config, Config()))[2:]
     assert parse(Config, words) == dataclasses.replace(config, resume=False, overwrite=True)
+    assert command_line("x.py", Config(size=3), Config(size=1)) == "python x.py --size 3 --overwrite"
 
 
 def test_overwriting_begins_anew(tmp_path):
