@@ -1,29 +1,94 @@
 """The laboratory for recurrent neural networks in JAX."""
 
 from rnn_jax import initializers
-from rnn_jax.cells import chrono_gru, chrono_lstm, gru, gru_reset_before, lstm, vanilla
-from rnn_jax.combinators import readout
+from rnn_jax.cells import (
+    antisymmetric,
+    chrono_gru,
+    chrono_lstm,
+    cifg_lstm,
+    clipped_lstm,
+    conv_lstm,
+    cornn,
+    ctrnn,
+    diagonal,
+    gru,
+    gru_reset_before,
+    indrnn,
+    irnn,
+    janet,
+    layer_norm_lstm,
+    lru,
+    lstm,
+    mgu,
+    min_gru,
+    min_lstm,
+    peephole_lstm,
+    projected_lstm,
+    slstm,
+    ugrnn,
+    vanilla,
+)
+from rnn_jax.combinators import learned_start, readout, residual, stack
 from rnn_jax.diagnostics import lag_gradients, leading_gain, step_jacobian, summarise_lags
+from rnn_jax.dropout import dropout_mask, input_dropout, output_dropout, variational_dropout, weight_drop, zoneout
+from rnn_jax.keys import keyed
+from rnn_jax.layers import Layer, bidirectional, causal, stack_layers
 from rnn_jax.rollout import outputs, rollout
-from rnn_jax.sequences import window_cuts
-from rnn_jax.types import Cell, cell_from_step
+from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
+from rnn_jax.types import Cell, Keyed, cell_from_step
 
 __all__ = [
     "Cell",
+    "Keyed",
+    "Layer",
+    "antisymmetric",
+    "bidirectional",
+    "causal",
     "cell_from_step",
     "chrono_gru",
     "chrono_lstm",
+    "cifg_lstm",
+    "clipped_lstm",
+    "conv_lstm",
+    "cornn",
+    "ctrnn",
+    "diagonal",
+    "dropout_mask",
     "gru",
     "gru_reset_before",
+    "indrnn",
     "initializers",
+    "input_dropout",
+    "irnn",
+    "janet",
+    "keyed",
     "lag_gradients",
+    "layer_norm_lstm",
     "leading_gain",
+    "learned_start",
+    "length_mask",
+    "lru",
     "lstm",
+    "mgu",
+    "min_gru",
+    "min_lstm",
+    "output_dropout",
     "outputs",
+    "peephole_lstm",
+    "projected_lstm",
     "readout",
+    "residual",
+    "reverse_sequence",
     "rollout",
+    "slstm",
+    "stack",
+    "stack_layers",
     "step_jacobian",
     "summarise_lags",
+    "ugrnn",
     "vanilla",
+    "variational_dropout",
+    "weight_drop",
     "window_cuts",
+    "zoneout",
 ]

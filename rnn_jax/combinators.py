@@ -1,14 +1,16 @@
-"""Cell → Cell: functions that take a cell and return a cell."""
+"""Cell → Cell: functions that take cells and return a cell."""
 
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_positive
 from rnn_jax.initializers import scaled_normal, zeros
-from rnn_jax.types import Cell, Initializer, Params
+from rnn_jax.keys import feed, unkey
+from rnn_jax.types import Cell, Initializer, Keys, Params, State
 
 
 class ReadoutParams(NamedTuple):
@@ -17,6 +19,20 @@ class ReadoutParams(NamedTuple):
     cell: Params
     W_hy: Float[Array, "H O"]
     b_y: Float[Array, " O"]
+
+
+class LearnedStartParams(NamedTuple):
+    """The weights of a cell, and the state before its first step."""
+
+    cell: Params
+    h_0: State
+
+
+class SeenState(NamedTuple):
+    """A cell's state, with what is seen of it where that is more than a function of the state."""
+
+    cell: State
+    y: Float[Array, "*batch O"]
 
 
 def readout(
@@ -54,17 +70,172 @@ def readout(
     def init(key: PRNGKeyArray) -> ReadoutParams:
         k_cell, k_W, k_b = jax.random.split(key, 3)
         params = cell.init(k_cell)
-        h = jax.eval_shape(lambda p: cell.output(p, cell.start(p)), params)
+        h = seen_of(cell, params)
         return ReadoutParams(
             cell=params,
             W_hy=weight_init(k_W, (h.shape[-1], output_size), h.dtype),
             b_y=bias_init(k_b, (output_size,), h.dtype),
         )
 
-    return Cell(
+    return _inside(cell)._replace(
         init=init,
+        output=lambda params, h: affine(cell.output(params.cell, h), params.W_hy, params.b_y),
+    )
+
+
+def learned_start(cell: Cell) -> Cell:
+    """Makes the state before the first step a parameter, which begins as the cell's own start.
+
+    A reset puts it back, and gradients reach it from there as from the first step.
+
+    Example:
+
+    >>> import jax
+    >>> from rnn_jax import gru, learned_start
+    >>> cell = learned_start(gru(input_size=3, hidden_size=4))
+    >>> params = cell.init(jax.random.key(0))
+    >>> params.h_0.shape, cell.start(params, (2,)).shape
+    ((4,), (2, 4))
+    """
+
+    def init(key: PRNGKeyArray) -> LearnedStartParams:
+        params = cell.init(key)
+        return LearnedStartParams(params, cell.start(params))
+
+    def start(params: LearnedStartParams, batch_shape: tuple[int, ...] = ()) -> State:
+        return jax.tree.map(lambda h: jnp.broadcast_to(h, (*batch_shape, *h.shape)), params.h_0)
+
+    return _inside(cell)._replace(init=init, start=start)
+
+
+def residual(cell: Cell) -> Cell:
+    """Adds the input to what is seen: y_t = cell's y_t + x_t.
+
+    The recurrence does not see the sum; the state is ``SeenState(cell, y)``, and before the first step y is the
+    cell's own.
+
+    Args:
+        cell: whose inputs and outputs are as long as each other.
+
+    Raises:
+        ValueError: at the first step, when they are not, or when x_t is an id.
+
+    Reference: Graves, Mohamed, Hinton. Speech recognition with deep recurrent neural networks. 2013; He, Zhang, Ren,
+    Sun. Deep residual learning for image recognition. 2016.
+    """
+
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
+        h = cell.start(params, batch_shape)
+        return SeenState(h, cell.output(params, h))
+
+    def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
+        return cell.project(params, x), unkey(x)[0]
+
+    def advance(params: Params, state: SeenState, u: tuple[PyTree, Array]) -> SeenState:
+        u, x = u
+        h = cell.advance(params, state.cell, u)
+        y = cell.output(params, h)
+        if y.shape != x.shape:
+            raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want them alike: x_t + y_t")
+        return SeenState(h, y + x)
+
+    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=cell.keyed)
+
+
+def stack(*cells: Cell) -> Cell:
+    """One cell on top of another: each sees the output that the one below has at the same step.
+
+    Params and state are tuples, from the bottom up; the top is what is seen.
+
+    Args:
+        cells: from the bottom up, at least one.
+
+    Raises:
+        ValueError: when there is none, or a cell's output does not fit the cell above.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, lstm, outputs, rollout, stack
+    >>> cell = stack(lstm(input_size=3, hidden_size=8), gru(input_size=8, hidden_size=5))
+    >>> params = cell.init(jax.random.key(0))
+    >>> _, hs = rollout(cell, params, cell.start(params), jnp.ones((7, 3)))
+    >>> outputs(cell, params, hs).shape
+    (7, 5)
+
+    Reference: Schmidhuber. Learning complex, extended sequences using the principle of history compression. 1992; El
+    Hihi, Bengio. Hierarchical recurrent neural networks for long-term dependencies. 1995.
+    """
+    if not cells:
+        raise ValueError("stack got no cell; want at least one, from the bottom up")
+    for layer in range(1, len(cells)):
+        check_fit_above(cells[layer - 1], cells[layer], layer)
+
+    def init(key: PRNGKeyArray) -> tuple[Params, ...]:
+        return tuple(cell.init(k) for cell, k in zip(cells, jax.random.split(key, len(cells)), strict=True))
+
+    def start(params: tuple[Params, ...], batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
+        return tuple(cell.start(p, batch_shape) for cell, p in zip(cells, params, strict=True))
+
+    def project(params: tuple[Params, ...], x: PyTree) -> tuple[PyTree, Keys | None]:
+        x, key = unkey(x)
+        return cells[0].project(params[0], feed(cells[0], x, key, 0)), key
+
+    def advance(params: tuple[Params, ...], hs: tuple[State, ...], u: tuple[PyTree, Keys | None]) -> tuple[State, ...]:
+        u, key = u
+        above = [cells[0].advance(params[0], hs[0], u)]
+        for layer in range(1, len(cells)):
+            y = cells[layer - 1].output(params[layer - 1], above[-1])
+            above.append(cells[layer].step(params[layer], hs[layer], feed(cells[layer], y, key, layer)))
+        return tuple(above)
+
+    return Cell(
+        init,
+        start,
+        project,
+        advance,
+        output=lambda params, hs: cells[-1].output(params[-1], hs[-1]),
+        keyed=any(cell.keyed for cell in cells),
+    )
+
+
+def check_fit_above(below: Cell, above: Cell, layer: int) -> None:
+    """Raises a ValueError that names both cells, unless one step of ``above`` takes what is seen of ``below``."""
+    key = jax.random.key(0)
+    params, below_params = jax.eval_shape(above.init, key), jax.eval_shape(below.init, key)
+    y = seen_of(below, below_params)
+    try:
+        jax.eval_shape(lambda p, y: above.step(p, above.start(p), y), params, y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"stack got layer {layer - 1} ({name_of(below_params)}), whose output is {y.dtype}{list(y.shape)}, under "
+            f"layer {layer} ({name_of(params)}), which does not take it: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def seen_of(cell: Cell, params: Params) -> jax.ShapeDtypeStruct:
+    """Shape and type of one example's output."""
+    return jax.eval_shape(lambda p: cell.output(p, cell.start(p)), params)
+
+
+def name_of(params: Params) -> str:
+    """What to call a cell in an error: the name of its params' type, down to the innermost cell.
+
+    >>> from rnn_jax import gru, readout
+    >>> name_of(readout(gru(2, 3), 4).init(jax.random.key(0)))
+    'Readout of GRU'
+    """
+    name = type(params).__name__.removesuffix("Params")
+    return f"{name} of {name_of(params.cell)}" if hasattr(params, "cell") else name
+
+
+def _inside(cell: Cell) -> Cell:
+    """``cell`` as part of a larger one whose params hold its own under the name ``cell``."""
+    within = cell.coefficients
+    return cell._replace(
         start=lambda params, batch_shape=(): cell.start(params.cell, batch_shape),
         project=lambda params, x: cell.project(params.cell, x),
         advance=lambda params, h, u: cell.advance(params.cell, h, u),
-        output=lambda params, h: affine(cell.output(params.cell, h), params.W_hy, params.b_y),
+        output=lambda params, h: cell.output(params.cell, h),
+        coefficients=within and (lambda params, u: within(params.cell, u)),
     )

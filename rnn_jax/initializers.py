@@ -4,6 +4,8 @@ The vocabulary of gains: a recurrent matrix of gain g multiplies the length of a
 network the gradient then grows by ln g nats a step, so g = 1 is the edge between vanishing and exploding.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import zeros
@@ -17,6 +19,7 @@ __all__ = [
     "identity",
     "orthogonal",
     "per_gate",
+    "ring",
     "scaled_normal",
     "torch_uniform",
     "zeros",
@@ -98,6 +101,37 @@ def chrono(max_lag: float) -> Initializer:
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, max_lag - 1.0))
+
+    return init
+
+
+def ring(r_min: float, r_max: float, max_phase: float = 2 * jnp.pi) -> Callable[..., tuple[Array, Array]]:
+    """λ = exp(−exp(log ν) + i·exp(log θ)) spread evenly over the area of a ring of the complex plane.
+
+    |λ|² ~ U(r_min², r_max²) and arg λ ~ U(0, max_phase).
+
+    Returns:
+        ``(key, size, dtype) -> (log ν, log θ)``, both ``(size,)``.
+
+    Raises:
+        ValueError: when the radii are not 0 ≤ r_min < r_max < 1, or max_phase is not in (0, 2π].
+
+    Reference: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De. Resurrecting recurrent neural networks for long
+    sequences. 2023.
+    """
+    if not 0 <= r_min < r_max < 1:
+        raise ValueError(
+            f"ring got r_min {r_min}, r_max {r_max}; want 0 ≤ r_min < r_max < 1, for example 0.9 and 0.999"
+        )
+    if not 0 < max_phase <= 2 * jnp.pi:
+        raise ValueError(f"ring got max_phase {max_phase}; want an angle above 0 and at most 2π")
+
+    def init(key: PRNGKeyArray, size: int, dtype: DTypeLike = float) -> tuple[Array, Array]:
+        k_nu, k_theta = jax.random.split(key)
+        tiny = jnp.finfo(dtype).tiny  # ln 0 is no number
+        square = jax.random.uniform(k_nu, (size,), dtype, max(r_min**2, tiny), r_max**2)
+        theta = jax.random.uniform(k_theta, (size,), dtype, tiny, max_phase)
+        return jnp.log(-0.5 * jnp.log(square)), jnp.log(theta)
 
     return init
 

@@ -1,10 +1,11 @@
-"""Where a sequence is cut."""
+"""Sequences as they come: where they end, where they are cut, and which way they are read."""
 
 import operator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -28,3 +29,62 @@ def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
         raise ValueError(f"window got {window}; want a positive number of steps, or one of at least T for no cut")
     t = jnp.arange(length)
     return (t % window == 0) & (t > 0)
+
+
+def length_mask(lengths: Int[Array, "*batch"], length: int) -> Bool[Array, "T *batch"]:
+    """The mask of sequences that end early: True at the first ``lengths`` steps of each example.
+
+    Args:
+        lengths: steps of each example, in [0, T]. Traced lengths cannot be checked: beyond T they count as T, and
+            negative ones as 0.
+        length: T, steps of the longest.
+
+    Raises:
+        ValueError: for a length that is negative or beyond T, or that is no whole number.
+
+    >>> length_mask(jnp.array([2, 0, 3]), 3).astype(int).T.tolist()
+    [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+    """
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
+    if not isinstance(lengths, Tracer) and lengths.size and not 0 <= lengths.min() <= lengths.max() <= length:
+        raise ValueError(f"lengths got {lengths.min()} … {lengths.max()}; want steps in [0, {length}], T of xs")
+    t = jnp.arange(length, dtype=lengths.dtype).reshape(length, *[1] * lengths.ndim)
+    shape = (length, *lengths.shape)
+    return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths, shape)
+
+
+def reverse_sequence(
+    xs: PyTree[Shaped[Array, "T ..."]], lengths: Int[Array, "*batch"]
+) -> PyTree[Shaped[Array, "T ..."]]:
+    """Turns each example round within its length; what lies beyond stays where it is.
+
+    ``rollout(…, reverse=True)`` needs no turning: this is for sequences that are to be written or compared backwards.
+
+    Args:
+        xs: ``(T, *batch, …)``.
+        lengths: as in ``length_mask``.
+
+    >>> reverse_sequence(jnp.array([[1, 1], [2, 2], [3, 0]]), jnp.array([3, 2])).T.tolist()
+    [[3, 2, 1], [2, 1, 0]]
+    """
+
+    def turn(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
+        T = x.shape[0]
+        inside = length_mask(lengths, T)
+        t = jnp.broadcast_to(jnp.arange(T).reshape(T, *[1] * lengths.ndim), inside.shape)
+        source = jnp.where(inside, jnp.broadcast_to(jnp.asarray(lengths, t.dtype), t.shape) - 1 - t, t)
+        source = jnp.broadcast_to(jnp.expand_dims(source, range(source.ndim, x.ndim)), x.shape)
+        return jnp.take_along_axis(x, source, axis=0)
+
+    return jax.tree.map(turn, xs)
+
+
+def borders_from_the_other_side(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
+    """Borders before each step, as a reader who comes from the end meets them: those before the step after.
+
+    >>> borders_from_the_other_side(jnp.array([False, False, True, False])).tolist()
+    [False, True, False, False]
+    """
+    return None if borders is None else jnp.concatenate([borders[1:], jnp.zeros_like(borders[:1])])

@@ -8,10 +8,11 @@ them are batch.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, DTypeLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
 Params = PyTree
 State = PyTree
+Keys = Key[Array, "..."]
 
 
 @runtime_checkable
@@ -32,8 +33,23 @@ class Start(Protocol):
         ...
 
 
+class Keyed(NamedTuple):
+    """An input with this step's randomness, for a cell that draws: ``rnn_jax.keyed`` makes a sequence of them."""
+
+    x: PyTree
+    key: Keys
+    """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw alike."""
+
+
+class ComplexState(NamedTuple):
+    """A state of complex numbers, as two real arrays."""
+
+    re: Float[Array, "*batch H"]
+    im: Float[Array, "*batch H"]
+
+
 class Cell(NamedTuple):
-    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions.
+    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions and two marks.
 
     A state ``h`` is one array ``(*batch, H)`` or a small tuple of them, such as ``LSTMState(h, c)``.
     """
@@ -48,6 +64,11 @@ class Cell(NamedTuple):
     """``(params, h, u) -> h``: the recurrence."""
     output: Callable[[Params, State], PyTree]
     """``(params, h) -> y``: what the next layer or the loss sees."""
+    coefficients: Callable[[Params, PyTree], tuple[PyTree, PyTree]] | None = None
+    """A mark of recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
+    where a ⊙ h is the complex product if h is a ``ComplexState``. A schedule may use it; ``advance`` does not."""
+    keyed: bool = False
+    """A mark of cells that draw: x may be ``Keyed(x, key)``. Given a plain x they take the mean."""
 
     def step(self, params: Params, h: State, x: PyTree) -> State:
         """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""

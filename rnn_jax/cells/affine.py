@@ -1,13 +1,38 @@
-"""The two products that every cell is made of: with the state, and with the input."""
+"""The two products that every cell is made of: with the input, and with the state."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
+
+
+class Dropped(NamedTuple):
+    """A recurrent matrix that reads the state through a dropout mask: its product with h is (m ⊙ h) W_hh."""
+
+    W_hh: Float[Array, "..."]
+    mask: Float[Array, "*batch H"]
 
 
 def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     """y = W x + b over the last axis; any leading axes are batch."""
     y = x @ W
     return y + jnp.broadcast_to(b, y.shape)
+
+
+def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """What a recurrent product reads, and its matrix: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` behind a dropout mask.
+
+    The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
+    """
+    if isinstance(W_hh, Dropped):
+        return h * jnp.broadcast_to(W_hh.mask, h.shape), W_hh.W_hh
+    return h, W_hh
+
+
+def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
+    """W_hh h_{t−1}, through a dropout mask if there is one."""
+    seen, W_hh = through(h, W_hh)
+    return seen @ W_hh
 
 
 def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"]) -> Float[Array, "... O"]:

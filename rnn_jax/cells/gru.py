@@ -3,16 +3,16 @@
 Gate order everywhere: r (reset), z (update), n (candidate).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import require_positive
-from rnn_jax.initializers import chrono, gate_weights, orthogonal, scaled_normal, zeros
+from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
 
 
@@ -44,7 +44,7 @@ def gru_advance(
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z, v_n = jnp.split(h @ params.W_hh, 3, axis=-1)
+    v_r, v_z, v_n = jnp.split(recur(h, params.W_hh), 3, axis=-1)
     r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
     n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
     return (1 - z) * n + z * h
@@ -59,11 +59,12 @@ def gru_reset_before_advance(
     z_t = σ(u_z + W_hz h_{t−1})
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
-    H = h.shape[-1]
+    seen, W_hh = through(h, params.W_hh)
+    W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z = jnp.split(h @ params.W_hh[:, : 2 * H], 2, axis=-1)
+    v_r, v_z = jnp.split(seen @ W_hrz, 2, axis=-1)
     r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
-    n = jnp.tanh(u_n + (r * h) @ params.W_hh[:, 2 * H :])
+    n = jnp.tanh(u_n + (r * seen) @ W_hn)
     return (1 - z) * n + z * h
 
 
@@ -103,32 +104,17 @@ def gru(
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder. 2014; version 1, with the reset after the product.
     """
-    require_positive(input_size=input_size, hidden_size=hidden_size)
+    inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
+    cell = bind(GRUResetBeforeParams, gru_advance, 3, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> GRUParams:
         k_w, k_n = jax.random.split(key)
-        inits = {"input_init": input_init, "recurrent_init": recurrent_init, "bias_init": bias_init}
-        W_xh, W_hh, b_h = gate_weights(k_w, input_size, hidden_size, 3, **inits, dtype=dtype)
-        return GRUParams(W_xh, W_hh, b_h, b_n=bias_init(k_n, (hidden_size,), dtype))
+        return GRUParams(*cell.init(k_w), b_n=bias_init(k_n, (hidden_size,), dtype))
 
-    return Cell(
-        init=init,
-        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, hidden_size), params.W_hh.dtype),
-        project=lambda params, x: project_input(x, params.W_xh, params.b_h),
-        advance=gru_advance,
-        output=lambda params, h: h,
-    )
+    return cell._replace(init=init)
 
 
-def gru_reset_before(
-    input_size: int,
-    hidden_size: int,
-    *,
-    input_init: Initializer = scaled_normal(),
-    recurrent_init: Initializer = orthogonal(),
-    bias_init: Initializer = zeros,
-    dtype: DTypeLike = float,
-) -> Cell:
+def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The gated recurrent unit with its reset gate before the product, as published.
 
     The equations stand at ``gru_reset_before_advance``; arguments and errors are those of ``gru``.
@@ -136,29 +122,17 @@ def gru_reset_before(
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder for statistical machine translation. 2014.
     """
-    after = gru(
-        input_size,
-        hidden_size,
-        input_init=input_init,
-        recurrent_init=recurrent_init,
-        bias_init=bias_init,
-        dtype=dtype,
-    )
-
-    def init(key: PRNGKeyArray) -> GRUResetBeforeParams:
-        return GRUResetBeforeParams(*after.init(key)[:3])
-
-    return after._replace(init=init, advance=gru_reset_before_advance)
+    return bind(GRUResetBeforeParams, gru_reset_before_advance, 3, input_size, hidden_size, **inits)
 
 
-def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
+def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **inits: Unpack[Inits]) -> Cell:
     """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps.
 
     b_z ~ ln U(1, max_lag − 1).
 
     Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
     """
-    cell, draw = gru(input_size, hidden_size, **options), chrono(max_lag)
+    cell, draw = gru(input_size, hidden_size, **inits), chrono(max_lag)
 
     def init(key: PRNGKeyArray) -> GRUParams:
         params = cell.init(key)

@@ -3,17 +3,19 @@
 Gate order everywhere: i (input), f (forget), o (output), g (candidate), as in the lecture: three sigmoids, one tanh.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import require_positive
-from rnn_jax.initializers import chrono, gate_weights, orthogonal, scaled_normal, zeros
-from rnn_jax.types import Cell, Initializer
+from rnn_jax.cells.activations import Activation, activation_named
+from rnn_jax.cells.affine import recur
+from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
+from rnn_jax.types import Cell, Initializer, Params, State
 
 
 class LSTMParams(NamedTuple):
@@ -33,20 +35,53 @@ class LSTMState(NamedTuple):
     """The memory, changed only by gates."""
 
 
-def lstm_advance(params: LSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+def lstm_advance(
+    params: LSTMParams,
+    state: LSTMState,
+    u: Float[Array, "*batch GH"],
+    activation: Activation = jnp.tanh,
+    gate_activation: Activation = sigmoid,
+) -> LSTMState:
     """The memory is scaled by f, never multiplied by a matrix: c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t.
 
     i_t = σ(u_i + W_hi h_{t−1})
     f_t = σ(u_f + W_hf h_{t−1})
     o_t = σ(u_o + W_ho h_{t−1})
-    g_t = tanh(u_g + W_hg h_{t−1})
-    h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
+    g_t = φ(u_g + W_hg h_{t−1})
+    h_t = o_t ⊙ φ(c_t),     with u_t = W_xh x_t + b_h and φ = tanh.
     """
     h, c = state
-    i, f, o, g = jnp.split(u + h @ params.W_hh, 4, axis=-1)  # one sigmoid over i f o is slower on a CPU
-    i, f, o, g = sigmoid(i), sigmoid(f), sigmoid(o), jnp.tanh(g)
+    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)  # one sigmoid over i f o is slower on a CPU
+    i, f, o, g = gate_activation(i), gate_activation(f), gate_activation(o), activation(g)
     c = f * c + i * g
-    return LSTMState(h=o * jnp.tanh(c), c=c)
+    return LSTMState(h=o * activation(c), c=c)
+
+
+def bind_memory(
+    params_type: Callable[..., Params],
+    advance: Callable[[Any, Any, Any], State],
+    gates: int,
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float = 1.0,
+    **inits: Unpack[Inits],
+) -> Cell:
+    """``bind`` for cells with a memory: the state is ``LSTMState``, h is seen, and b_f begins higher by forget_bias.
+
+    The forget gate is the second of four (i f o g) or the first of three (f o g).
+    """
+    cell = bind(params_type, advance, gates, input_size, hidden_size, **inits)
+    f = hidden_size * (gates - 3)
+
+    def init(key: PRNGKeyArray) -> Params:
+        params = cell.init(key)
+        return params._replace(b_h=params.b_h.at[f : f + hidden_size].add(forget_bias))
+
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> LSTMState:
+        return LSTMState(h=cell.start(params, batch_shape), c=cell.start(params, batch_shape))  # both can be donated
+
+    return cell._replace(init=init, start=start, output=lambda params, state: state.h)
 
 
 def lstm(
@@ -54,6 +89,8 @@ def lstm(
     hidden_size: int,
     *,
     forget_bias: float = 1.0,
+    activation: str | Activation = "tanh",
+    gate_activation: str | Activation = "sigmoid",
     input_init: Initializer = scaled_normal(),
     recurrent_init: Initializer = orthogonal(),
     bias_init: Initializer = zeros,
@@ -66,12 +103,14 @@ def lstm(
         hidden_size: H, units of h_t and of c_t.
         forget_bias: added to the forget gate's part of ``b_h`` at initialisation, and trained with it. A fresh memory
             keeps σ(forget_bias) of itself at each step: 1.0 halves it in 2.2 steps, 5.0 in 103.
+        activation: φ of the candidate and of the memory, a name in ``ACTIVATIONS`` or any elementwise function.
+        gate_activation: of the three gates, likewise.
         input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 4·H)``, ``W_hh (H, 4·H)`` and
             ``b_h (4·H,)`` begins; gates i f o g.
         dtype: of the params and the state.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or the name of an unknown activation.
 
     Example:
 
@@ -86,24 +125,13 @@ def lstm(
     Reference: Hochreiter, Schmidhuber. Long short-term memory. 1997; with the forget gate of Gers, Schmidhuber,
     Cummins. Learning to forget. 2000.
     """
-    require_positive(input_size=input_size, hidden_size=hidden_size)
+    phi, gate = activation_named(activation), activation_named(gate_activation)
+    inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
 
-    def init(key: PRNGKeyArray) -> LSTMParams:
-        inits = {"input_init": input_init, "recurrent_init": recurrent_init, "bias_init": bias_init}
-        W_xh, W_hh, b_h = gate_weights(key, input_size, hidden_size, 4, **inits, dtype=dtype)
-        return LSTMParams(W_xh, W_hh, b_h.at[hidden_size : 2 * hidden_size].add(forget_bias))
+    def advance(params: LSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+        return lstm_advance(params, state, u, phi, gate)
 
-    def start(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        shape, dtype = (*batch_shape, hidden_size), params.W_hh.dtype
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))  # two, so that both can be donated
-
-    return Cell(
-        init=init,
-        start=start,
-        project=lambda params, x: project_input(x, params.W_xh, params.b_h),
-        advance=lstm_advance,
-        output=lambda params, state: state.h,
-    )
+    return bind_memory(LSTMParams, advance, 4, input_size, hidden_size, forget_bias=forget_bias, **inits)
 
 
 def chrono_lstm(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:

@@ -1,25 +1,17 @@
-"""The vanilla recurrent network, h_t = φ(W_hh h_{t−1} + W_xh x_t + b_h)."""
+"""The vanilla recurrent network, and the one whose units do not see each other."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import uniform
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import require_positive
-from rnn_jax.initializers import gate_weights, orthogonal, scaled_normal, zeros
+from rnn_jax.cells.activations import Activation, activation_named
+from rnn_jax.cells.affine import recur
+from rnn_jax.cells.binding import Inits, InputInits, bind
+from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-    "elu": jax.nn.elu,
-    "linear": lambda a: a,
-}
 
 
 class VanillaParams(NamedTuple):
@@ -30,21 +22,39 @@ class VanillaParams(NamedTuple):
     b_h: Float[Array, " H"]
 
 
+class IndRNNParams(NamedTuple):
+    """The weights of an IndRNN: each unit has one recurrent weight, to itself."""
+
+    W_xh: Float[Array, "I H"]
+    w_hh: Float[Array, " H"]
+    b_h: Float[Array, " H"]
+
+
 def vanilla_advance(
     params: VanillaParams,
     h: Float[Array, "*batch H"],
     u: Float[Array, "*batch H"],
-    activation: Callable[[Array], Array] = jnp.tanh,
+    activation: Activation = jnp.tanh,
 ) -> Float[Array, "*batch H"]:
     """h_t = φ(W_hh h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
-    return activation(h @ params.W_hh + u)
+    return activation(recur(h, params.W_hh) + u)
+
+
+def indrnn_advance(
+    params: IndRNNParams,
+    h: Float[Array, "*batch H"],
+    u: Float[Array, "*batch H"],
+    activation: Activation = jnp.tanh,
+) -> Float[Array, "*batch H"]:
+    """h_t = φ(w_hh ⊙ h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
+    return activation(jnp.broadcast_to(params.w_hh, h.shape) * h + u)
 
 
 def vanilla(
     input_size: int,
     hidden_size: int,
     *,
-    activation: str | Callable[[Array], Array] = "tanh",
+    activation: str | Activation = "tanh",
     input_init: Initializer = scaled_normal(),
     recurrent_init: Initializer = orthogonal(),
     bias_init: Initializer = zeros,
@@ -55,8 +65,8 @@ def vanilla(
     Args:
         input_size: I, features of x_t, or the number of ids.
         hidden_size: H, units of h_t.
-        activation: φ, a name in ``ACTIVATIONS`` or any elementwise function. ``"relu"`` with
-            ``recurrent_init=identity()`` is the IRNN; ``"linear"`` is the linear network of the theory.
+        activation: φ, a name in ``ACTIVATIONS`` or any elementwise function; ``"linear"`` is the linear network of the
+            theory.
         input_init, recurrent_init, bias_init: how ``W_xh (I, H)``, ``W_hh (H, H)`` and ``b_h (H,)`` begin.
         dtype: of the params and the state.
 
@@ -75,30 +85,49 @@ def vanilla(
 
     Reference: Elman. Finding structure in time. 1990.
     """
-    require_positive(input_size=input_size, hidden_size=hidden_size)
-    phi = activation if callable(activation) else activation_named(activation)
-
-    def init(key: PRNGKeyArray) -> VanillaParams:
-        inits = {"input_init": input_init, "recurrent_init": recurrent_init, "bias_init": bias_init}
-        return VanillaParams(*gate_weights(key, input_size, hidden_size, 1, **inits, dtype=dtype))
-
-    return Cell(
-        init=init,
-        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, hidden_size), params.W_hh.dtype),
-        project=lambda params, x: project_input(x, params.W_xh, params.b_h),
-        advance=lambda params, h, u: vanilla_advance(params, h, u, phi),
-        output=lambda params, h: h,
+    phi = activation_named(activation)
+    inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
+    return bind(
+        VanillaParams, lambda params, h, u: vanilla_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
     )
 
 
-def activation_named(name: str) -> Callable[[Array], Array]:
-    """The activation of this name.
+def irnn(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
+    """The IRNN: a ReLU network that begins with W_hh = I, so that it copies its state when nothing comes in.
 
-    >>> activation_named("swoosh")
-    Traceback (most recent call last):
-    ValueError: activation got 'swoosh'; want one of tanh, relu, sigmoid, softplus, elu, linear, or any function
+    Reference: Le, Jaitly, Hinton. A simple way to initialize recurrent networks of rectified linear units. 2015.
     """
-    if name not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation got {name!r}; want one of {known}, or any function")
-    return ACTIVATIONS[name]
+    return vanilla(input_size, hidden_size, activation="relu", **(Inits(recurrent_init=identity()) | inits))
+
+
+def indrnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    activation: str | Activation = "relu",
+    recurrent_init: Initializer = uniform(1.0),
+    **inits: Unpack[InputInits],
+) -> Cell:
+    """The independently recurrent network: h_t = φ(w_hh ⊙ h_{t−1} + W_xh x_t + b_h).
+
+    A unit's gradient k steps back is w^k, so bounding |w| bounds it. Units mix in the next layer of a ``stack``.
+
+    Args:
+        input_size, hidden_size, activation: as in ``vanilla``.
+        recurrent_init: how ``w_hh (H,)`` begins.
+        inits: ``input_init``, ``bias_init`` and ``dtype``, as in ``vanilla``.
+
+    Reference: Li, Li, Cook, Zhu, Gao. Independently recurrent neural network (IndRNN): building a longer and deeper
+    RNN. 2018.
+    """
+    phi = activation_named(activation)
+    cell = bind(
+        VanillaParams, lambda params, h, u: indrnn_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
+    )
+
+    def init(key: PRNGKeyArray) -> IndRNNParams:
+        k_cell, k_w = jax.random.split(key)
+        W_xh, _, b_h = cell.init(k_cell)
+        return IndRNNParams(W_xh, recurrent_init(k_w, b_h.shape, b_h.dtype), b_h)
+
+    return cell._replace(init=init)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.rollout import rollout
+from rnn_jax.rollout import batch_shape, rollout
 from rnn_jax.types import Cell, Params, State
 
 
@@ -67,7 +67,7 @@ def lag_gradients(
     Reference: Hochreiter. Untersuchungen zu dynamischen neuronalen Netzen. 1991; Bengio, Simard, Frasconi. Learning
     long-term dependencies with gradient descent is difficult. 1994.
     """
-    batch_ndim = jax.tree.leaves(h0)[0].ndim - jax.tree.leaves(jax.eval_shape(cell.start, params))[0].ndim
+    batch_ndim = len(batch_shape(cell, params, h0))
 
     with jax.default_matmul_precision("highest"):  # fast modes of accelerators would blur the norms
         h_T, hs = rollout(cell, params, h0, xs)

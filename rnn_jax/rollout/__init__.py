@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from rnn_jax.rollout.scan import scan
+from rnn_jax.rollout.scan import Marks, scan
+from rnn_jax.sequences import borders_from_the_other_side, length_mask
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["SCHEDULES", "outputs", "rollout"]
+__all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
 SCHEDULES = {"scan": scan}
 
@@ -20,10 +21,17 @@ def rollout(
     h0: State,
     xs: PyTree,
     *,
+    mask: Bool[Array, "T ..."] | None = None,
+    lengths: Int[Array, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
     cuts: Bool[Array, "T ..."] | None = None,
+    reverse: bool = False,
     schedule: str = "scan",
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
+
+    Whatever is said of steps may be traced, and is ``(T,)`` for the whole batch or ``(T, *batch)`` for each example.
+    Borders (resets and cuts) act at masked steps too.
 
     Args:
         cell: the recurrence.
@@ -31,35 +39,57 @@ def rollout(
         h0: the state before the first step, with the batch axes of ``xs``: ``cell.start(params, batch_shape)``, or
             the ``h_T`` of the window before.
         xs: ``(T, *batch, I)``, or integer ids ``(T, *batch)``; T may be 0.
-        cuts: ``(T,)`` or ``(T, *batch)``; where True, ``stop_gradient`` acts on the state before the step, so that
-            truncated windows begin there. Values never change. May be traced.
+        mask: where False, the state is held and the input is ignored: not even NaN there changes a value or a
+            gradient.
+        lengths: ``(*batch)`` in [0, T], the mask of sequences that end early; a length of 0 returns h0.
+        resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, which a
+            NaN does not survive. Nothing flows over this border from either side.
+        cuts: where True, a truncated window begins: no gradient crosses this border, and values never change. A
+            start that a reset puts there keeps its gradient.
+        reverse: reads from the last step to the first, so that h_t has seen x_t … x_T, and h_T is the state after
+            x_1. Padding is held over, and borders stay where they are.
         schedule: a name in ``SCHEDULES``.
 
     Returns:
         ``(h_T, hs)``: the last state, and every state with time leading, ``(T, *batch, H)``.
 
     Raises:
-        ValueError: when xs does not fit the cell, h0 not xs, cuts not xs, or the schedule is unknown.
+        ValueError: when xs does not fit the cell, h0 not xs, mask, lengths, resets or cuts not xs, when mask and
+            lengths are both given, or when the schedule is unknown.
 
-    Example: a window of 2 cuts the gradient on its way to x_1 and x_2.
+    Example: a window of 2 cuts the gradient on its way to x_1 and x_2; the last step is padding.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import rollout, vanilla, window_cuts
     >>> cell = vanilla(input_size=1, hidden_size=4)
     >>> params = cell.init(jax.random.key(0))
     >>> def loss(xs):
-    ...     h_T, _ = rollout(cell, params, cell.start(params), xs, cuts=window_cuts(4, window=2))
+    ...     h0 = cell.start(params)
+    ...     h_T, _ = rollout(cell, params, h0, xs, lengths=jnp.asarray(3), cuts=window_cuts(4, window=2))
     ...     return h_T.sum()
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
-    [False, False, True, True]
+    [False, False, True, False]
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
+    if mask is not None and lengths is not None:
+        raise ValueError(
+            "mask got an array and so did lengths; want one of them, as lengths are a mask: use length_mask"
+        )
     check_fit(cell, params, h0, xs)
-    if cuts is not None:
-        cuts = jnp.asarray(cuts)
-        check_cuts(cuts, xs, h0)
-    return SCHEDULES[schedule](cell, params, h0, xs, cuts)
+    T, batch = jax.tree.leaves(xs)[0].shape[0], batch_shape(cell, params, h0)
+    if lengths is not None:
+        if jnp.shape(lengths) not in ((), batch):
+            raise ValueError(f"lengths got shape {jnp.shape(lengths)}; want {batch}, one for each example")
+        mask = length_mask(lengths, T)
+    marks = Marks(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
+    for name, mark in marks._asdict().items():
+        check_mark(name, mark, T, batch)
+    if reverse:
+        resets, cuts = (borders_from_the_other_side(a) for a in (marks.resets, marks.cuts))
+        marks = marks._replace(resets=resets, cuts=cuts)
+    fresh = None if resets is None else cell.start(params, batch)
+    return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
@@ -75,11 +105,18 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
     return cell.output(params, hs)
 
 
+def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
+    """The batch axes of a state: those that ``cell.start(params)`` does not have."""
+    one = jax.tree.leaves(jax.eval_shape(cell.start, params))[0]
+    many = jax.tree.leaves(h)[0]
+    return many.shape[: many.ndim - one.ndim]
+
+
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
-    x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     before = describe(h0)
     try:
+        x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
         after = describe(jax.eval_shape(cell.step, params, h0, x0))
     except TypeError as error:
         raise ValueError(
@@ -93,14 +130,13 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
         )
 
 
-def check_cuts(cuts: Bool[Array, "T ..."], xs: PyTree, h0: State) -> None:
-    """Raises a ValueError unless ``cuts`` is boolean, ``(T,)`` or ``(T, *batch)``."""
-    T = jax.tree.leaves(xs)[0].shape[0]
-    fits = all(cuts.shape[1:] == h.shape[: cuts.ndim - 1] for h in jax.tree.leaves(h0))
-    if cuts.dtype != jnp.bool_ or cuts.ndim == 0 or cuts.shape[0] != T or not fits:
-        raise ValueError(
-            f"cuts got {cuts.dtype} {cuts.shape}; want bool ({T},) or ({T}, *batch): use window_cuts({T}, window)"
-        )
+def check_mark(name: str, mark: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a mark is None, or boolean with time and any of the leading batch axes."""
+    if mark is None:
+        return
+    if mark.dtype != jnp.bool_ or mark.ndim == 0 or mark.shape[0] != T or mark.shape[1:] != batch[: mark.ndim - 1]:
+        each = ", ".join(map(str, (T, *batch)))
+        raise ValueError(f"{name} got {mark.dtype} {mark.shape}; want bool ({T},), or ({each}) for each example")
 
 
 def describe(state: State) -> str:

@@ -1,0 +1,97 @@
+"""What the factories of cells share: sizes checked, weights drawn gate by gate, a start of zeros."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from rnn_jax.cells.affine import project_input
+from rnn_jax.checks import require_positive
+from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_normal, zeros
+from rnn_jax.types import Cell, Initializer, Params, State
+
+
+class InputInits(TypedDict, total=False):
+    """How the weights begin, gate by gate, that read the input."""
+
+    input_init: Initializer
+    """Of ``W_xh``; ``scaled_normal()`` without it."""
+    bias_init: Initializer
+    """Of ``b_h``; ``zeros`` without it."""
+    dtype: DTypeLike
+    """Of the params and the state; ``float`` without it."""
+
+
+class Inits(InputInits, total=False):
+    """How the weights begin, gate by gate, that read the input and the state."""
+
+    recurrent_init: Initializer
+    """Of ``W_hh``; ``orthogonal()`` without it."""
+
+
+def bind(
+    params_type: Callable[..., Params],
+    advance: Callable[[Any, Any, Any], State],
+    gates: int,
+    input_size: int,
+    hidden_size: int,
+    *,
+    input_init: Initializer = scaled_normal(),
+    recurrent_init: Initializer = orthogonal(),
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike = float,
+) -> Cell:
+    """A cell with one state ``(*batch, H)``, seen whole, and u_t = W_xh x_t + b_h.
+
+    Args:
+        params_type: ``(W_xh (I, G·H), W_hh (H, G·H), b_h (G·H,)) -> params``.
+        advance: the recurrence ``(params, h, u) -> h``.
+        gates: G, blocks of the weights' last axis, each drawn by itself.
+        input_size, hidden_size: I and H.
+        input_init, recurrent_init, bias_init, dtype: as in ``Inits``.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+    require_positive(input_size=input_size, hidden_size=hidden_size)
+
+    def init(key: PRNGKeyArray) -> Params:
+        inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
+        return params_type(*gate_weights(key, input_size, hidden_size, gates, **inits))
+
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> Float[Array, "*batch H"]:
+        return jnp.zeros((*batch_shape, hidden_size), params.b_h.dtype)
+
+    return Cell(
+        init=init,
+        start=start,
+        project=lambda params, x: project_input(x, params.W_xh, params.b_h),
+        advance=advance,
+        output=lambda params, h: h,
+    )
+
+
+def bind_input(
+    params_type: Callable[..., Params],
+    gates: int,
+    input_size: int,
+    hidden_size: int,
+    *,
+    input_init: Initializer = scaled_normal(),
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike = float,
+) -> Cell:
+    """``bind`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and the recurrence still to come."""
+    cell = bind(params_type, lambda params, h, u: h, gates, input_size, hidden_size)
+
+    def init(key: PRNGKeyArray) -> Params:
+        k_x, k_b = jax.random.split(key)
+        width = gates * hidden_size
+        return params_type(
+            W_xh=per_gate(input_init, gates)(k_x, (input_size, width), dtype),
+            b_h=per_gate(bias_init, gates)(k_b, (width,), dtype),
+        )
+
+    return cell._replace(init=init)

@@ -1,0 +1,182 @@
+"""Recurrent networks that are steps of a differential equation."""
+
+from typing import NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnn_jax.cells.activations import Activation, activation_named
+from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.cells.vanilla import VanillaParams
+from rnn_jax.types import Cell
+
+
+class CoRNNParams(NamedTuple):
+    """The weights of a coupled oscillatory network."""
+
+    W_xh: Float[Array, "I H"]
+    W_hh: Float[Array, "H H"]
+    """From the positions."""
+    b_h: Float[Array, " H"]
+    W_zh: Float[Array, "H H"]
+    """From the velocities."""
+
+
+class CoRNNState(NamedTuple):
+    """What a coupled oscillatory network carries: where its oscillators are, and how fast they move."""
+
+    h: Float[Array, "*batch H"]
+    """Positions, which the next layer sees; the paper's y."""
+    z: Float[Array, "*batch H"]
+    """Velocities, in positions a unit of time."""
+
+
+def ctrnn_advance(
+    params: VanillaParams,
+    h: Float[Array, "*batch H"],
+    u: Float[Array, "*batch H"],
+    rate: float,
+    activation: Activation = jnp.tanh,
+) -> Float[Array, "*batch H"]:
+    """h_t = (1 − α) h_{t−1} + α φ(W_hh h_{t−1} + u_t), with u_t = W_xh x_t + b_h and α = Δt/τ."""
+    return (1 - rate) * h + rate * activation(recur(h, params.W_hh) + u)
+
+
+def antisymmetric_advance(
+    params: VanillaParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch H"], step_size: float, damping: float
+) -> Float[Array, "*batch H"]:
+    """h_t = h_{t−1} + ε tanh((W_hh − W_hhᵀ − γI) h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
+    seen, W_hh = through(h, params.W_hh)
+    return h + step_size * jnp.tanh(seen @ (W_hh - W_hh.T) - damping * seen + u)
+
+
+def cornn_advance(
+    params: CoRNNParams,
+    state: CoRNNState,
+    u: Float[Array, "*batch H"],
+    step_size: float,
+    stiffness: float,
+    damping: float,
+) -> CoRNNState:
+    """Driven, damped oscillators: velocities first, then positions.
+
+    z_t = z_{t−1} + Δt (tanh(W_hh h_{t−1} + W_zh z_{t−1} + u_t) − γ h_{t−1} − ε z_{t−1})
+    h_t = h_{t−1} + Δt z_t,     with u_t = W_xh x_t + b_h.
+    """
+    h, z = state
+    drive = jnp.tanh(recur(h, params.W_hh) + z @ params.W_zh + u)
+    z = z + step_size * (drive - stiffness * h - damping * z)
+    return CoRNNState(h=h + step_size * z, z=z)
+
+
+def ctrnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    tau: float = 10.0,
+    dt: float = 1.0,
+    activation: str | Activation = "tanh",
+    **inits: Unpack[Inits],
+) -> Cell:
+    """The continuous-time network τ ḣ = −h + φ(W_hh h + W_xh x + b_h) in Euler's steps: leaky rate units.
+
+    Args:
+        input_size: I, features of x_t, or the number of ids.
+        hidden_size: H, units of h_t.
+        tau: τ, the time constant, in the unit of dt.
+        dt: Δt, the time between two steps; at most τ.
+        activation: φ, a name in ``ACTIVATIONS`` or any elementwise function.
+        inits: ``input_init``, ``recurrent_init``, ``bias_init`` and ``dtype``.
+
+    Raises:
+        ValueError: for a size below 1, an unknown activation, or unless 0 < dt ≤ tau.
+
+    Reference: Jaeger, Lukoševičius, Popovici, Siewert. Optimization and applications of echo state networks with
+    leaky-integrator neurons. 2007; Song, Yang, Wang. Training excitatory-inhibitory recurrent neural networks for
+    cognitive tasks. 2016.
+    """
+    if not 0 < dt <= tau:
+        raise ValueError(f"dt got {dt} with tau {tau}; want 0 < dt ≤ tau: a longer step overshoots")
+    phi, rate = activation_named(activation), dt / tau
+    return bind(
+        VanillaParams, lambda params, h, u: ctrnn_advance(params, h, u, rate, phi), 1, input_size, hidden_size, **inits
+    )
+
+
+def antisymmetric(
+    input_size: int, hidden_size: int, *, step_size: float = 0.1, damping: float = 0.01, **inits: Unpack[Inits]
+) -> Cell:
+    """The AntisymmetricRNN; the equation stands at ``antisymmetric_advance``.
+
+    The matrix that acts has imaginary eigenvalues, shifted by −γ: gradients neither vanish nor explode for small ε.
+
+    Args:
+        input_size, hidden_size, inits: as in ``ctrnn``; W_hh acts only through W_hh − W_hhᵀ.
+        step_size: ε, of Euler's method; positive.
+        damping: γ, the diffusion that keeps Euler's method stable; at least 0.
+
+    Raises:
+        ValueError: for a size below 1, a step_size that is not positive, or a negative damping.
+
+    Reference: Chang, Chen, Haber, Chi. AntisymmetricRNN: a dynamical system view on recurrent neural networks. 2019.
+    """
+    require_physical(step_size, damping=damping)
+    return bind(
+        VanillaParams,
+        lambda params, h, u: antisymmetric_advance(params, h, u, step_size, damping),
+        1,
+        input_size,
+        hidden_size,
+        **inits,
+    )
+
+
+def cornn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    step_size: float = 0.05,
+    stiffness: float = 2.0,
+    damping: float = 4.0,
+    **inits: Unpack[Inits],
+) -> Cell:
+    """The coupled oscillatory network; the equations stand at ``cornn_advance``.
+
+    Args:
+        input_size, hidden_size, inits: as in ``ctrnn``.
+        step_size: Δt; positive.
+        stiffness: γ, the pull back to rest; at least 0.
+        damping: ε, the friction; at least 0.
+
+    Raises:
+        ValueError: for a size below 1, a step_size that is not positive, a negative stiffness or damping.
+
+    Reference: Rusch, Mishra. Coupled oscillatory recurrent neural network (coRNN): an accurate and (gradient) stable
+    architecture for learning long time dependencies. 2021.
+    """
+    require_physical(step_size, stiffness=stiffness, damping=damping)
+
+    def advance(params: CoRNNParams, state: CoRNNState, u: Float[Array, "*batch H"]) -> CoRNNState:
+        return cornn_advance(params, state, u, step_size, stiffness, damping)
+
+    cell = bind(VanillaParams, advance, 1, input_size, hidden_size, **inits)
+
+    def init(key: PRNGKeyArray) -> CoRNNParams:
+        k_h, k_z = jax.random.split(key)
+        return CoRNNParams(*cell.init(k_h), W_zh=cell.init(k_z).W_hh)
+
+    def start(params: CoRNNParams, batch_shape: tuple[int, ...] = ()) -> CoRNNState:
+        return CoRNNState(h=cell.start(params, batch_shape), z=cell.start(params, batch_shape))
+
+    return cell._replace(init=init, start=start, output=lambda params, state: state.h)
+
+
+def require_physical(step_size: float, **rates: float) -> None:
+    """Raises a ValueError for a step_size that is not positive or a rate that is negative."""
+    if not step_size > 0:
+        raise ValueError(f"step_size got {step_size}; want a positive time, for example 0.1")
+    for name, rate in rates.items():
+        if not rate >= 0:
+            raise ValueError(f"{name} got {rate}; want a number of at least 0")

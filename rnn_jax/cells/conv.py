@@ -1,0 +1,125 @@
+"""The convolutional LSTM, over one, two or three axes of space."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from rnn_jax.cells.affine import through
+from rnn_jax.cells.lstm import LSTMState
+from rnn_jax.checks import require_positive
+from rnn_jax.initializers import per_gate, zeros
+from rnn_jax.types import Cell, Initializer
+
+
+class ConvLSTMParams(NamedTuple):
+    """The kernels of a convolutional LSTM; gates i f o g along the last axis."""
+
+    W_xh: Float[Array, "*kernel I 4*H"]
+    W_hh: Float[Array, "*kernel H 4*H"]
+    b_h: Float[Array, " 4*H"]
+
+
+def conv_lstm_advance(params: ConvLSTMParams, state: LSTMState, u: Float[Array, "*batch_and_space GH"]) -> LSTMState:
+    """The equations of ``lstm_advance``, with convolutions ∗ in place of products.
+
+    i_t = σ(u_i + W_hi ∗ h_{t−1})
+    f_t = σ(u_f + W_hf ∗ h_{t−1})
+    o_t = σ(u_o + W_ho ∗ h_{t−1})
+    g_t = tanh(u_g + W_hg ∗ h_{t−1})
+    c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t
+    h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh ∗ x_t + b_h.
+    """
+    h, c = state
+    i, f, o, g = jnp.split(u + convolve(*through(h, params.W_hh)), 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
+
+
+def convolve(x: Float[Array, "..."], W: Float[Array, "..."]) -> Float[Array, "..."]:
+    """W ∗ x with zeros past the border, so that space keeps its shape.
+
+    Args:
+        x: ``(*batch, *space, I)``.
+        W: ``(*kernel, I, O)``, with as many axes of kernel as of space.
+
+    Returns:
+        ``(*batch, *space, O)``.
+    """
+    axes = W.ndim - 2
+    batch, space = x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
+    letters = "DHW"[-axes:]
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-axes - 1 :]),
+        W,
+        window_strides=(1,) * axes,
+        padding="SAME",
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+    )
+    return y.reshape(*batch, *space, W.shape[-1])
+
+
+def conv_lstm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    space: tuple[int, ...],
+    kernel_size: int = 3,
+    forget_bias: float = 1.0,
+    input_init: Initializer | None = None,
+    recurrent_init: Initializer | None = None,
+    bias_init: Initializer = zeros,
+    dtype: DTypeLike = float,
+) -> Cell:
+    """The convolutional LSTM; the equations stand at ``conv_lstm_advance``.
+
+    Args:
+        input_size: I, channels of x_t ``(*batch, *space, I)``.
+        hidden_size: H, channels of h_t and c_t ``(*batch, *space, H)``.
+        space: the shape of one, two or three axes of space.
+        kernel_size: the kernels' width along each of them; odd, so that it has a middle.
+        forget_bias: as in ``lstm``.
+        input_init, recurrent_init: how each gate's block of the kernels begins; He's normal without them.
+        bias_init: how each gate's block of ``b_h`` begins.
+        dtype: of the params and the state.
+
+    Raises:
+        ValueError: for a size below 1, an even kernel, or other than one to three axes of space.
+
+    Reference: Shi, Chen, Wang, Yeung, Wong, Woo. Convolutional LSTM network: a machine learning approach for
+    precipitation nowcasting. 2015; without its peepholes.
+    """
+    require_positive(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_size)
+    axes = len(space)
+    if axes not in (1, 2, 3) or min(space) < 1:
+        raise ValueError(f"space got {space}; want one, two or three positive lengths, for example (8, 8)")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size got {kernel_size}; want an odd width, for example 3")
+    fan_in = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+    kernel = (kernel_size,) * axes
+
+    def init(key: PRNGKeyArray) -> ConvLSTMParams:
+        k_x, k_h, k_b = jax.random.split(key, 3)
+        b_h = per_gate(bias_init, 4)(k_b, (4 * hidden_size,), dtype)
+        return ConvLSTMParams(
+            W_xh=per_gate(input_init or fan_in, 4)(k_x, (*kernel, input_size, 4 * hidden_size), dtype),
+            W_hh=per_gate(recurrent_init or fan_in, 4)(k_h, (*kernel, hidden_size, 4 * hidden_size), dtype),
+            b_h=b_h.at[hidden_size : 2 * hidden_size].add(forget_bias),
+        )
+
+    def start(params: ConvLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
+        shape = (*batch_shape, *space, hidden_size)
+        return LSTMState(h=jnp.zeros(shape, params.b_h.dtype), c=jnp.zeros(shape, params.b_h.dtype))
+
+    def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        if x.shape[-axes - 1 :] != (*space, input_size):
+            raise ValueError(
+                f"xs got shape (T, {', '.join(map(str, x.shape))}); want (T, *batch, {', '.join(map(str, space))}, "
+                f"{input_size}): {input_size} features on the last axis, after space"
+            )
+        u = convolve(x, params.W_xh)
+        return u + jnp.broadcast_to(params.b_h, u.shape)
+
+    return Cell(init, start, project, conv_lstm_advance, output=lambda params, state: state.h)

@@ -1,0 +1,148 @@
+"""Light gated cells: fewer gates than the GRU and the LSTM."""
+
+from typing import NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.initializers import chrono
+from rnn_jax.types import Cell
+
+
+class MGUParams(NamedTuple):
+    """The weights of a minimal gated unit; gates f n."""
+
+    W_xh: Float[Array, "I 2*H"]
+    W_hh: Float[Array, "H 2*H"]
+    b_h: Float[Array, " 2*H"]
+
+
+class UGRNNParams(NamedTuple):
+    """The weights of an update gate network; gates z n."""
+
+    W_xh: Float[Array, "I 2*H"]
+    W_hh: Float[Array, "H 2*H"]
+    b_h: Float[Array, " 2*H"]
+
+
+class JANETParams(NamedTuple):
+    """The weights of a JANET; gates f n."""
+
+    W_xh: Float[Array, "I 2*H"]
+    W_hh: Float[Array, "H 2*H"]
+    b_h: Float[Array, " 2*H"]
+
+
+def mgu_advance(
+    params: MGUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
+) -> Float[Array, "*batch H"]:
+    """One gate forgets and resets.
+
+    f_t = σ(u_f + W_hf h_{t−1})
+    n_t = tanh(u_n + W_hn (f_t ⊙ h_{t−1}))
+    h_t = (1 − f_t) ⊙ h_{t−1} + f_t ⊙ n_t,     with u_t = W_xh x_t + b_h.
+    """
+    seen, W_hh = through(h, params.W_hh)
+    W_hf, W_hn = jnp.split(W_hh, 2, axis=-1)
+    u_f, u_n = jnp.split(u, 2, axis=-1)
+    f = sigmoid(u_f + seen @ W_hf)
+    n = jnp.tanh(u_n + (f * seen) @ W_hn)
+    return (1 - f) * h + f * n
+
+
+def ugrnn_advance(
+    params: UGRNNParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
+) -> Float[Array, "*batch H"]:
+    """One gate keeps.
+
+    z_t = σ(u_z + W_hz h_{t−1})
+    n_t = tanh(u_n + W_hn h_{t−1})
+    h_t = z_t ⊙ h_{t−1} + (1 − z_t) ⊙ n_t,     with u_t = W_xh x_t + b_h.
+    """
+    z, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
+    z, n = sigmoid(z), jnp.tanh(n)
+    return z * h + (1 - z) * n
+
+
+def janet_advance(
+    params: JANETParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"], beta: float = 1.0
+) -> Float[Array, "*batch H"]:
+    """An LSTM of the forget gate alone, which writes β more than it forgets.
+
+    s_t = u_f + W_hf h_{t−1}
+    n_t = tanh(u_n + W_hn h_{t−1})
+    h_t = σ(s_t) ⊙ h_{t−1} + (1 − σ(s_t − β)) ⊙ n_t,     with u_t = W_xh x_t + b_h.
+    """
+    s, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
+    return sigmoid(s) * h + sigmoid(beta - s) * jnp.tanh(n)  # 1 − σ(a) = σ(−a)
+
+
+def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
+    """The minimal gated unit; the equations stand at ``mgu_advance``.
+
+    Args:
+        input_size: I, features of x_t, or the number of ids.
+        hidden_size: H, units of h_t.
+        inits: ``input_init``, ``recurrent_init``, ``bias_init`` of each gate's block, and ``dtype``.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    Reference: Zhou, Wu, Zhang, Zhou. Minimal gated unit for recurrent neural networks. 2016.
+    """
+    return bind(MGUParams, mgu_advance, 2, input_size, hidden_size, **inits)
+
+
+def ugrnn(input_size: int, hidden_size: int, *, update_bias: float = 0.0, **inits: Unpack[Inits]) -> Cell:
+    """The update gate network; the equations stand at ``ugrnn_advance``.
+
+    Args:
+        input_size, hidden_size, inits: as in ``mgu``.
+        update_bias: added to the gate's part of ``b_h`` at initialisation: a fresh state keeps σ(update_bias) of
+            itself at each step.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    Reference: Collins, Sohl-Dickstein, Sussillo. Capacity and trainability in recurrent neural networks. 2017.
+    """
+    cell = bind(UGRNNParams, ugrnn_advance, 2, input_size, hidden_size, **inits)
+
+    def init(key: PRNGKeyArray) -> UGRNNParams:
+        params = cell.init(key)
+        return params._replace(b_h=params.b_h.at[:hidden_size].add(update_bias))
+
+    return cell._replace(init=init)
+
+
+def janet(
+    input_size: int, hidden_size: int, *, max_lag: float = 100.0, beta: float = 1.0, **inits: Unpack[Inits]
+) -> Cell:
+    """The LSTM reduced to its forget gate; the equations stand at ``janet_advance``.
+
+    Args:
+        input_size, hidden_size, inits: as in ``mgu``.
+        max_lag: the longest dependency expected, in steps, more than 2: b_f ~ ln U(1, max_lag − 1), without which
+            the paper's network does not learn.
+        beta: β, how much further the writing gate stays open than the forgetting gate.
+
+    Raises:
+        ValueError: for a size below 1, or a max_lag of 2 or less.
+
+    Reference: van der Westhuizen, Lasenby. The unreasonable effectiveness of the forget gate. 2018.
+    """
+    draw = chrono(max_lag)
+    cell = bind(
+        JANETParams, lambda params, h, u: janet_advance(params, h, u, beta), 2, input_size, hidden_size, **inits
+    )
+
+    def init(key: PRNGKeyArray) -> JANETParams:
+        params = cell.init(key)
+        b_f, b_n = jnp.split(params.b_h, 2)
+        return params._replace(b_h=jnp.concatenate([draw(jax.random.fold_in(key, 1), b_f.shape, b_f.dtype), b_n]))
+
+    return cell._replace(init=init)

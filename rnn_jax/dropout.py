@@ -1,0 +1,231 @@
+"""Dropout that is right for recurrence. Masks are data, keys travel beside the inputs; nothing is hidden state."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
+
+from rnn_jax.cells.affine import Dropped
+from rnn_jax.combinators import SeenState, name_of
+from rnn_jax.keys import each, feed, unkey
+from rnn_jax.types import Cell, Keyed, Keys, Params, State
+
+
+def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float) -> Float[Array, "..."]:
+    """0 with probability ``rate``, elsewhere 1/(1 − rate): a factor whose mean is 1.
+
+    Args:
+        key: one key, or an array of keys for the leading axes of ``shape``.
+        rate: the part that is dropped, in [0, 1); 0 makes a mask of ones.
+        shape: for example ``(*batch, H)``.
+        dtype: of the mask.
+
+    Raises:
+        ValueError: for a rate outside [0, 1), or keys that are not the leading axes of shape.
+
+    Reference: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov. Dropout: a simple way to prevent neural
+    networks from overfitting. 2014.
+    """
+    require_rate(rate)
+    return kept(key, rate, shape).astype(dtype) / (1 - rate)
+
+
+def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
+    """True with probability 1 − rate, drawn for each key on its own."""
+    if shape[: key.ndim] != key.shape:
+        raise ValueError(f"keys got shape {key.shape}; want the batch axes of {shape}: use keyed(key, xs, batch_shape)")
+    return each(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
+
+
+def input_dropout(cell: Cell, rate: float) -> Cell:
+    """Drops features of the input anew at each step: the cell sees m_t ⊙ x_t.
+
+    Args:
+        cell: whose inputs are floating; ids have no features to drop.
+        rate: the part that is dropped, in [0, 1).
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
+
+    Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
+    """
+    require_rate(rate)
+
+    def project(params: Params, x: PyTree) -> PyTree:
+        x, key = unkey(x)
+        if key is not None and rate > 0:
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                raise ValueError(f"input_dropout got inputs of {x.dtype}; want floating ones: an id has no features")
+            x = x * dropout_mask(key, rate, x.shape, x.dtype)
+        return cell.project(params, feed(cell, x, key, 1))
+
+    return cell._replace(project=project, keyed=True)
+
+
+def output_dropout(cell: Cell, rate: float) -> Cell:
+    """Drops features of the output anew at each step: what is seen is m_t ⊙ y_t, the recurrence goes on without.
+
+    The state is ``SeenState(cell, y)``.
+
+    Args:
+        cell: whose output is one array.
+        rate: the part that is dropped, in [0, 1).
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
+
+    Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
+    """
+    require_rate(rate)
+
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
+        h = cell.start(params, batch_shape)
+        return SeenState(h, cell.output(params, h))
+
+    def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
+        x, key = unkey(x)
+        return cell.project(params, feed(cell, x, key, 1)), key
+
+    def advance(params: Params, state: SeenState, u: tuple[PyTree, Keys | None]) -> SeenState:
+        u, key = u
+        h = cell.advance(params, state.cell, u)
+        y = cell.output(params, h)
+        if key is not None and rate > 0:
+            y = y * dropout_mask(key, rate, y.shape, y.dtype)
+        return SeenState(h, y)
+
+    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=True)
+
+
+def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
+    """Each number of the state stays what it was with probability ``rate``: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t.
+
+    The parts of a state draw apart. Without keys the mean is taken: h_t = rate · h_{t−1} + (1 − rate) · h̃_t.
+
+    Args:
+        cell: any cell with a floating state.
+        rate: in [0, 1), or one for each part of the state, such as ``LSTMState(h=0.05, c=0.5)``.
+
+    Raises:
+        ValueError: for a rate outside [0, 1).
+
+    Reference: Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville, Pal. Zoneout: regularizing
+    RNNs by randomly preserving hidden activations. 2017.
+    """
+    require_rate(*jax.tree.leaves(rate))
+
+    def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
+        x, key = unkey(x)
+        return cell.project(params, feed(cell, x, key, 1)), key
+
+    def advance(params: Params, h: State, u: tuple[PyTree, Keys | None]) -> State:
+        u, key = u
+        new = cell.advance(params, h, u)
+        leaves, tree = jax.tree.flatten(h)
+        rates = jax.tree.leaves(jax.tree.broadcast(rate, h))
+        mixed = [
+            _zoned(part_rate, key, part, old, fresh)
+            for part, (part_rate, old, fresh) in enumerate(zip(rates, leaves, jax.tree.leaves(new), strict=True))
+        ]
+        return jax.tree.unflatten(tree, mixed)
+
+    return cell._replace(project=project, advance=advance, coefficients=None, keyed=True)
+
+
+def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> Array:
+    if rate == 0:
+        return new
+    if key is None:
+        return rate * old + (1 - rate) * new
+    return jnp.where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
+
+
+def variational_dropout(
+    cell: Cell,
+    *,
+    input_mask: Float[Array, "*batch I"] | None = None,
+    state_mask: Float[Array, "*batch H"] | None = None,
+) -> Cell:
+    """Drops the same features at every step of a sequence: W_xh (m_x ⊙ x_t) and W_hh (m_h ⊙ h_{t−1}).
+
+    m_h acts inside the recurrent product alone. A gate that leaks h_{t−1} into h_t, as that of a GRU, leaks it whole:
+    scaled at every step by 1/(1 − rate), a state would grow without bound.
+
+    Args:
+        cell: one whose params hold ``W_hh``, if there is a state_mask. Of a ``stack``, give each layer its own masks
+            before stacking.
+        input_mask, state_mask: made by ``dropout_mask(key, rate, shape)``, one for the batch ``(H,)`` or for each
+            example ``(*batch, H)``; none where nothing is to be dropped.
+
+    Raises:
+        ValueError: for a state_mask on a cell without W_hh.
+
+    Example: new masks for every sequence, inside the loss.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import dropout_mask, gru, rollout, variational_dropout
+    >>> cell = gru(input_size=3, hidden_size=4)
+    >>> params, xs = cell.init(jax.random.key(0)), jnp.ones((7, 2, 3))
+    >>> @jax.jit
+    ... def loss(params, key):
+    ...     dropped = variational_dropout(cell, state_mask=dropout_mask(key, 0.5, (2, 4)))
+    ...     return rollout(dropped, params, dropped.start(params, (2,)), xs)[0].sum()
+    >>> gradient = jax.grad(loss)(params, jax.random.key(1))
+
+    Reference: Gal, Ghahramani. A theoretically grounded application of dropout in recurrent neural networks. 2016.
+    """
+    params = jax.eval_shape(cell.init, jax.random.key(0))
+    if state_mask is not None and not hasattr(params, "W_hh"):
+        raise ValueError(
+            f"variational_dropout got a state_mask for {name_of(params)}, whose params hold no W_hh; want a cell with "
+            "a recurrent matrix: wrap it before stack, readout and the like"
+        )
+
+    def project(params: Params, x: PyTree) -> PyTree:
+        if input_mask is None:
+            return cell.project(params, x)
+        x, key = unkey(x)
+        x = x * jnp.broadcast_to(input_mask, x.shape)
+        return cell.project(params, x if key is None else Keyed(x, key))
+
+    def advance(params: Params, h: State, u: PyTree) -> State:
+        return cell.advance(
+            params if state_mask is None else params._replace(W_hh=Dropped(params.W_hh, state_mask)), h, u
+        )
+
+    return cell._replace(project=project, advance=advance)
+
+
+def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
+    """Drops single weights of every recurrent matrix: params whose ``W_hh`` is m ⊙ W_hh.
+
+    A function of the params, so it fits any cell and depth: roll out with what it returns, and the gradient reaches
+    the weights that were kept.
+
+    Args:
+        params: of a cell, or of any combination of them.
+        key: all the randomness there is.
+        rate: the part that is dropped, in [0, 1).
+
+    Raises:
+        ValueError: for a rate outside [0, 1), or params without W_hh.
+
+    Reference: Wan, Zeiler, Zhang, Le Cun, Fergus. Regularization of neural networks using DropConnect. 2013; Merity,
+    Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
+    """
+    require_rate(rate)
+    paths, tree = jax.tree.flatten_with_path(params)
+    recurrent = [jax.tree_util.keystr(path[-1:], simple=True) == "W_hh" for path, _ in paths]
+    if not any(recurrent):
+        raise ValueError(f"weight_drop got params of {name_of(params)}, which hold no W_hh; want a recurrent matrix")
+    leaves = [
+        W * dropout_mask(jax.random.fold_in(key, n), rate, W.shape, W.dtype) if drops else W
+        for n, (drops, (_, W)) in enumerate(zip(recurrent, paths, strict=True))
+    ]
+    return jax.tree.unflatten(tree, leaves)
+
+
+def require_rate(*rates: float) -> None:
+    """Raises a ValueError for a rate outside [0, 1)."""
+    for rate in rates:
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate got {rate}; want the part that is dropped, in [0, 1), for example 0.2")

@@ -1,0 +1,149 @@
+"""Whole sequences in, whole sequences out: what sees the future too, and so is no cell."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from rnn_jax.combinators import name_of
+from rnn_jax.rollout import outputs, rollout
+from rnn_jax.types import Cell, Params, Start, State
+
+
+class Apply(Protocol):
+    """Runs a layer: ``(params, h0, xs, **marks) -> (h_T, ys)``."""
+
+    def __call__(self, params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
+        """Marks are those of ``rollout``: mask, lengths, resets, cuts, schedule."""
+        ...
+
+
+class Layer(NamedTuple):
+    """A map from sequences to sequences, as three pure functions."""
+
+    init: Callable[[PRNGKeyArray], Params]
+    """``(key) -> params``."""
+    start: Start
+    """``(params, batch_shape=()) -> h0``."""
+    apply: Apply
+    """``(params, h0, xs, **marks) -> (h_T, ys)`` with ``ys (T, *batch, O)``; marks are those of ``rollout``."""
+
+
+Merge = Callable[[Array, Array], Array]
+
+MERGES: dict[str, Merge] = {
+    "concatenate": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
+    "sum": jnp.add,
+}
+
+
+class BothWays(NamedTuple):
+    """One thing for each direction: params, states."""
+
+    forward: Any
+    backward: Any
+
+
+def causal(cell: Cell, *, reverse: bool = False) -> Layer:
+    """A cell as a layer: its rollout and outputs, from the first step on or, reversed, from the last."""
+
+    def apply(params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
+        h_T, hs = rollout(cell, params, h0, xs, reverse=reverse, **marks)
+        return h_T, outputs(cell, params, hs)
+
+    return Layer(cell.init, cell.start, apply)
+
+
+def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concatenate") -> Layer:
+    """One cell reads from the first step on, another from the last, and both are seen at every step.
+
+    y_t = merge(forward's y_t of x_1 … x_t, backward's y_t of x_t … x_T)
+
+    With lengths or a mask, backward begins at each example's own last step; resets and cuts part both directions at
+    the same borders. Params and states are ``BothWays``; ``h_T.backward`` has seen the whole sequence down to x_1.
+
+    Args:
+        forward, backward: any two cells that take the same inputs.
+        merge: ``"concatenate"``, ``"sum"``, or any function ``(forward_ys, backward_ys) -> ys``.
+
+    Raises:
+        ValueError: for an unknown merge.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import bidirectional, gru, lstm
+    >>> layer = bidirectional(lstm(input_size=3, hidden_size=4), gru(input_size=3, hidden_size=5))
+    >>> params = layer.init(jax.random.key(0))
+    >>> h_T, ys = layer.apply(params, layer.start(params, (2,)), jnp.ones((7, 2, 3)), lengths=jnp.array([7, 4]))
+    >>> ys.shape
+    (7, 2, 9)
+
+    Reference: Schuster, Paliwal. Bidirectional recurrent neural networks. 1997.
+    """
+    if not callable(merge) and merge not in MERGES:
+        raise ValueError(f"merge got {merge!r}; want one of {', '.join(MERGES)}, or any function of two sequences")
+    join = merge if callable(merge) else MERGES[merge]
+    ways = BothWays(causal(forward), causal(backward, reverse=True))
+
+    def init(key: PRNGKeyArray) -> BothWays:
+        return BothWays(*(way.init(k) for way, k in zip(ways, jax.random.split(key), strict=True)))
+
+    def start(params: BothWays, batch_shape: tuple[int, ...] = ()) -> BothWays:
+        return BothWays(*(way.start(p, batch_shape) for way, p in zip(ways, params, strict=True)))
+
+    def apply(params: BothWays, h0: BothWays, xs: PyTree, **marks: Any) -> tuple[BothWays, PyTree]:
+        runs = [way.apply(p, h, xs, **marks) for way, p, h in zip(ways, params, h0, strict=True)]
+        h_Ts, ys = zip(*runs, strict=True)
+        return BothWays(*h_Ts), join(*ys)
+
+    return Layer(init, start, apply)
+
+
+def stack_layers(*layers: Layer) -> Layer:
+    """One layer on top of another: each sees the whole sequence that the one below has made.
+
+    Params and states are tuples, from the bottom up. For cells that read in one direction ``stack`` makes a cell.
+
+    Args:
+        layers: from the bottom up, at least one.
+
+    Raises:
+        ValueError: when there is none, or, where it is applied, one that does not take what the one below makes.
+
+    Example: a bidirectional network two layers deep.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import bidirectional, lstm, stack_layers
+    >>> deep = stack_layers(bidirectional(lstm(3, 4), lstm(3, 4)), bidirectional(lstm(8, 4), lstm(8, 4)))
+    >>> params = deep.init(jax.random.key(0))
+    >>> _, ys = deep.apply(params, deep.start(params), jnp.ones((7, 3)))
+    >>> ys.shape
+    (7, 8)
+
+    Reference: Graves, Mohamed, Hinton. Speech recognition with deep recurrent neural networks. 2013.
+    """
+    if not layers:
+        raise ValueError("stack_layers got no layer; want at least one, from the bottom up")
+
+    def init(key: PRNGKeyArray) -> tuple[Params, ...]:
+        return tuple(layer.init(k) for layer, k in zip(layers, jax.random.split(key, len(layers)), strict=True))
+
+    def start(params: tuple[Params, ...], batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
+        return tuple(layer.start(p, batch_shape) for layer, p in zip(layers, params, strict=True))
+
+    def apply(
+        params: tuple[Params, ...], h0: tuple[State, ...], xs: PyTree, **marks: Any
+    ) -> tuple[tuple[State, ...], PyTree]:
+        h_T, ys = [], xs
+        for number, (layer, p, h) in enumerate(zip(layers, params, h0, strict=True)):
+            try:
+                h, ys = layer.apply(p, h, ys, **marks)
+            except ValueError as error:
+                raise ValueError(f"layer {number} of stack_layers ({name_of(p)}): {error}") from error
+            h_T.append(h)
+        return tuple(h_T), ys
+
+    return Layer(init, start, apply)
