@@ -184,7 +184,7 @@ def variational_dropout(
         if input_mask is None:
             return cell.project(params, x)
         x, key = unkey(x)
-        x = x * jnp.broadcast_to(input_mask, x.shape)
+        x = x * jnp.broadcast_to(input_mask.astype(x.dtype), x.shape)
         return cell.project(params, x if key is None else Keyed(x, key))
 
     def advance(params: Params, h: State, u: PyTree) -> State:

@@ -1,45 +1,84 @@
 """The one list of cells and schedules: a line here joins every law."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from rnn_jax import (
-    cell_from_step,
-    chrono_gru,
-    chrono_lstm,
-    gru,
-    gru_reset_before,
-    initializers,
-    lstm,
-    readout,
-    vanilla,
-)
+import rnn_jax as rnn
+from rnn_jax import Cell, initializers
 from rnn_jax.rollout import SCHEDULES
 
 I, H = 3, 4  # the sizes of every case
 
+
+class Case(NamedTuple):
+    """A cell and what it reads."""
+
+    cell: Cell
+    x: tuple[int, ...] = (I,)
+    """The shape of one example's input at one step."""
+    ids: bool = True
+    """Whether inputs may be integer ids."""
+
+
 random = initializers.scaled_normal()  # biases of zero would hide one in the wrong place
 alive = jax.nn.initializers.constant(2.0)  # a ReLU that is off for the whole sequence says nothing
+half = jnp.array([2.0, 0.0, 2.0, 2.0])  # a dropout mask
 
-CELLS = {
-    "vanilla tanh": vanilla(I, H, bias_init=random),
-    "vanilla relu": vanilla(I, H, activation="relu", recurrent_init=initializers.scaled_normal(), bias_init=random),
-    "irnn": vanilla(I, H, activation="relu", recurrent_init=initializers.identity(), bias_init=alive),
-    "vanilla callable": vanilla(I, H, activation=jnp.sin, recurrent_init=initializers.torch_uniform()),
-    "gru": gru(I, H, bias_init=random),
-    "gru reset before": gru_reset_before(I, H, bias_init=random),
-    "gru chrono": chrono_gru(I, H, max_lag=50),
-    "lstm": lstm(I, H, bias_init=random),
-    "lstm chrono": chrono_lstm(I, H, max_lag=50),
-    "readout of lstm": readout(lstm(I, H), output_size=2),
-    "cell from step": cell_from_step(
-        init=lambda key: jax.random.normal(key, (I, H)),
-        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, H), params.dtype),
-        step=lambda W, h, x: 0.5 * h + jnp.cos(x @ W),
+gru, lstm = rnn.gru(I, H, bias_init=random), rnn.lstm(I, H, bias_init=random)
+
+CASES = {
+    "vanilla tanh": Case(rnn.vanilla(I, H, bias_init=random)),
+    "vanilla relu": Case(rnn.vanilla(I, H, activation="relu", recurrent_init=random, bias_init=random)),
+    "vanilla callable": Case(rnn.vanilla(I, H, activation=jnp.sin, recurrent_init=initializers.torch_uniform())),
+    "irnn": Case(rnn.irnn(I, H, bias_init=alive)),
+    "indrnn": Case(rnn.indrnn(I, H, activation="tanh", bias_init=random)),
+    "antisymmetric": Case(rnn.antisymmetric(I, H, bias_init=random)),
+    "cornn": Case(rnn.cornn(I, H, bias_init=random)),
+    "ctrnn": Case(rnn.ctrnn(I, H, tau=3.0, bias_init=random)),
+    "gru": Case(gru),
+    "gru reset before": Case(rnn.gru_reset_before(I, H, bias_init=random)),
+    "gru chrono": Case(rnn.chrono_gru(I, H, max_lag=50)),
+    "mgu": Case(rnn.mgu(I, H, bias_init=random)),
+    "ugrnn": Case(rnn.ugrnn(I, H, bias_init=random)),
+    "janet": Case(rnn.janet(I, H, bias_init=random)),
+    "min gru": Case(rnn.min_gru(I, H, bias_init=random)),
+    "lstm": Case(lstm),
+    "lstm chrono": Case(rnn.chrono_lstm(I, H, max_lag=50)),
+    "lstm activations": Case(rnn.lstm(I, H, activation="softsign", gate_activation=jnp.cos)),
+    "lstm peephole": Case(rnn.peephole_lstm(I, H, bias_init=random)),
+    "lstm cifg": Case(rnn.cifg_lstm(I, H, bias_init=random)),
+    "lstm clipped": Case(rnn.clipped_lstm(I, H, cell_clip=0.5, bias_init=random)),
+    "lstm projected": Case(rnn.projected_lstm(I, H, projection_size=2, projection_clip=0.3, cell_clip=0.7)),
+    "lstm layer norm": Case(rnn.layer_norm_lstm(I, H, bias_init=random)),
+    "slstm": Case(rnn.slstm(I, H, bias_init=random)),
+    "min lstm": Case(rnn.min_lstm(I, H, bias_init=random)),
+    "diagonal": Case(rnn.diagonal(I, H, bias_init=random)),
+    "lru": Case(rnn.lru(I, H, output_size=5)),
+    "conv lstm 1d": Case(rnn.conv_lstm(I, 2, space=(4,), bias_init=random), x=(4, I), ids=False),
+    "conv lstm 2d": Case(rnn.conv_lstm(1, 2, space=(3, 2), bias_init=random), x=(3, 2, 1), ids=False),
+    "conv lstm 3d": Case(rnn.conv_lstm(1, 1, space=(2, 2, 2), bias_init=random), x=(2, 2, 2, 1), ids=False),
+    "readout": Case(rnn.readout(lstm, output_size=2)),
+    "residual": Case(rnn.residual(rnn.gru(I, I, bias_init=random)), ids=False),
+    "learned start": Case(rnn.learned_start(gru)),
+    "stack": Case(rnn.stack(rnn.readout(gru, 2), rnn.lstm(2, H), rnn.residual(rnn.vanilla(H, H)))),
+    "input dropout": Case(rnn.input_dropout(gru, 0.4)),
+    "output dropout": Case(rnn.output_dropout(lstm, 0.4)),
+    "zoneout": Case(rnn.zoneout(lstm, 0.3)),
+    "variational dropout of gru": Case(rnn.variational_dropout(gru, input_mask=half[:I], state_mask=half), ids=False),
+    "variational dropout of lstm": Case(rnn.variational_dropout(lstm, state_mask=half)),
+    "cell from step": Case(
+        rnn.cell_from_step(
+            init=lambda key: jax.random.normal(key, (I, H)),
+            start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, H), params.dtype),
+            step=lambda W, h, x: 0.5 * h + jnp.cos(x @ W),
+        ),
+        ids=False,
     ),
 }
 
-TAKES_IDS = [name for name in CELLS if name != "cell from step"]
-"""Cells whose inputs may be integer ids."""
+A_FEW = ["vanilla tanh", "lstm", "learned start", "stack"]
+"""For laws of the driver alone, which no cell can break."""
 
 SCHEDULE_NAMES = list(SCHEDULES)

@@ -5,223 +5,265 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 
-from rnn_jax import outputs, rollout, window_cuts
-from tests.cases import CELLS, SCHEDULE_NAMES, TAKES_IDS, H, I
-
-pytestmark = pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
-every_cell = pytest.mark.parametrize("name", list(CELLS))
+from rnn_jax import length_mask, outputs, reverse_sequence, rollout, window_cuts
+from tests.cases import A_FEW, CASES, SCHEDULE_NAMES, I
+from tests.laboratory import B, Lab, T, any_nonzero, example, lab
 
 
-def example(name, T=5, batch=(), dtype=jnp.float64, seed=0):
-    """A cell with weights, a random state and a random sequence."""
-    cell = CELLS[name]
-    k_params, k_h, k_x = jax.random.split(jax.random.key(seed), 3)
-    params = cell.init(k_params)
-    flat, unravel = ravel_pytree(cell.start(params, batch))
-    h0 = unravel(0.5 * jax.random.normal(k_h, flat.shape))
-    xs = jax.random.normal(k_x, (T, *batch, I))
-    return cell, *jax.tree.map(lambda a: a.astype(dtype), (params, h0, xs))
+@pytest.fixture(scope="module", params=[(name, s) for name in CASES for s in SCHEDULE_NAMES], ids="-".join)
+def it(request) -> Lab:  # of module scope, so that all questions to one cell follow each other
+    return lab(*request.param)
 
 
-@every_cell
-@settings(max_examples=3)  # each compiles anew
-@given(
-    first=st.sampled_from([0, 1, 3]),
-    second=st.sampled_from([0, 1, 4]),
-    batch=st.sampled_from([(), (2,), (2, 3)]),
-)
-def test_rolling_out_two_chunks_equals_rolling_out_their_concatenation(schedule, name, first, second, batch):
-    cell, params, h0, xs = example(name, first + second, batch)
+@pytest.fixture(scope="module", params=[(name, s) for name in A_FEW for s in SCHEDULE_NAMES], ids="-".join)
+def one(request) -> Lab:
+    return lab(*request.param)
+
+
+def marks(seed):
+    """A random mask, resets and cuts; the first step is no border."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    mask, resets, cuts = (jax.random.bernoulli(k, p, (T, B)) for k, p in zip(keys, (0.7, 0.3, 0.3), strict=True))
+    return {"mask": mask, "resets": resets.at[0].set(False), "cuts": cuts.at[0].set(False)}
+
+
+def of_example(tree, b, axis):
+    return jax.tree.map(lambda a: jnp.take(a, b, axis=axis), tree)
+
+
+def test_two_chunks_equal_their_concatenation_marks_and_empty_chunks_included(it: Lab):
+    said = marks(1)
 
     @jax.jit
-    def both(params, h0, xs):
-        h_mid, early = rollout(cell, params, h0, xs[:first], schedule=schedule)
-        h_T, late = rollout(cell, params, h_mid, xs[first:], schedule=schedule)
-        pieces = h_T, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late)
-        return pieces, rollout(cell, params, h0, xs, schedule=schedule)
+    def chunks(h, xs):
+        pieces = []
+        for start, stop in [(0, 0), (0, 1), (1, T)]:
+            part = {name: a[start:stop] for name, a in said.items()}
+            h, hs = it.roll(h, xs[start:stop], **part)
+            pieces.append(hs)
+        return h, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
-    chex.assert_trees_all_close(*both(params, h0, xs), rtol=1e-12)
+    whole = it.ask(**said)
+    chex.assert_trees_all_close(chunks(it.h0, it.xs), (whole.h_T, whole.hs), rtol=1e-12, atol=1e-14)
 
 
-@every_cell
-def test_loop_scan_jit_vmap_and_batch_agree(schedule, name):
-    cell, params, h0, xs = example(name, T=4, batch=(3,))
-    h, hs = h0, []
-    for x in xs:
-        h = cell.step(params, h, x)
+def test_loop_scan_vmap_and_batch_agree(it: Lab):
+    step, h, hs = jax.jit(it.cell.step), it.h0, []
+    for x in it.xs:
+        h = step(it.params, h, x)
         hs.append(h)
     looped = h, jax.tree.map(lambda *a: jnp.stack(a), *hs)
 
-    def roll(h0, xs):
-        return rollout(cell, params, h0, xs, schedule=schedule)
+    @jax.jit
+    def other_ways(h0, xs):
+        each = jax.vmap(it.roll, in_axes=(0, 1), out_axes=(0, 1))(h0, xs)
+        h_T, hs = it.roll(jax.tree.map(lambda a: a[None], h0), xs[:, None])  # two batch axes
+        return each, (of_example(h_T, 0, 0), of_example(hs, 0, 1))
 
-    chex.assert_trees_all_close(roll(h0, xs), looped, rtol=1e-12)
-    chex.assert_trees_all_close(jax.jit(roll)(h0, xs), looped, rtol=1e-12)
-    each = jax.jit(jax.vmap(roll, in_axes=(0, 1), out_axes=(0, 1)))
-    chex.assert_trees_all_close(each(h0, xs), looped, rtol=1e-12)
+    asked = it.ask()
+    for way in (*other_ways(it.h0, it.xs), (asked.h_T, asked.hs)):
+        chex.assert_trees_all_close(way, looped, rtol=1e-12, atol=1e-14)
 
 
-@every_cell
-@given(T=st.integers(0, 9), batch=st.lists(st.integers(1, 3), max_size=3).map(tuple))
-def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name, T, batch):
-    for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
-        cell = CELLS[name]
-        params, h0, xs = jax.eval_shape(lambda dtype=dtype: example(name, T, batch, dtype)[1:])
+def test_the_output_is_the_same_in_one_call_as_step_by_step(it: Lab):
+    answer = it.ask()
+    seen = jax.jit(it.cell.output)
+    each = jnp.stack([seen(it.params, of_example(answer.hs, t, 0)) for t in range(T)])
+    chex.assert_trees_all_close(answer.ys, each, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name):
+    cell = CASES[name].cell
+    for dtype, steps, batch in [(jnp.float64, 1, ()), (jnp.float32, 3, (2, 3)), (jnp.bfloat16, 0, (2,))]:
+        params, h0, xs = jax.eval_shape(lambda b=batch, n=steps, d=dtype: example(name, n, b, d)[1:])
         h_T, hs = jax.eval_shape(lambda *a: rollout(cell, *a, schedule=schedule), params, h0, xs)
         chex.assert_trees_all_equal_shapes_and_dtypes(h_T, h0)
-        jax.tree.map(lambda a: chex.assert_shape(a, (T, *batch, H)), hs)
+        for before, every in zip(jax.tree.leaves(h0), jax.tree.leaves(hs), strict=True):
+            chex.assert_shape(every, (steps, *before.shape))
+            chex.assert_type(every, dtype)
         ys = jax.eval_shape(lambda *a: outputs(cell, *a), params, hs)
-        chex.assert_shape(ys, (T, *batch, 2 if name.startswith("readout") else H))
+        cell_output = jax.eval_shape(cell.output, params, h0)
+        chex.assert_shape(ys, (steps, *cell_output.shape))
         chex.assert_type(ys, dtype)
 
 
-@every_cell
-def test_an_empty_sequence_returns_the_state_it_was_given(schedule, name):
-    cell, params, h0, xs = example(name, T=0, batch=(2,))
-    h_T, _ = rollout(cell, params, h0, xs, schedule=schedule)
-    chex.assert_trees_all_equal(h_T, h0)
-
-
-@every_cell
-def test_gradients_equal_finite_differences(schedule, name):
-    cell, params, h0, xs = example(name, T=3, batch=(2,), seed=1)
+def test_gradients_equal_finite_differences_across_masks_and_resets(it: Lab):
+    said = {name: a for name, a in marks(2).items() if name != "cuts"}  # a cut changes the gradient, not the value
 
     @jax.jit
     def loss(params, h0, xs):
-        return jnp.sum(outputs(cell, params, rollout(cell, params, h0, xs, schedule=schedule)[1]) ** 2)
+        _, hs = rollout(it.cell, params, h0, xs, **said)
+        return jnp.sum(outputs(it.cell, params, hs) ** 2)
 
-    check_grads(loss, (params, h0, xs), order=1, modes=["fwd", "rev"], eps=1e-6, rtol=1e-6)
-
-
-@every_cell
-def test_no_gradient_crosses_a_cut_and_no_value_changes(schedule, name):
-    cell, params, h0, xs = example(name, T=6, batch=(2,))
-
-    @jax.jit
-    def last(h0, xs, cuts):
-        def total(h0, xs):
-            h_T, _ = rollout(cell, params, h0, xs, cuts=cuts, schedule=schedule)
-            return sum(jnp.sum(a) for a in jax.tree.leaves(h_T)), h_T
-
-        gradients, h_T = jax.grad(total, argnums=(0, 1), has_aux=True)(h0, xs)
-        return h_T, *gradients
-
-    free_h_T, free_h0, free_xs = last(h0, xs, jnp.zeros((6, 2), bool))
-    assert np.all(np.any(free_xs != 0, axis=2)), "the uncut gradient must be there, or the law says nothing"
-    for cut in range(1, 6):  # only the first example is cut
-        h_T, to_h0, to_xs = last(h0, xs, jnp.zeros((6, 2), bool).at[cut, 0].set(True))
-        chex.assert_trees_all_equal(h_T, free_h_T)
-        assert not np.any(to_xs[:cut, 0])
-        chex.assert_trees_all_close(to_xs[cut:], free_xs[cut:], rtol=1e-12)
-        chex.assert_trees_all_close(to_xs[:, 1], free_xs[:, 1], rtol=1e-12)
-        for cut_leaf, free_leaf in zip(jax.tree.leaves(to_h0), jax.tree.leaves(free_h0), strict=True):
-            assert not np.any(cut_leaf[0])
-            np.testing.assert_allclose(cut_leaf[1], free_leaf[1], rtol=1e-12)
+    check_grads(loss, (it.params, it.h0, it.xs), order=1, modes=["fwd", "rev"], eps=1e-6, rtol=1e-6, atol=1e-6)
 
 
-@every_cell
-def test_cuts_of_the_whole_batch_equal_cuts_of_each_example(schedule, name):
-    cell, params, h0, xs = example(name, T=5, batch=(2,))
+def test_no_gradient_crosses_a_cut_and_no_value_changes(it: Lab):
+    free = it.ask()
+    assert np.all(np.any(free.to_xs != 0, axis=range(2, free.to_xs.ndim))), "without a gradient the law says nothing"
+    for cut in range(1, T):  # only the first example is cut
+        answer = it.ask(cuts=jnp.zeros((T, B), bool).at[cut, 0].set(True))
+        chex.assert_trees_all_equal(answer[:3], free[:3])
+        assert not any_nonzero((answer.to_xs[:cut, 0], of_example(answer.to_h0, 0, 0)))
+        chex.assert_trees_all_close(answer.to_xs[cut:], free.to_xs[cut:], rtol=1e-12)
+        chex.assert_trees_all_close(answer.to_xs[:, 1], free.to_xs[:, 1], rtol=1e-12)
+        chex.assert_trees_all_close(*(of_example(a.to_h0, 1, 0) for a in (answer, free)), rtol=1e-12)
 
-    @jax.jit
-    def gradient(cuts):
-        return jax.grad(lambda p: jnp.sum(outputs(cell, p, rollout(cell, p, h0, xs, cuts=cuts)[1]) ** 2))(params)
 
-    cuts = window_cuts(5, 2)
-    each = jnp.broadcast_to(cuts[:, None], (5, 2))
-    chex.assert_trees_all_close(gradient(cuts), gradient(each), rtol=1e-12)
+def test_a_reset_begins_a_new_sequence_and_no_gradient_crosses_it(it: Lab):
+    fresh = it.cell.start(it.params, (B,))
+    for reset in (0, 3):
+        resets = jnp.zeros((T, B), bool).at[reset, 0].set(True)
+        answer, free = it.ask(resets=resets), it.ask()
+        alone = it.ask(h0=fresh, xs=jnp.roll(it.xs, -reset, axis=0), mask=jnp.arange(T)[:, None] < T - reset)
+        chex.assert_trees_all_close(*(of_example(a.h_T, 0, 0) for a in (answer, alone)), rtol=1e-12, atol=1e-14)
+        assert not any_nonzero((answer.to_xs[:reset, 0], of_example(answer.to_h0, 0, 0)))
+        assert any_nonzero(answer.to_xs[reset, 0])
+        chex.assert_trees_all_equal(*(of_example(a.h_T, 1, 0) for a in (answer, free)))
 
 
-@every_cell
-def test_a_cut_stops_even_a_gradient_that_is_not_a_number(schedule, name):
-    cell, params, h0, xs = example(name, T=4)
+def test_a_masked_step_is_as_if_it_were_not_there(it: Lab):
+    mask = jnp.array([[1, 0], [0, 0], [1, 1], [1, 0], [0, 1], [1, 1]], bool)
+    seen = jnp.where(mask, 1.0, 0.0)
+    order = jnp.argsort(~mask, axis=0)  # the steps that are there, first
+    packed = jnp.take_along_axis(it.xs, order.reshape(T, B, *[1] * (it.xs.ndim - 2)), axis=0)
+    held = it.ask(mask=mask, seen=seen)
+    short = it.ask(xs=packed, mask=length_mask(mask.sum(axis=0), T), seen=jnp.take_along_axis(seen, order, axis=0))
+    chex.assert_trees_all_close(held.h_T, short.h_T, rtol=1e-12, atol=1e-14)
+    chex.assert_trees_all_close((held.to_params, held.to_h0), (short.to_params, short.to_h0), rtol=1e-10, atol=1e-12)
+    assert not any_nonzero(jnp.where(mask.reshape(T, B, *[1] * (it.xs.ndim - 2)), 0, held.to_xs))
+    chex.assert_trees_all_equal(of_example(held.hs, 1, 0), of_example(held.hs, 0, 0))  # both masked at step 1
+
+
+def test_a_sequence_of_length_0_returns_the_state_it_was_given(it: Lab):
+    answer = it.ask(mask=jnp.zeros((T, B), bool).at[:, 1].set(True))
+    chex.assert_trees_all_equal(of_example(answer.h_T, 0, 0), of_example(it.h0, 0, 0))
+    assert not any_nonzero(answer.to_xs[:, 0])
+    nothing = it.ask(mask=False)
+    chex.assert_trees_all_equal(nothing.h_T, it.h0)
+    assert not any_nonzero((nothing.to_params, nothing.to_xs))
+    flat, _ = ravel_pytree(nothing.to_h0)
+    np.testing.assert_allclose(flat, np.linspace(1, 2, flat.size), rtol=1e-12)  # the loss reads h_T = h_0 itself
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_in_the_padding_changes_a_value_or_a_gradient(it: Lab, reverse):
+    mask = length_mask(jnp.array([4, 0]), T).at[1, 0].set(False)
+    padding = ~mask.reshape(T, B, *[1] * (it.xs.ndim - 2))
+    clean = it.ask(mask=mask, seen=1.0, reverse=reverse)
+    chex.assert_tree_all_finite(clean)
+    for junk in (jnp.nan, jnp.inf, -jnp.inf):
+        dirty = it.ask(mask=mask, seen=1.0, xs=jnp.where(padding, junk, it.xs), reverse=reverse)
+        chex.assert_trees_all_equal(dirty, clean)
+
+
+def test_a_state_that_is_not_a_number_does_not_survive_a_reset(it: Lab):
+    broken = jax.tree.map(lambda h: h.at[0].set(jnp.nan), it.h0)
+    answer = it.ask(h0=broken, resets=jnp.zeros((T, B), bool).at[0, 0].set(True), seen=1.0)
+    chex.assert_tree_all_finite(answer)
+    broken_later = it.ask(xs=it.xs.at[2, 0].set(jnp.nan), resets=jnp.zeros((T, B), bool).at[3, 0].set(True))
+    chex.assert_tree_all_finite((broken_later.h_T, broken_later.ys[3:]))
+
+
+def test_a_cut_stops_even_a_gradient_that_is_not_a_number(it: Lab):
+    broken = it.xs.at[3].set(jnp.nan)
+    answer = it.ask(xs=broken, cuts=jnp.arange(T)[:, None] == 2)
+    assert not any_nonzero((answer.to_xs[:2], answer.to_h0))
+
+
+def test_reading_in_reverse_is_reading_the_reversed_sequence(it: Lab):
+    lengths = jnp.array([T, 4])
+    mask = length_mask(lengths, T)
+    border = jnp.zeros((T, B), bool).at[2, 0].set(True)  # between steps 1 and 2 of the first example, which has all T
+    mirrored = jnp.zeros((T, B), bool).at[T - 2, 0].set(True)
+    turned = reverse_sequence(it.xs, lengths)
+    chex.assert_trees_all_equal(reverse_sequence(turned, lengths), it.xs)
+    for here, there in [({}, {}), ({"resets": border}, {"resets": mirrored}), ({"cuts": border}, {"cuts": mirrored})]:
+        backward = it.ask(mask=mask, reverse=True, **here)
+        forward = it.ask(xs=turned, mask=mask, **there)
+        chex.assert_trees_all_close(backward.h_T, forward.h_T, rtol=1e-12, atol=1e-14)
+        valid = jax.tree.map(lambda a: a[:4], (backward.hs, reverse_sequence(forward.hs, lengths)))
+        chex.assert_trees_all_close(*valid, rtol=1e-12, atol=1e-14)
+        chex.assert_trees_all_close(backward.to_xs, reverse_sequence(forward.to_xs, lengths), rtol=1e-10, atol=1e-12)
+        if here:
+            assert not any_nonzero(backward.to_xs[2:, 0])
+            assert any_nonzero(backward.to_xs[1, 0])
+
+
+def test_a_window_of_at_least_T_is_full_back_propagation_learned_start_included(it: Lab):
+    full = it.ask(seen=1.0)
+    for window in (T, T + 1, 100):
+        chex.assert_trees_all_equal(it.ask(seen=1.0, cuts=window_cuts(T, window)[:, None]), full)
+
+
+def test_a_rollout_is_pure_and_compiles_once(it: Lab):
+    first = it.ask(seen=1.0)
+    it.ask(params=jax.tree.map(jnp.zeros_like, it.params), xs=it.xs + 1, mask=False)
+    chex.assert_trees_all_equal(it.ask(seen=1.0), first)
+    assert it.traces.count(False) == 1
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.ids])
+@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+def test_ids_and_one_hot_vectors_give_equal_results_and_gradients(schedule, name):
+    it = lab(name, schedule)
+    ids = jax.random.randint(jax.random.key(2), (T, B), 0, I)
 
     @jax.jit
     @jax.grad
-    def gradient(x_0):
-        broken = xs.at[0].set(x_0).at[2].set(jnp.nan)
-        h_T, _ = rollout(cell, params, h0, broken, cuts=window_cuts(4, 2), schedule=schedule)
-        return ravel_pytree(h_T)[0].sum()
+    def by_id(params):
+        _, hs = rollout(it.cell, params, it.h0, ids, schedule=schedule)
+        return jnp.sum(outputs(it.cell, params, hs) ** 2)
 
-    assert not np.any(gradient(xs[0]))
+    by_vector = it.ask(xs=jax.nn.one_hot(ids, I, dtype=jnp.float64), last=0.0, seen=1.0)
+    chex.assert_trees_all_close(by_id(it.params), by_vector.to_params, rtol=1e-11, atol=1e-14)
 
 
-@every_cell
-def test_a_window_of_at_least_T_is_full_back_propagation_learned_start_included(schedule, name):
-    cell, params, h0, xs = example(name, T=6)
+# The laws below are of the driver.
 
+
+def test_marks_of_the_whole_batch_lengths_and_no_marks_equal_marks_of_each_example(one: Lab):
+    said, lengths = marks(3), jnp.array([5, 2])
+    alike = {name: a[:, 0] for name, a in said.items()}
+    each = one.ask(**{name: a[:, None] for name, a in alike.items()})
+    together = jax.jit(lambda h0, xs: one.roll(h0, xs, **alike))(one.h0, one.xs)
+    chex.assert_trees_all_close(together, (each.h_T, each.hs), rtol=1e-12, atol=1e-14)
+    masked = one.ask(mask=length_mask(lengths, T))
+    by_length = jax.jit(lambda h0, xs, n: one.roll(h0, xs, lengths=n))(one.h0, one.xs, lengths)
+    chex.assert_trees_all_close(by_length, (masked.h_T, masked.hs), rtol=1e-12, atol=1e-14)
+
+
+def test_the_window_may_be_traced_and_vmapped(one: Lab):
     @jax.jit
-    def gradient(cuts):
-        def loss(params, h0):
-            _, hs = rollout(cell, params, h0, xs, cuts=cuts, schedule=schedule)
-            return jnp.sum(outputs(cell, params, hs) ** 2)
-
-        return jax.grad(loss, argnums=(0, 1))(params, h0)
-
-    full = gradient(None)
-    for window in (6, 7, 100):
-        chex.assert_trees_all_close(gradient(window_cuts(6, window)), full, rtol=1e-12)
-
-
-@every_cell
-def test_the_window_may_be_traced_and_vmapped(schedule, name):
-    cell, params, h0, xs = example(name, T=6)
-
-    @jax.jit
+    @jax.vmap
     def gradient(window):
-        cuts = window_cuts(6, window)
-        return jax.grad(lambda p: ravel_pytree(rollout(cell, p, h0, xs, cuts=cuts, schedule=schedule)[0])[0].sum())(
-            params
-        )
-
-    one_by_one = [gradient(w) for w in (1, 2, 6)]
-    together = jax.jit(jax.vmap(gradient))(jnp.array([1, 2, 6]))
-    chex.assert_trees_all_close(together, jax.tree.map(lambda *a: jnp.stack(a), *one_by_one), rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", TAKES_IDS)
-@settings(max_examples=2)
-@given(batch=st.sampled_from([(), (2, 3)]))
-def test_ids_and_one_hot_vectors_give_equal_results_and_gradients(schedule, name, batch):
-    cell, params, h0, _ = example(name, T=5, batch=batch)
-    ids = jax.random.randint(jax.random.key(2), (5, *batch), 0, I)
-
-    @jax.jit
-    def run(params, xs):
         def loss(params):
-            h_T, hs = rollout(cell, params, h0, xs, schedule=schedule)
-            return jnp.sum(outputs(cell, params, hs) ** 2), (h_T, hs)
+            h_T, _ = rollout(one.cell, params, one.h0, one.xs, cuts=window_cuts(T, window))
+            flat, _ = ravel_pytree(h_T)
+            return jnp.sum(jnp.linspace(1, 2, flat.size) * flat)
 
-        return jax.grad(loss, has_aux=True)(params)
+        return jax.grad(loss)(one.params)
 
-    by_id, by_vector = run(params, ids), run(params, jax.nn.one_hot(ids, I, dtype=jnp.float64))
-    chex.assert_trees_all_equal(by_id[1], by_vector[1])
-    chex.assert_trees_all_close(by_id[0], by_vector[0], rtol=1e-12, atol=1e-15)
-
-
-@every_cell
-def test_it_compiles_once(schedule, name):
-    cell, params, h0, xs = example(name, T=4, batch=(2,))
-
-    chex.clear_trace_counter()
-
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def roll(params, h0, xs):
-        return rollout(cell, params, h0, xs, schedule=schedule)
-
-    for shift in range(3):
-        roll(params, h0, xs + jnp.asarray(shift, xs.dtype))
+    windows = [1, 2, T]
+    one_by_one = [one.ask(cuts=window_cuts(T, w)[:, None]).to_params for w in windows]
+    chex.assert_trees_all_close(
+        gradient(jnp.array(windows)), jax.tree.map(lambda *a: jnp.stack(a), *one_by_one), rtol=1e-11, atol=1e-14
+    )
 
 
-@every_cell
-def test_the_output_is_the_same_in_one_call_as_step_by_step(schedule, name):
-    cell, params, h0, xs = example(name, T=4, batch=(2,))
-    _, hs = rollout(cell, params, h0, xs, schedule=schedule)
-    each = jnp.stack([cell.output(params, jax.tree.map(lambda a, t=t: a[t], hs)) for t in range(4)])
-    chex.assert_trees_all_close(outputs(cell, params, hs), each, rtol=1e-12)
+def test_everything_said_of_steps_may_be_traced(one: Lab):
+    said = marks(4)
+    traced = jax.jit(lambda h0, xs, said: one.roll(h0, xs, **said))(one.h0, one.xs, said)
+    answer = one.ask(**said)
+    chex.assert_trees_all_close(traced, (answer.h_T, answer.hs), rtol=1e-12, atol=1e-14)
+
+
+def test_a_start_that_a_reset_puts_on_a_cut_keeps_its_gradient(one: Lab):
+    border = jnp.zeros((T, B), bool).at[3].set(True)
+    reset, both = one.ask(resets=border), one.ask(resets=border, cuts=border)
+    chex.assert_trees_all_equal(both, reset)

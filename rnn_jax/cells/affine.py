@@ -25,7 +25,7 @@ def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array,
     The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
     """
     if isinstance(W_hh, Dropped):
-        return h * jnp.broadcast_to(W_hh.mask, h.shape), W_hh.W_hh
+        return h * jnp.broadcast_to(W_hh.mask.astype(h.dtype), h.shape), W_hh.W_hh
     return h, W_hh
 
 

@@ -45,7 +45,7 @@ def diagonal_coefficients(
     return decay, jnp.sqrt(1 - decay**2) * u
 
 
-def lru_coefficients(params: LRUParams, u: Float[Array, "*batch 2*H"]) -> tuple[ComplexState, ComplexState]:
+def lru_coefficients(params: LRUParams, u: Float[Array, "*batch GH"]) -> tuple[ComplexState, ComplexState]:
     """h_t = λ ⊙ h_{t−1} + γ ⊙ u_t in complex numbers, with u_t = B x_t.
 
     λ = exp(−exp(log ν) + i·exp(log θ))
@@ -159,7 +159,7 @@ def lru(
         zero = jnp.zeros((*batch_shape, hidden_size), params.W_xh.dtype)
         return ComplexState(zero, jnp.zeros_like(zero))
 
-    def project(params: LRUParams, x: Num[Array, "..."]) -> Float[Array, "*batch 2*H"]:
+    def project(params: LRUParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         return project_input(x, params.W_xh, jnp.zeros_like(params.W_xh[0]))
 
     def output(params: LRUParams, h: ComplexState) -> Float[Array, "*batch O"]:

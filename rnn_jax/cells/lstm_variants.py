@@ -59,7 +59,7 @@ class LayerNormLSTMParams(NamedTuple):
     """Bias β of the memory, as h sees it."""
 
 
-def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch 4*H"]) -> LSTMState:
+def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
     """The gates see the memory: i and f the one before, o the one now.
 
     i_t = σ(u_i + W_hi h_{t−1} + w_ci ⊙ c_{t−1})
@@ -76,7 +76,7 @@ def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float
     return LSTMState(h=sigmoid(o + w_co * c) * jnp.tanh(c), c=c)
 
 
-def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*batch 3*H"]) -> LSTMState:
+def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
     """What is forgotten is written: i_t = 1 − f_t.
 
     f_t = σ(u_f + W_hf h_{t−1})
@@ -93,7 +93,7 @@ def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*ba
 
 
 def clipped_lstm_advance(
-    params: LSTMParams, state: LSTMState, u: Float[Array, "*batch 4*H"], cell_clip: float
+    params: LSTMParams, state: LSTMState, u: Float[Array, "*batch GH"], cell_clip: float
 ) -> LSTMState:
     """The equations of ``lstm_advance``, with c_t = clip(f_t ⊙ c_{t−1} + i_t ⊙ g_t, −cell_clip, cell_clip)."""
     h, c = state
@@ -105,7 +105,7 @@ def clipped_lstm_advance(
 def projected_lstm_advance(
     params: ProjectedLSTMParams,
     state: LSTMState,
-    u: Float[Array, "*batch 4*H"],
+    u: Float[Array, "*batch GH"],
     cell_clip: float = math.inf,
     projection_clip: float = math.inf,
 ) -> LSTMState:
@@ -123,7 +123,7 @@ def layer_norm(
     return jnp.broadcast_to(scale, a.shape) * a * jnp.broadcast_to(jax.lax.rsqrt(variance + epsilon), a.shape)
 
 
-def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch 4*H"]) -> LSTMState:
+def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
     """What comes in from x, from h and from the memory is normalised, each by itself; the memory is not.
 
     (i, f, o, g)_t = LN(W_hh h_{t−1}; α_h) + u_t,     with u_t = LN(W_xh x_t; α_x) + b_h

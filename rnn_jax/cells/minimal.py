@@ -26,7 +26,7 @@ class MinLSTMParams(NamedTuple):
 
 
 def min_gru_coefficients(
-    params: MinGRUParams, u: Float[Array, "*batch 2*H"]
+    params: MinGRUParams, u: Float[Array, "*batch GH"]
 ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
     """h_t = (1 − z_t) ⊙ h_{t−1} + z_t ⊙ u_n.
 
@@ -37,7 +37,7 @@ def min_gru_coefficients(
 
 
 def min_lstm_coefficients(
-    params: MinLSTMParams, u: Float[Array, "*batch 3*H"]
+    params: MinLSTMParams, u: Float[Array, "*batch GH"]
 ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
     """h_t = f_t / (f_t + i_t) ⊙ h_{t−1} + i_t / (f_t + i_t) ⊙ u_n.
 

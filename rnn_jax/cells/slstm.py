@@ -31,7 +31,7 @@ class SLSTMState(NamedTuple):
     """The stabiliser: the largest exponent so far."""
 
 
-def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batch 4*H"]) -> SLSTMState:
+def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batch GH"]) -> SLSTMState:
     """A running mean of g, weighted by exponential gates: c_t / n_t.
 
     (ĩ, f̃, õ, g̃)_t = u_t + W_hh h_{t−1},     with u_t = W_xh x_t + b_h

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.types import Cell, Keyed, Params, State
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
@@ -114,6 +114,10 @@ def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
 
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
+    if isinstance(xs, Keyed) and not cell.keyed:
+        raise ValueError(
+            "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
+        )
     before = describe(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)

@@ -1,0 +1,146 @@
+"""Both directions and any depth, with every mark."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import (
+    bidirectional,
+    causal,
+    gru,
+    initializers,
+    length_mask,
+    lstm,
+    outputs,
+    readout,
+    residual,
+    reverse_sequence,
+    rollout,
+    stack,
+    stack_layers,
+    vanilla,
+)
+from tests.laboratory import any_nonzero
+
+T, B, I, H = 6, 3, 2, 3
+random = initializers.scaled_normal()
+ONE = bidirectional(lstm(I, H, bias_init=random), stack(gru(I, H), residual(vanilla(H, H))))
+DEEP = stack_layers(ONE, causal(vanilla(2 * H, H)), bidirectional(gru(H, H), gru(H, H), merge="sum"))
+LAYERS = {"one": ONE, "deep": DEEP}
+
+
+def example(layer):
+    k_params, k_x = jax.random.split(jax.random.key(0))
+    params = layer.init(k_params)
+    return params, layer.start(params, (B,)), jax.random.normal(k_x, (T, B, I))
+
+
+def gradients_of(layer):
+    """``(params, h0, xs, seen (T, B), marks) -> ((h_T, ys), gradients)`` of Σ seen_t ⊙ y_t²; compiled once."""
+
+    def loss(params, h0, xs, seen, marks):
+        h_T, ys = layer.apply(params, h0, xs, **marks)
+        return jnp.sum(jnp.broadcast_to(seen[..., None], ys.shape) * ys**2), (h_T, ys)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+
+def test_both_directions_are_two_rollouts_merged():
+    params, h0, xs = example(ONE)
+    h_T, ys = ONE.apply(params, h0, xs)
+    forward, backward = lstm(I, H), stack(gru(I, H), residual(vanilla(H, H)))
+    there_T, there = rollout(forward, params.forward, h0.forward, xs)
+    back_T, back = rollout(backward, params.backward, h0.backward, jnp.flip(xs, axis=0))
+    chex.assert_trees_all_close(h_T, type(h_T)(there_T, back_T), rtol=1e-12)
+    seen = outputs(forward, params.forward, there), jnp.flip(outputs(backward, params.backward, back), axis=0)
+    np.testing.assert_allclose(ys, jnp.concatenate(seen, axis=-1), rtol=1e-12)
+
+
+def test_outputs_are_merged_by_sum_or_any_function():
+    cells = gru(I, H), gru(I, H)
+    params, h0, xs = example(bidirectional(*cells))
+    there, back = jnp.split(bidirectional(*cells).apply(params, h0, xs)[1], 2, axis=-1)
+    for merge, expected in [("sum", there + back), (jnp.maximum, jnp.maximum(there, back))]:
+        np.testing.assert_array_equal(bidirectional(*cells, merge=merge).apply(params, h0, xs)[1], expected)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_ragged_sequences_equal_each_sequence_alone_whatever_is_in_the_padding(name):
+    layer = LAYERS[name]
+    params, h0, xs = example(layer)
+    lengths = jnp.array([T, 4, 0])
+    mask = length_mask(lengths, T)
+    run = gradients_of(layer)
+    (to_params, to_h0, to_xs), (h_T, ys) = run(params, h0, xs, mask.astype(float), {"mask": mask})
+    dirty = jnp.where(mask[..., None], xs, jnp.nan)
+    chex.assert_trees_all_equal(
+        run(params, h0, dirty, mask.astype(float), {"mask": mask}), ((to_params, to_h0, to_xs), (h_T, ys))
+    )
+    assert not any_nonzero(jnp.where(mask[..., None], 0, to_xs))
+    for b, length in enumerate(lengths):
+        one = jax.tree.map(lambda h, b=b: h[b], h0)
+        alone_T, alone = jax.jit(layer.apply)(params, one, xs[:length, b])
+        np.testing.assert_allclose(ys[:length, b], alone, rtol=1e-12, atol=1e-14)
+        chex.assert_trees_all_close(jax.tree.map(lambda h, b=b: h[b], h_T), alone_T, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+@pytest.mark.parametrize("border", ["resets", "cuts"])
+def test_nothing_crosses_a_border_from_either_side(name, border):
+    layer = LAYERS[name]
+    params, h0, xs = example(layer)
+    at = jnp.zeros((T, B), bool).at[3, 0].set(True)  # between steps 2 and 3 of the first example
+    run = gradients_of(layer)
+    for inside in (slice(0, 3), slice(3, T)):
+        seen = jnp.zeros((T, B)).at[inside, 0].set(1.0)
+        (_, _, to_xs), _ = run(params, h0, xs, seen, {border: at})
+        assert not any_nonzero(to_xs.at[inside, 0].set(0))
+        assert np.all(np.any(to_xs[inside, 0] != 0, axis=-1))
+    if border == "resets":  # two sequences in one row
+        _, (_, ys) = run(params, h0, xs, seen, {border: at})
+        start = jax.tree.map(lambda h: h[0], h0)
+        for inside in (slice(0, 3), slice(3, T)):
+            np.testing.assert_allclose(ys[inside, 0], layer.apply(params, start, xs[inside, 0])[1], rtol=1e-12)
+
+
+def test_a_layer_of_a_stack_sees_the_whole_sequence_below():
+    cells = readout(gru(I, H), H), lstm(H, H)
+    cell, layers = stack(*cells), stack_layers(*map(causal, cells))
+    params, h0, xs = example(layers)
+    for marks in ({}, {"lengths": jnp.array([6, 3, 0])}):
+        h_T, hs = rollout(cell, params, h0, xs, **marks)
+        both = layers.apply(params, h0, xs, **marks)
+        chex.assert_trees_all_close((h_T, outputs(cell, params, hs)), both, rtol=1e-12)
+
+
+def test_a_reversed_layer_is_the_layer_of_the_reversed_sequence():
+    cell = gru(I, H)
+    params, h0, xs = example(causal(cell))
+    lengths = jnp.array([6, 4, 1])
+    h_T, ys = causal(cell, reverse=True).apply(params, h0, xs, lengths=lengths)
+    turned_T, turned = causal(cell).apply(params, h0, reverse_sequence(xs, lengths), lengths=lengths)
+    np.testing.assert_allclose(h_T, turned_T, rtol=1e-12)
+    valid = length_mask(lengths, T)[..., None]
+    np.testing.assert_allclose(
+        jnp.where(valid, ys, 0), jnp.where(valid, reverse_sequence(turned, lengths), 0), rtol=1e-12
+    )
+
+
+def test_a_bidirectional_layer_of_no_steps_gives_no_outputs():
+    params, h0, _ = example(ONE)
+    h_T, ys = ONE.apply(params, h0, jnp.zeros((0, B, I)))
+    chex.assert_trees_all_equal(h_T, h0)
+    assert ys.shape == (0, B, 2 * H)
+
+
+def test_directions_and_layers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"^merge got 'product'; want one of concatenate, sum, or any function"):
+        bidirectional(gru(I, H), gru(I, H), merge="product")
+    with pytest.raises(ValueError, match=r"^stack_layers got no layer"):
+        stack_layers()
+    wrong = stack_layers(ONE, causal(gru(H, H)))
+    params, h0, xs = example(wrong)
+    with pytest.raises(ValueError, match=r"^layer 1 of stack_layers \(GRU\): xs got shape .*; want 3 features"):
+        wrong.apply(params, h0, xs)
