@@ -1,5 +1,12 @@
 """Strict by default: float64, checked shapes, no silent rank or type promotion, warnings as errors."""
 
+import os
+
+# Tests compile much and compute little: without LLVM's optimisations they take half the time.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
+)
+
 import jax
 from beartype import BeartypeConf, beartype
 from hypothesis import settings

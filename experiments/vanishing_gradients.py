@@ -27,11 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _cells import equal_models, start_of
 from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rnn_jax import gru, initializers, lag_gradients, leading_gain, lstm, readout, rollout, vanilla
-from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax import lag_gradients, leading_gain, map_recurrent, rollout
+from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
@@ -48,8 +49,9 @@ class Config:
     text: Path | None = None
     """A UTF-8 text file; by default the Python language reference that CPython carries."""
     cells: tuple[str, ...] = ("tanh", "relu-identity", "relu", "gru", "lstm")
-    """gru, lstm, or an activation of the vanilla cell, each with -gaussian (the default), -orthogonal, -identity or
-    -uniform for the start of W_hh."""
+    """gru, lstm, any other cell of the library or an activation of the vanilla cell, each with -gaussian (the default),
+    -orthogonal, -identity or -uniform for the start of W_hh; or FILE.py:function, where function(input_size,
+    hidden_size) makes a cell of your own."""
     hidden_size: int = 64
     """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
     seeds: int = 3
@@ -95,45 +97,6 @@ SMOKE |= {"probes": 4, "gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("l
 BURN_IN = 50  # letters read before the gradient is measured
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 HELD_OUT = 50_000  # letters of a long text that are enough to validate on
-
-
-# %% [markdown]
-# ## The cells
-# All read ids and are read by y_t = W_hy h_t + b_y. Unless its name says otherwise a recurrent matrix begins Gaussian
-# with gain 1, so the cells differ in nothing but their equations.
-
-
-# %%
-STARTS = {
-    "gaussian": initializers.scaled_normal(),
-    "orthogonal": initializers.orthogonal(),
-    "identity": initializers.identity(),
-    "uniform": initializers.torch_uniform(),
-}
-
-
-def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
-    """A cell of this name that predicts the next letter."""
-    kind, dash, start = name.partition("-")
-    if dash and start not in STARTS:
-        raise ValueError(f"--cells got the start {start!r} in {name!r}; want one of {', '.join(STARTS)}")
-    make = {"gru": gru, "lstm": lstm}.get(kind) or partial(vanilla, activation=kind)
-    row = initializers.scaled_normal(vocabulary_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-    cell = make(vocabulary_size, hidden_size, input_init=row, recurrent_init=STARTS[start or "gaussian"])
-    return readout(cell, vocabulary_size)
-
-
-def equal_models(config: Config, vocabulary_size: int) -> dict[str, tuple[int, Cell]]:
-    """``{name: (hidden_size, model)}`` with the parameters of an LSTM of ``config.hidden_size`` units, or nearly."""
-    if not config.cells:
-        raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
-    same = [name.removesuffix("-gaussian") for name in config.cells]
-    twice = next((name for name in same if same.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--cells got {twice} twice; want each cell once")
-    budget = parameter_count(make_model("lstm", vocabulary_size, config.hidden_size))
-    sizes = {name: matching_size(partial(make_model, name, vocabulary_size), budget) for name in config.cells}
-    return {name: (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}
 
 
 # %% [markdown]
@@ -206,10 +169,10 @@ def measure_lags(model: Cell, params: Any, probes: jax.Array, lags: int) -> tupl
 
 
 def sweep_gains(model: Cell, params: Any, probes: jax.Array, gains: jax.Array, lags: int) -> jax.Array:
-    """``(G, K, N)``: log norms from the start state, with W_hh multiplied by each gain."""
+    """``(G, K, N)``: log norms from the start state, with W_hh multiplied by each gain; a cell without one stays."""
 
     def at(gain: jax.Array) -> jax.Array:
-        scaled = params._replace(cell=params.cell._replace(W_hh=gain * params.cell.W_hh))
+        scaled = map_recurrent(lambda W_hh: gain * W_hh, params)
         h0 = model.start(scaled, probes.shape[1:])
         return lag_gradients(model, scaled, h0, probes[:lags], lambda y: next_token_nats(y, probes[lags])).log_norm
 
@@ -267,7 +230,7 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
     tick(name, "gradients at initialisation")
     before = programs.measure(state.params)
     swept = over_lag_0(programs.sweep(state.params))
-    log = partial(log_loss, run, cell=name, init=name.partition("-")[2] or "gaussian", compile_s=round(compile_s, 2))
+    log = partial(log_loss, run, cell=name, init=start_of(name), compile_s=round(compile_s, 2))
     state, curve, tokens_per_s = train(programs, state, config, data, log, partial(tick, name))
     tick(name, "gradients after training")
     log_norm, log_norm_of, gain = (np.stack(pair) for pair in zip(before, programs.measure(state.params), strict=True))
@@ -369,7 +332,7 @@ def main(argv: list[str] | None = None) -> int:
             default = dataclasses.replace(default, **SMOKE)
         config = parse(Config, argv, default)
         data = load(config)
-        models = equal_models(config, data.vocabulary.size)
+        models = equal_models(config.cells, data.vocabulary.size, config.hidden_size)
         facts = {"text_sha256": data.sha256, "vocabulary_size": data.vocabulary.size}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 

@@ -30,7 +30,15 @@ from rnn_jax.cells import (
 )
 from rnn_jax.combinators import learned_start, readout, residual, stack
 from rnn_jax.diagnostics import lag_gradients, leading_gain, step_jacobian, summarise_lags
-from rnn_jax.dropout import dropout_mask, input_dropout, output_dropout, variational_dropout, weight_drop, zoneout
+from rnn_jax.dropout import (
+    dropout_mask,
+    input_dropout,
+    map_recurrent,
+    output_dropout,
+    variational_dropout,
+    weight_drop,
+    zoneout,
+)
 from rnn_jax.keys import keyed
 from rnn_jax.layers import Layer, bidirectional, causal, stack_layers
 from rnn_jax.rollout import outputs, rollout
@@ -69,6 +77,7 @@ __all__ = [
     "length_mask",
     "lru",
     "lstm",
+    "map_recurrent",
     "mgu",
     "min_gru",
     "min_lstm",

@@ -1,10 +1,14 @@
 """Dropout that is right for recurrence. Masks are data, keys travel beside the inputs; nothing is hidden state."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
-from rnn_jax.cells.affine import Dropped
+from rnn_jax.cells.affine import Dropped, drop
 from rnn_jax.combinators import SeenState, name_of
 from rnn_jax.keys import each, feed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
@@ -157,7 +161,7 @@ def variational_dropout(
             example ``(*batch, H)``; none where nothing is to be dropped.
 
     Raises:
-        ValueError: for a state_mask on a cell without W_hh.
+        ValueError: for a state_mask on a cell without W_hh, or a mask that is not the last axes of what it drops.
 
     Example: new masks for every sequence, inside the loss.
 
@@ -184,7 +188,7 @@ def variational_dropout(
         if input_mask is None:
             return cell.project(params, x)
         x, key = unkey(x)
-        x = x * jnp.broadcast_to(input_mask.astype(x.dtype), x.shape)
+        x = drop("input_mask", input_mask, x)
         return cell.project(params, x if key is None else Keyed(x, key))
 
     def advance(params: Params, h: State, u: PyTree) -> State:
@@ -213,15 +217,24 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
     require_rate(rate)
-    paths, tree = jax.tree.flatten_with_path(params)
-    recurrent = [jax.tree_util.keystr(path[-1:], simple=True) == "W_hh" for path, _ in paths]
-    if not any(recurrent):
+    keys = itertools.count()
+
+    def thin(W_hh: Array) -> Array:
+        return W_hh * dropout_mask(jax.random.fold_in(key, next(keys)), rate, W_hh.shape, W_hh.dtype)
+
+    dropped = map_recurrent(thin, params)
+    if next(keys) == 0:
         raise ValueError(f"weight_drop got params of {name_of(params)}, which hold no W_hh; want a recurrent matrix")
-    leaves = [
-        W * dropout_mask(jax.random.fold_in(key, n), rate, W.shape, W.dtype) if drops else W
-        for n, (drops, (_, W)) in enumerate(zip(recurrent, paths, strict=True))
-    ]
-    return jax.tree.unflatten(tree, leaves)
+    return dropped
+
+
+def map_recurrent(function: Callable[[Array], Array], params: Params) -> Params:
+    """``params`` of any cell or combination of cells, with ``function`` of every recurrent matrix ``W_hh``."""
+
+    def leaf(path: tuple[Any, ...], value: Array) -> Array:
+        return function(value) if jax.tree_util.keystr(path[-1:], simple=True) == "W_hh" else value
+
+    return jax.tree.map_with_path(leaf, params)
 
 
 def require_rate(*rates: float) -> None:

@@ -4,6 +4,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
@@ -48,8 +49,13 @@ def length_mask(lengths: Int[Array, "*batch"], length: int) -> Bool[Array, "T *b
     lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
-    if not isinstance(lengths, Tracer) and lengths.size and not 0 <= lengths.min() <= lengths.max() <= length:
-        raise ValueError(f"lengths got {lengths.min()} … {lengths.max()}; want steps in [0, {length}], T of xs")
+    if not isinstance(lengths, Tracer) and lengths.size:
+        shortest, longest = (
+            np.asarray(lengths).min(),
+            np.asarray(lengths).max(),
+        )  # of NumPy, so that it is checked inside jit too
+        if not 0 <= shortest <= longest <= length:
+            raise ValueError(f"lengths got {shortest} … {longest}; want steps in [0, {length}], T of xs")
     t = jnp.arange(length, dtype=lengths.dtype).reshape(length, *[1] * lengths.ndim)
     shape = (length, *lengths.shape)
     return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths, shape)

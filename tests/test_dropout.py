@@ -234,6 +234,10 @@ def test_a_rate_outside_0_to_1_is_refused(rate):
 def test_wrong_use_of_masks_and_keys_is_refused():
     with pytest.raises(ValueError, match=r"^variational_dropout got a state_mask for Readout of GRU, .* no W_hh"):
         variational_dropout(readout(GRU, 2), state_mask=jnp.ones(H))
+    for wrong in ({"input_mask": jnp.ones(I + 1)}, {"state_mask": jnp.ones((3, H))}):
+        dropped = variational_dropout(GRU, **wrong)
+        with pytest.raises(ValueError, match=r"^(input|state)_mask got shape .*; want the last axes of"):
+            dropped.step(GRU.init(jax.random.key(0)), jnp.ones((B, H)), jnp.ones((B, I)))
     with pytest.raises(ValueError, match=r"^weight_drop got params of .*, which hold no W_hh"):
         weight_drop({"W": jnp.ones(3)}, jax.random.key(0), 0.5)
     with pytest.raises(ValueError, match=r"^xs got shape \(5, 2, 3\); want \(T, \*batch, …\) with batch_shape \(3,\)"):

@@ -1,19 +1,53 @@
 """Wrong use gets one line: got, wanted, the fix."""
 
+import contextlib
 import re
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
-from rnn_jax import chrono_lstm, gru, gru_reset_before, lstm, readout, rollout, vanilla, window_cuts
-from tests.cases import CELLS, H, I
+from rnn_jax import (
+    antisymmetric,
+    chrono_lstm,
+    clipped_lstm,
+    conv_lstm,
+    cornn,
+    ctrnn,
+    gru,
+    gru_reset_before,
+    janet,
+    lru,
+    lstm,
+    mgu,
+    min_gru,
+    projected_lstm,
+    readout,
+    residual,
+    rollout,
+    slstm,
+    stack,
+    vanilla,
+    window_cuts,
+)
+from tests.cases import CASES, H, I
 
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("factory", [vanilla, gru, gru_reset_before, lstm])
+@contextlib.contextmanager
+def as_a_user_has_it():
+    """Without the tests' own checks of types, which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("factory", [vanilla, gru, gru_reset_before, lstm, mgu, min_gru, slstm])
 @pytest.mark.parametrize("size", [0, -3])  # the tests' own checks of types stop what is no integer
 def test_a_size_below_one_is_refused(factory, size):
     with pytest.raises(ValueError, match=rf"^hidden_size got {size}; want a positive integer"):
@@ -39,14 +73,20 @@ def test_a_chrono_lag_that_is_too_short_is_refused():
         chrono_lstm(3, 4, max_lag=2)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "cell from step"])
-@pytest.mark.parametrize("shape", [(5, I + 1), (5, 2, I - 1), (5,)])
-def test_a_mismatched_trailing_dimension_is_refused(name, shape):
-    cell = CELLS[name]
-    params = cell.init(KEY)
-    with pytest.raises(ValueError, match=rf"^xs got shape \(T.*; want {I} features on the last axis") as caught:
-        rollout(cell, params, cell.start(params, shape[1:-1]), jnp.zeros(shape))
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name not in ("cell from step", "variational dropout of gru")]
+)
+def test_a_mismatched_trailing_dimension_is_refused(name):
+    cell, x, _ = CASES[name]
+    params = jax.eval_shape(cell.init, KEY)
+    for batch, last in [((), x[-1] + 1), ((2,), x[-1] + 2)]:
+        xs = jnp.zeros((5, *batch, *x[:-1], last))
+        h0 = jax.eval_shape(lambda p, batch=batch: cell.start(p, batch), params)
+        with pytest.raises(
+            ValueError, match=rf"^xs got shape \(T.*; want .*{x[-1]} features on the last axis"
+        ) as caught:
+            rollout(cell, params, h0, xs)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_start_without_the_batch_of_the_sequence_is_refused():
@@ -75,16 +115,74 @@ def test_an_unknown_schedule_lists_the_known():
         rollout(cell, params, cell.start(params), jnp.zeros((5, I)), schedule="magic")
 
 
-@pytest.mark.parametrize("cuts", [np.zeros(4, bool), np.zeros((5, 3), bool), np.zeros(5, int)])
-def test_cuts_that_do_not_fit_are_refused(cuts):
+@pytest.mark.parametrize("name", ["mask", "resets", "cuts"])
+@pytest.mark.parametrize("shape", [(4,), (5, 3), (5, 2, 1), ()])
+def test_marks_that_do_not_fit_are_refused(name, shape):
     cell = vanilla(I, H)
     params = cell.init(KEY)
-    if cuts.dtype != bool:  # the types of the tests' own checks come first
-        with pytest.raises(Exception, match="cuts"):
-            rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), cuts=jnp.asarray(cuts))
-        return
-    with pytest.raises(ValueError, match=r"^cuts got bool .*; want bool \(5,\) or \(5, \*batch\)"):
-        rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), cuts=jnp.asarray(cuts))
+    for mark in (np.zeros(shape, bool), np.zeros((5,), int)):
+        with (
+            as_a_user_has_it(),
+            pytest.raises(ValueError, match=rf"^{name} got (bool|int64) .*; want bool \(5,\), or \(5, 2\) for each"),
+        ):
+            rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), **{name: mark})
+
+
+def test_a_mask_and_lengths_together_are_refused():
+    cell = vanilla(I, H)
+    params = cell.init(KEY)
+    both = {"mask": jnp.ones((5, 2), bool), "lengths": jnp.array([5, 5])}
+    with pytest.raises(ValueError, match=r"^mask got an array and so did lengths; want one of them"):
+        rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), **both)
+
+
+@pytest.mark.parametrize("lengths", [[6, 2], [-1, 2], [1, 2, 3], [[1, 2]], [1.0, 2.0]])
+def test_lengths_that_do_not_fit_are_refused(lengths):
+    cell = vanilla(I, H)
+    params = cell.init(KEY)
+    with as_a_user_has_it(), pytest.raises(ValueError, match=r"^lengths got .*; want ") as caught:
+        rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), lengths=np.array(lengths))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stack_that_does_not_fit_names_both_cells():
+    with pytest.raises(ValueError, match=r"^stack got no cell; want at least one"):
+        stack()
+    wanted = r"^stack got layer 1 \(Readout of GRU\), whose output is float64\[2\], under layer 2 \(LSTM\), which does "
+    with pytest.raises(ValueError, match=wanted + r"not take it: xs got shape \(T, 2\); want 5 features") as caught:
+        stack(vanilla(I, H), readout(gru(H, H), 2), lstm(5, H))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_residual_whose_input_and_output_differ_is_refused():
+    cell = residual(gru(I, H))
+    params = cell.init(KEY)
+    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want them alike"):
+        rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: projected_lstm(I, 4, projection_size=5), "projection_size got 5; want at most hidden_size 4"),
+        (lambda: projected_lstm(I, 4, projection_size=0), "projection_size got 0; want a positive integer"),
+        (lambda: projected_lstm(I, 4, projection_size=2, projection_clip=0.0), "projection_clip got 0.0; want a pos"),
+        (lambda: clipped_lstm(I, 4, cell_clip=-1.0), "cell_clip got -1.0; want a positive bound"),
+        (lambda: ctrnn(I, 4, tau=1.0, dt=2.0), "dt got 2.0 with tau 1.0; want 0 < dt ≤ tau"),
+        (lambda: antisymmetric(I, 4, step_size=0.0), "step_size got 0.0; want a positive time"),
+        (lambda: cornn(I, 4, damping=-1.0), "damping got -1.0; want a number of at least 0"),
+        (lambda: lru(I, 4, r_min=0.9, r_max=0.5), "ring got r_min 0.9, r_max 0.5; want 0 ≤ r_min < r_max < 1"),
+        (lambda: lru(I, 4, max_phase=7.0), "ring got max_phase 7.0; want an angle"),
+        (lambda: lru(I, 4, output_size=0), "output_size got 0; want a positive integer"),
+        (lambda: conv_lstm(I, 4, space=()), "space got (); want one, two or three positive lengths"),
+        (lambda: conv_lstm(I, 4, space=(2, 2), kernel_size=2), "kernel_size got 2; want an odd width"),
+        (lambda: janet(I, 4, max_lag=1.0), "chrono got max_lag 1.0; want more than 2 steps"),
+        (lambda: lstm(I, 4, gate_activation="swoosh"), "activation got 'swoosh'; want one of tanh"),
+    ],
+)
+def test_an_impossible_cell_is_refused(make, says):
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
+        make()
 
 
 def test_a_window_below_one_is_refused():

@@ -61,6 +61,19 @@ def test_what_the_figures_show_is_what_the_gradients_are(tmp_path):
     np.testing.assert_allclose(summary["leading_gain"][0], 1, rtol=1e-4)
 
 
+def test_the_own_cell_of_the_readme_joins_the_main_job(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    lines = next(block for block in readme.split("```") if "def leaky" in block).splitlines()
+    source = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
+    assert len(source) <= 12
+    (tmp_path / "mine.py").write_text("\n".join(["import jax", "import jax.numpy as jnp", *source]))
+    folder = tmp_path / "run"
+    code, out, err = finish(start(VANISHING, "--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder))
+    assert (code, err) == (0, "")
+    assert "leaky" in out
+    assert list(json.loads((folder / "summary.json").read_text())["cells"]) == ["leaky"]
+
+
 def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
     folder = tmp_path / "run"
     args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 15, "--out", folder]
@@ -104,11 +117,13 @@ WRONG = {
     "--sise 3": "--sise",
     "--hidden-size 0": "hidden_size got 0; want a positive integer",
     "--hidden-size many": "'many'",
-    "--cells swoosh": "activation got 'swoosh'; want one of tanh, relu",
+    "--cells swoosh": "--cells got 'swoosh'; want one of tanh, relu",
     "--cells tanh-wild": "--cells got the start 'wild' in 'tanh-wild'; want one of gaussian",
     "--cells": "--cells got nothing",
     "--cells lstm-gaussian lstm": "--cells got lstm twice",
     "--cells lstm-": "--cells got the start ''",
+    "--cells min_gru-identity": "want none, as it has no W_hh",
+    "--cells none.py:leaky": "whose file none.py is not there",
     "--window 0": "--window got 0; want a positive integer",
     "--gains 1": "--gains got 1; want at least 2",
     "--text TMP/none.txt": "which is no file",

@@ -21,8 +21,8 @@ from rnn_jax import (
     summarise_lags,
     vanilla,
 )
-from tests.cases import CELLS
-from tests.test_laws import example
+from tests.cases import CASES
+from tests.laboratory import example
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0, 3.0])
@@ -72,30 +72,32 @@ def test_a_gru_at_rest_has_the_jacobian_of_half_itself_and_a_quarter_of_its_cand
     np.testing.assert_allclose(J, 0.5 * jnp.eye(5) + 0.25 * W_hn.T, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", list(CELLS))
+@pytest.mark.parametrize("name", list(CASES))
 def test_lag_gradients_equal_products_of_step_jacobians(name):
-    cell, params, h0, xs = example(name, T=6)
-    weigh = jnp.linspace(1, 2, cell.output(params, h0).size)
+    cell, params, h0, xs = example(name, 6, ())
 
     def loss(y):
-        return weigh @ jnp.sin(y)
+        return jnp.linspace(1, 2, y.size) @ jnp.sin(y).ravel()
 
-    lags = lag_gradients(cell, params, h0, xs, loss)
-    h_T, hs = rollout(cell, params, h0, xs)
-    states = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), h0, hs)
-    adjoint = ravel_pytree(jax.grad(lambda h: loss(cell.output(params, h)))(h_T))[0]
+    @jax.jit
+    def measure(params, h0, xs):
+        h_T, hs = rollout(cell, params, h0, xs)
+        before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], h0, hs)
+        jacobians = jax.vmap(lambda h, x: step_jacobian(cell, params, h, x))(before, xs)
+        last = ravel_pytree(jax.grad(lambda h: loss(cell.output(params, h)))(h_T))[0]
+        return lag_gradients(cell, params, h0, xs, loss), jacobians, last
+
+    lags, jacobians, adjoint = measure(params, h0, xs)
     for k in range(7):
-        norm = np.linalg.norm(adjoint)
-        np.testing.assert_allclose(np.exp(lags.log_norm[k]), norm, rtol=1e-10)
+        np.testing.assert_allclose(np.exp(lags.log_norm[k]), np.linalg.norm(adjoint), rtol=1e-10)
         parts = [np.linalg.norm(part) for part in jax.tree.leaves(ravel_pytree(h0)[1](adjoint))]
         np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), parts, rtol=1e-10)
         if k < 6:
-            h = jax.tree.map(lambda a, k=k: a[5 - k], states)
-            adjoint = step_jacobian(cell, params, h, xs[5 - k]).T @ adjoint
+            adjoint = jacobians[5 - k].T @ adjoint
 
 
 def test_each_example_of_a_batch_is_measured_as_if_it_were_alone():
-    cell, params, h0, xs = example("lstm", T=6, batch=(2, 3))
+    cell, params, h0, xs = example("lstm", 6, (2, 3))
     together = lag_gradients(cell, params, h0, xs, lambda y: jnp.sum(y**2, axis=-1))
     h0_alone = jax.tree.map(lambda a: a[1, 2], h0)
     alone = lag_gradients(cell, params, h0_alone, xs[:, 1, 2], lambda y: jnp.sum(y**2, axis=-1))
@@ -155,7 +157,7 @@ def test_quantiles_are_those_of_the_examples():
 
 
 def test_a_loss_that_mixes_the_batch_is_refused():
-    cell, params, h0, xs = example("lstm", T=3, batch=(2,))
+    cell, params, h0, xs = example("lstm", 3, (2,))
     with pytest.raises(ValueError, match=r"loss got shape \(\); want one number for each example"):
         lag_gradients(cell, params, h0, xs, jnp.sum)
 

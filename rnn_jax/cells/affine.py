@@ -25,8 +25,15 @@ def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array,
     The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
     """
     if isinstance(W_hh, Dropped):
-        return h * jnp.broadcast_to(W_hh.mask.astype(h.dtype), h.shape), W_hh.W_hh
+        return drop("state_mask", W_hh.mask, h), W_hh.W_hh
     return h, W_hh
+
+
+def drop(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
+    """mask ⊙ a, for a mask of the last axes of ``a``; a ValueError that begins with ``name`` where it does not fit."""
+    if mask.ndim > a.ndim or mask.shape != a.shape[a.ndim - mask.ndim :]:
+        raise ValueError(f"{name} got shape {mask.shape}; want the last axes of {a.shape}, such as ({a.shape[-1]},)")
+    return a * jnp.broadcast_to(mask.astype(a.dtype), a.shape)
 
 
 def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:

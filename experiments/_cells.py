@@ -1,0 +1,113 @@
+"""Cells by name, for scripts that compare them: those of the library, and your own from a file."""
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+
+import rnn_jax as rnn
+from rnn_jax import Cell, initializers, readout
+from rnn_jax.cells import ACTIVATIONS
+from rnn_jax.counting import matching_size, parameter_count
+
+STARTS = {
+    "gaussian": initializers.scaled_normal(),
+    "orthogonal": initializers.orthogonal(),
+    "identity": initializers.identity(),
+    "uniform": initializers.torch_uniform(),
+}
+"""How W_hh may begin."""
+
+RECURRENT = {
+    **{name: partial(rnn.vanilla, activation=name) for name in ACTIVATIONS},
+    **{name: getattr(rnn, name) for name in ("gru", "gru_reset_before", "mgu", "ugrnn", "janet")},
+    **{name: getattr(rnn, name) for name in ("lstm", "peephole_lstm", "cifg_lstm", "layer_norm_lstm", "slstm")},
+    **{name: getattr(rnn, name) for name in ("ctrnn", "antisymmetric", "cornn")},
+}
+"""Cells with a W_hh."""
+
+DIAGONAL = {name: getattr(rnn, name) for name in ("indrnn", "min_gru", "min_lstm", "diagonal", "lru")}
+"""Cells without."""
+
+
+def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
+    """A cell of this name that reads ids and predicts the next letter.
+
+    Args:
+        name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
+            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own.
+        vocabulary_size: V, letters in and out.
+        hidden_size: units.
+
+    Raises:
+        ValueError: for a name or a start that is unknown, or a file or function that is not there.
+    """
+    if ":" in name:
+        cell = own(name)(vocabulary_size, hidden_size)
+        return readout(one_hot(cell, vocabulary_size), vocabulary_size)
+    kind, dash, start = name.partition("-")
+    if kind not in RECURRENT | DIAGONAL:
+        known = ", ".join(RECURRENT | DIAGONAL)
+        raise ValueError(f"--cells got {kind!r}; want one of {known}, or FILE.py:function")
+    if dash and (start not in STARTS or kind in DIAGONAL):
+        wanted = "none, as it has no W_hh" if kind in DIAGONAL else f"one of {', '.join(STARTS)}"
+        raise ValueError(f"--cells got the start {start!r} in {name!r}; want {wanted}")
+    row = initializers.scaled_normal(vocabulary_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+    if kind in DIAGONAL:
+        return readout(DIAGONAL[kind](vocabulary_size, hidden_size, input_init=row), vocabulary_size)
+    inits = {"input_init": row, "recurrent_init": STARTS[start or "gaussian"]}
+    return readout(RECURRENT[kind](vocabulary_size, hidden_size, **inits), vocabulary_size)
+
+
+def own(name: str) -> Callable[[int, int], Cell]:
+    """The function that ``FILE.py:function`` names."""
+    file, _, function = name.rpartition(":")
+    if not Path(file).is_file():
+        raise ValueError(f"--cells got {name!r}, whose file {file} is not there; want FILE.py:function")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--cells got {name!r}, whose file is no Python; want FILE.py:function")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f"--cells got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
+    return getattr(module, function)
+
+
+def one_hot(cell: Cell, size: int) -> Cell:
+    """``cell``, which reads vectors, reading ids as one-hot vectors."""
+    return cell._replace(project=lambda params, x: cell.project(params, jax.nn.one_hot(x, size)))
+
+
+def short(name: str) -> str:
+    """What a cell is called in tables and figures: ``function`` of ``FILE.py:function``.
+
+    >>> short("mine.py:leaky"), short("gru-identity")
+    ('leaky', 'gru-identity')
+    """
+    return name.rpartition(":")[2]
+
+
+def start_of(name: str) -> str:
+    """How the recurrent matrix of a model begins, for its row of the metrics."""
+    kind, _, start = name.partition("-")
+    return start or ("gaussian" if kind in RECURRENT else "own")
+
+
+def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int) -> dict[str, tuple[int, Cell]]:
+    """``{name: (hidden_size, model)}``, each with the parameters of an LSTM of ``hidden_size`` units, or nearly.
+
+    Raises:
+        ValueError: for no name, the same name twice, or one that ``make_model`` refuses.
+    """
+    if not names:
+        raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
+    same = [short(name).removesuffix("-gaussian") for name in names]
+    twice = next((name for name in same if same.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--cells got {twice} twice; want each cell once")
+    budget = parameter_count(make_model("lstm", vocabulary_size, hidden_size))
+    sizes = {name: matching_size(partial(make_model, name, vocabulary_size), budget) for name in names}
+    return {short(name): (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}
