@@ -105,7 +105,9 @@ def test_gradients_equal_finite_differences_across_masks_and_resets(it: Lab):
 
 def test_no_gradient_crosses_a_cut_and_no_value_changes(it: Lab):
     free = it.ask()
-    assert np.all(np.any(free.to_xs != 0, axis=range(2, free.to_xs.ndim))), "without a gradient the law says nothing"
+    assert np.all(np.any(free.to_xs != 0, axis=tuple(range(2, free.to_xs.ndim)))), (
+        "without a gradient the law says nothing"
+    )
     for cut in range(1, T):  # only the first example is cut
         answer = it.ask(cuts=jnp.zeros((T, B), bool).at[cut, 0].set(True))
         chex.assert_trees_all_equal(answer[:3], free[:3])

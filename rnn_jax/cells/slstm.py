@@ -67,6 +67,6 @@ def slstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **init
 
     def start(params: SLSTMParams, batch_shape: tuple[int, ...] = ()) -> SLSTMState:
         h, c = cell.start(params, batch_shape)
-        return SLSTMState(h=h, c=c, n=jnp.zeros_like(h), m=jnp.full_like(h, -1e30))
+        return SLSTMState(h=h, c=c, n=jnp.zeros_like(h), m=jnp.full_like(h, jnp.finfo(h.dtype).min / 2))
 
     return cell._replace(start=start)
