@@ -1,5 +1,8 @@
 """Dropout and zoneout: their statistics, their keys, and where they act."""
 
+# pyright: reportArgumentType=false
+# (dictionaries of marks, states of rates, and wrong things on purpose)
+
 import chex
 import jax
 import jax.numpy as jnp

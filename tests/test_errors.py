@@ -1,5 +1,8 @@
 """Wrong use gets one line: got, wanted, the fix."""
 
+# pyright: reportArgumentType=false
+# (dictionaries of marks, states of rates, and wrong things on purpose)
+
 import contextlib
 import re
 

@@ -1,5 +1,8 @@
 """Laws that hold for every cell and every schedule."""
 
+# pyright: reportArgumentType=false
+# (dictionaries of marks, states of rates, and wrong things on purpose)
+
 import chex
 import jax
 import jax.numpy as jnp

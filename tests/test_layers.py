@@ -1,5 +1,8 @@
 """Both directions and any depth, with every mark."""
 
+# pyright: reportArgumentType=false
+# (dictionaries of marks, states of rates, and wrong things on purpose)
+
 import chex
 import jax
 import jax.numpy as jnp
