@@ -22,7 +22,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "chrono_gru": {"max_lag": 9},
     "chrono_lstm": {"max_lag": 9},
     "clipped_lstm": {"cell_clip": 1.0},
-    "conv_lstm": {"space": (3, 3)},
+    "conv_lstm": {"space": (5, 5)},
     "projected_lstm": {"projection_size": 2},
 }
 """Arguments without a default."""
@@ -35,6 +35,9 @@ COMBINATORS = (
     *(dropout.input_dropout, dropout.output_dropout, dropout.variational_dropout, dropout.zoneout),
     *(dropout.weight_drop, layers.bidirectional, layers.stack_layers),
 )
+
+LETTERS = ("", "", "P", "", "H", "space")
+"""What a size of the example cells stands for."""
 
 FAMILIES = ("vanilla", "gru", "gated", "lstm", "lstm_variants", "slstm", "minimal", "linear", "continuous", "conv")
 
@@ -87,7 +90,7 @@ def page() -> str:
 def cell_row(name: str) -> str:
     """One cell's line of the table."""
     factory = getattr(cells, name)
-    cell = factory(3, 4, **NEEDED.get(name, {}))
+    cell = factory(3, LETTERS.index("H"), **NEEDED.get(name, {}))
     params = jax.eval_shape(cell.init, jax.random.key(0))
     state = jax.eval_shape(cell.start, params)
     source = EQUATIONS.get(name, name)
@@ -95,7 +98,7 @@ def cell_row(name: str) -> str:
         linked(factory),
         equation(source) if source == name else f"as `{source}`; {first_paragraph(factory)}",
         fields(type(params)),
-        fields(type(state)) if hasattr(state, "_fields") else "`h (H)`",
+        ", ".join(f"`{part} ({sizes})`" for part, sizes in parts(state)),
         reference(factory),
         checks(name, source),
     )
@@ -136,6 +139,12 @@ def fields(kind: type) -> str:
 def _written(shape: str) -> str:
     dims = [d.replace("*", "·") for d in shape.split() if not d.startswith("*batch")]
     return ", ".join(d.replace("·kernel", "*kernel") for d in dims)
+
+
+def parts(state: Any) -> list[tuple[str, str]]:
+    """Names and shapes of a state's arrays; an array alone is h."""
+    named = state._asdict() if hasattr(state, "_asdict") else {"h": state}
+    return [(name, ", ".join(LETTERS[size] for size in a.shape)) for name, a in named.items()]
 
 
 def first_paragraph(function: Any) -> str:

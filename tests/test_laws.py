@@ -82,7 +82,8 @@ def test_the_output_is_the_same_in_one_call_as_step_by_step(it: Lab):
 @pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
 def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name):
     cell = CASES[name].cell
-    for dtype, steps, batch in [(jnp.float64, 1, ()), (jnp.float32, 3, (2, 3)), (jnp.bfloat16, 0, (2,))]:
+    cases = [(jnp.float64, 1, ()), (jnp.float32, 3, (2, 3)), (jnp.bfloat16, 0, (2,)), (jnp.float16, 1, ())]
+    for dtype, steps, batch in cases:
         params, h0, xs = jax.eval_shape(lambda b=batch, n=steps, d=dtype: example(name, n, b, d)[1:])
         h_T, hs = jax.eval_shape(lambda *a: rollout(cell, *a, schedule=schedule), params, h0, xs)
         chex.assert_trees_all_equal_shapes_and_dtypes(h_T, h0)
@@ -272,3 +273,12 @@ def test_a_start_that_a_reset_puts_on_a_cut_keeps_its_gradient(one: Lab):
     border = jnp.zeros((T, B), bool).at[3].set(True)
     reset, both = one.ask(resets=border), one.ask(resets=border, cuts=border)
     chex.assert_trees_all_equal(both, reset)
+
+
+def test_lengths_known_inside_jit_are_checked_and_used(one: Lab):
+    known = jnp.array([5, 2])
+    inside = jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=known))(one.h0, one.xs)
+    masked = one.ask(mask=length_mask(known, T))
+    chex.assert_trees_all_close(inside, (masked.h_T, masked.hs), rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match=r"^lengths got 5 … 7; want steps in \[0, 6\]"):
+        jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=jnp.array([5, 7])))(one.h0, one.xs)

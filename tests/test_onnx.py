@@ -35,7 +35,7 @@ LENGTHS = np.array([5, 3, 1, 0], np.int32)
 BATCHED = ("X", "initial_h", "initial_c")  # what has an example on its second axis
 DIRECTIONS = ["forward", "reverse", "bidirectional"]
 OPSET, IR_VERSION = 22, 10  # when these operators last changed, and a file format that both oracles read
-REASON = "the oracle is not installed: pip install -e .[peers]"
+REASON = "ONNX is not installed: pip install -e .[onnx]"
 
 RAGGED = "outputs and last states, every direction, ragged, float32"
 NODE_CASES = {

@@ -94,8 +94,8 @@ def ctrnn(
         ValueError: for a size below 1, an unknown activation, or unless 0 < dt ≤ tau.
 
     Reference: Jaeger, Lukoševičius, Popovici, Siewert. Optimization and applications of echo state networks with
-    leaky-integrator neurons. 2007; Song, Yang, Wang. Training excitatory-inhibitory recurrent neural networks for
-    cognitive tasks. 2016.
+    leaky-integrator neurons. 2007; Yang, Joglekar, Song, Newsome, Wang. Task representations in neural networks
+    trained to perform many cognitive tasks. 2019.
     """
     if not 0 < dt <= tau:
         raise ValueError(f"dt got {dt} with tau {tau}; want 0 < dt ≤ tau: a longer step overshoots")
@@ -110,7 +110,8 @@ def antisymmetric(
 ) -> Cell:
     """The AntisymmetricRNN; the equation stands at ``antisymmetric_advance``.
 
-    The matrix that acts has imaginary eigenvalues, shifted by −γ: gradients neither vanish nor explode for small ε.
+    The matrix that acts has imaginary eigenvalues, shifted by −γ, so that the equation which it steps along neither
+    damps nor amplifies, up to γ. A step of Euler's method stays within O(ε) of that.
 
     Args:
         input_size, hidden_size, inits: as in ``ctrnn``; W_hh acts only through W_hh − W_hhᵀ.
@@ -142,7 +143,7 @@ def cornn(
     damping: float = 4.0,
     **inits: Unpack[Inits],
 ) -> Cell:
-    """The coupled oscillatory network; the equations stand at ``cornn_advance``.
+    """The coupled oscillatory network, its damping taken at the step before; the equations stand at ``cornn_advance``.
 
     Args:
         input_size, hidden_size, inits: as in ``ctrnn``.
