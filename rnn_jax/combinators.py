@@ -1,6 +1,7 @@
 """Cell → Cell: functions that take cells and return a cell."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,10 +125,6 @@ def residual(cell: Cell) -> Cell:
     Sun. Deep residual learning for image recognition. 2016.
     """
 
-    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
-        h = cell.start(params, batch_shape)
-        return SeenState(h, cell.output(params, h))
-
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
         return cell.project(params, x), unkey(x)[0]
 
@@ -139,7 +136,22 @@ def residual(cell: Cell) -> Cell:
             raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want them alike: x_t + y_t")
         return SeenState(h, y + x)
 
-    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=cell.keyed)
+    return seen_cell(cell, project, advance, keyed=cell.keyed)
+
+
+def seen_cell(
+    cell: Cell,
+    project: Callable[[Params, PyTree], PyTree],
+    advance: Callable[[Params, Any, Any], SeenState],
+    keyed: bool,
+) -> Cell:
+    """``cell`` inside one whose state is ``SeenState``, which begins with what is seen of the cell's own start."""
+
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
+        h = cell.start(params, batch_shape)
+        return SeenState(h, cell.output(params, h))
+
+    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=keyed)
 
 
 def stack(*cells: Cell) -> Cell:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
-from rnn_jax.combinators import SeenState, name_of
+from rnn_jax.combinators import SeenState, name_of, seen_cell
 from rnn_jax.keys import each, feed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
 
@@ -81,10 +81,6 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
     """
     require_rate(rate)
 
-    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
-        h = cell.start(params, batch_shape)
-        return SeenState(h, cell.output(params, h))
-
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
         return cell.project(params, feed(cell, x, key, 1)), key
@@ -97,7 +93,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
             y = y * dropout_mask(key, rate, y.shape, y.dtype)
         return SeenState(h, y)
 
-    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=True)
+    return seen_cell(cell, project, advance, keyed=True)
 
 
 def zoneout(cell: Cell, rate: float | PyTree) -> Cell:

@@ -81,7 +81,7 @@ def conv_lstm(
         space: the shape of one, two or three axes of space.
         kernel_size: the kernels' width along each of them; odd, so that it has a middle.
         forget_bias: as in ``lstm``.
-        input_init, recurrent_init: how each gate's block of the kernels begins; normal with variance 1/fan_in without them.
+        input_init, recurrent_init: how each gate's block of the kernels begins; normal of variance 1/fan_in without.
         bias_init: how each gate's block of ``b_h`` begins.
         dtype: of the params and the state.
 

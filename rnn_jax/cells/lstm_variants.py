@@ -171,7 +171,8 @@ def cifg_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **
 
     Arguments and errors are those of ``lstm``; gates f o g.
 
-    Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber. LSTM: a search space odyssey. 2017; without its peepholes.
+    Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber. LSTM: a search space odyssey. 2017;
+    without its peepholes.
     """
     return bind_memory(CIFGParams, cifg_lstm_advance, 3, input_size, hidden_size, forget_bias=forget_bias, **inits)
 
