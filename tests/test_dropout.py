@@ -138,6 +138,21 @@ def test_every_step_and_example_draws_anew_and_the_same_key_draws_the_same(name)
         assert any_nonzero(jax.tree.map(lambda a, b: a - b, roll(xs), roll(other)))
 
 
+def test_layers_and_nested_cells_draw_apart():
+    # y_t = m ⊙ x_t with m = 2 or 0: where both draw alike, nothing that the first keeps is dropped by the second.
+    once = output_dropout(IDENTITY, 0.5)
+    x = keyed(jax.random.key(2), jnp.ones((1, N // H, H)), (N // H,))
+    for cell, first in [
+        (stack(once, once), lambda state: state[0].y),
+        (output_dropout(once, 0.5), lambda state: state.cell.y),
+    ]:
+        params = cell.init(jax.random.key(0))
+        h_T, _ = rollout(cell, params, cell.start(params, (N // H,)), x)
+        kept = np.asarray(first(h_T)) == 2
+        again = np.asarray(cell.output(params, h_T))[kept] == 4
+        assert abs(again.mean() - 0.5) < 4 * 0.5 / np.sqrt(kept.sum())
+
+
 @every_draw
 def test_masked_steps_ignore_what_is_drawn_and_what_lies_there(name):
     cell = DRAWS[name]

@@ -118,6 +118,21 @@ def test_a_layer_of_a_stack_sees_the_whole_sequence_below():
         chex.assert_trees_all_close((h_T, outputs(cell, params, hs)), both, rtol=1e-12)
 
 
+def test_a_residual_adds_the_input_and_a_readout_is_linear_in_what_is_seen():
+    cell = gru(H, H, bias_init=random)
+    params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, B, H))
+    _, hs = rollout(cell, params, cell.start(params, (B,)), xs)
+    added = residual(cell)
+    _, states = rollout(added, params, added.start(params, (B,)), xs)
+    np.testing.assert_allclose(outputs(added, params, states), hs + xs, rtol=1e-12)
+    chex.assert_trees_all_close(states.cell, hs, rtol=1e-12)  # the recurrence does not see the sum
+
+    seen = readout(cell, 2, bias_init=random)
+    weights = seen.init(jax.random.key(2))._replace(cell=params)
+    expected = np.einsum("tbh,ho->tbo", hs, weights.W_hy) + np.asarray(weights.b_y)
+    np.testing.assert_allclose(outputs(seen, weights, hs), expected, rtol=1e-12, atol=1e-14)
+
+
 def test_a_reversed_layer_is_the_layer_of_the_reversed_sequence():
     cell = gru(I, H)
     params, h0, xs = example(causal(cell))
