@@ -50,15 +50,13 @@ def length_mask(lengths: Int[Array, "*batch"], length: int) -> Bool[Array, "T *b
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
     if not isinstance(lengths, Tracer) and lengths.size:
-        shortest, longest = (
-            np.asarray(lengths).min(),
-            np.asarray(lengths).max(),
-        )  # of NumPy, so that it is checked inside jit too
+        known = np.asarray(lengths)  # NumPy's, so that constants are checked inside jit too
+        shortest, longest = known.min(), known.max()
         if not 0 <= shortest <= longest <= length:
             raise ValueError(f"lengths got {shortest} … {longest}; want steps in [0, {length}], T of xs")
-    t = jnp.arange(length, dtype=lengths.dtype).reshape(length, *[1] * lengths.ndim)
+    t = jnp.arange(length, dtype=jnp.int32).reshape(length, *[1] * lengths.ndim)
     shape = (length, *lengths.shape)
-    return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths, shape)
+    return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths.astype(jnp.int32), shape)  # eight bits do not hold T
 
 
 def reverse_sequence(

@@ -275,6 +275,11 @@ def test_a_start_that_a_reset_puts_on_a_cut_keeps_its_gradient(one: Lab):
     chex.assert_trees_all_equal(both, reset)
 
 
+def test_lengths_of_few_bits_count_beyond_them():
+    for dtype in (jnp.uint8, jnp.int8, jnp.int32):
+        assert length_mask(jnp.array([100, 7], dtype), 300).sum(axis=0).tolist() == [100, 7]
+
+
 def test_lengths_known_inside_jit_are_checked_and_used(one: Lab):
     known = jnp.array([5, 2])
     inside = jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=known))(one.h0, one.xs)

@@ -86,9 +86,10 @@ def rollout(
     for name, mark in marks._asdict().items():
         check_mark(name, mark, T, batch)
     if reverse:
-        resets, cuts = (borders_from_the_other_side(a) for a in (marks.resets, marks.cuts))
-        marks = marks._replace(resets=resets, cuts=cuts)
-    fresh = None if resets is None else cell.start(params, batch)
+        marks = marks._replace(
+            resets=borders_from_the_other_side(marks.resets), cuts=borders_from_the_other_side(marks.cuts)
+        )
+    fresh = None if marks.resets is None else cell.start(params, batch)
     return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
 
 
