@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Int, Integer, PyTree, Shaped
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -32,7 +32,7 @@ def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
     return (t % window == 0) & (t > 0)
 
 
-def length_mask(lengths: Int[Array, "*batch"], length: int) -> Bool[Array, "T *batch"]:
+def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "T *batch"]:
     """The mask of sequences that end early: True at the first ``lengths`` steps of each example.
 
     Args:
@@ -60,7 +60,7 @@ def length_mask(lengths: Int[Array, "*batch"], length: int) -> Bool[Array, "T *b
 
 
 def reverse_sequence(
-    xs: PyTree[Shaped[Array, "T ..."]], lengths: Int[Array, "*batch"]
+    xs: PyTree[Shaped[Array, "T ..."]], lengths: Integer[Array, "*batch"]
 ) -> PyTree[Shaped[Array, "T ..."]]:
     """Turns each example round within its length; what lies beyond stays where it is.
 

@@ -281,9 +281,9 @@ def test_lengths_of_few_bits_count_beyond_them():
 
 
 def test_lengths_known_inside_jit_are_checked_and_used(one: Lab):
-    known = jnp.array([5, 2])
+    known, too_long = jnp.array([5, 2]), jnp.array([5, 7])
     inside = jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=known))(one.h0, one.xs)
     masked = one.ask(mask=length_mask(known, T))
     chex.assert_trees_all_close(inside, (masked.h_T, masked.hs), rtol=1e-12, atol=1e-14)
     with pytest.raises(ValueError, match=r"^lengths got 5 … 7; want steps in \[0, 6\]"):
-        jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=jnp.array([5, 7])))(one.h0, one.xs)
+        jax.jit(lambda h0, xs: one.roll(h0, xs, lengths=too_long))(one.h0, one.xs)

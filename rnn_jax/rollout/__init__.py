@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Integer, PyTree
 
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask
@@ -22,7 +22,7 @@ def rollout(
     xs: PyTree,
     *,
     mask: Bool[Array, "T ..."] | None = None,
-    lengths: Int[Array, "..."] | None = None,
+    lengths: Integer[Array, "..."] | None = None,
     resets: Bool[Array, "T ..."] | None = None,
     cuts: Bool[Array, "T ..."] | None = None,
     reverse: bool = False,
