@@ -99,7 +99,8 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     """Each number of the state stays what it was with probability ``rate``: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t.
 
-    The parts of a state draw apart. Without keys the mean is taken: h_t = rate · h_{t−1} + (1 − rate) · h̃_t.
+    The parts of a state draw apart. Without keys the mean is taken: h_t = rate · h_{t−1} + (1 − rate) · h̃_t. Parts that
+    mean something only together, such as c, n and m of an ``SLSTMState``, want rate 0.
 
     Args:
         cell: any cell with a floating state.
