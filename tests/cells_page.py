@@ -127,7 +127,8 @@ def equation(name: str) -> str:
     stated = first if first.startswith("h_t =") or not rest else first.partition(": ")[2]
     lines = [stated, *rest] if "=" in stated else rest
     joined = "<br>".join(line.removesuffix(".").replace(",     with", ", with") for line in lines)
-    return joined.replace("``", "`").replace("_{t−1}", "ₜ₋₁").replace("_t", "ₜ").replace("_", "\\_")
+    indexed = joined.replace("``", "`").replace("_{t−1}", "ₜ₋₁").replace("_t", "ₜ")
+    return re.sub(r"`[^`]*`|_", lambda found: "\\_" if found.group() == "_" else found.group(), indexed)
 
 
 def fields(kind: type) -> str:
