@@ -92,11 +92,8 @@ def conv_lstm(
     precipitation nowcasting. 2015; without its peepholes.
     """
     require_positive(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_size)
+    require_space(space, kernel_size)
     axes = len(space)
-    if axes not in (1, 2, 3) or min(space) < 1:
-        raise ValueError(f"space got {space}; want one, two or three positive lengths, for example (8, 8)")
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size got {kernel_size}; want an odd width, for example 3")
     fan_in = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     kernel = (kernel_size,) * axes
 
@@ -123,3 +120,11 @@ def conv_lstm(
         return u + jnp.broadcast_to(params.b_h, u.shape)
 
     return Cell(init, start, project, conv_lstm_advance, output=lambda params, state: state.h)
+
+
+def require_space(space: tuple[int, ...], kernel_size: int) -> None:
+    """Raises a ValueError unless there are one to three axes of space and a kernel with a middle."""
+    if len(space) not in (1, 2, 3) or min(space) < 1:
+        raise ValueError(f"space got {space}; want one, two or three positive lengths, for example (8, 8)")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size got {kernel_size}; want an odd width, for example 3")

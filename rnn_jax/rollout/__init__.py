@@ -30,8 +30,8 @@ def rollout(
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
 
-    Whatever is said of steps may be traced, and is ``(T,)`` for the whole batch or ``(T, *batch)`` for each example.
-    Borders (resets and cuts) act at masked steps too.
+    Whatever is said of steps may be traced, and is ``(T,)``, or ``(T, *batch)`` to say it of each example. Borders
+    (resets and cuts) act at masked steps too.
 
     Args:
         cell: the recurrence.
@@ -39,8 +39,7 @@ def rollout(
         h0: the state before the first step, with the batch axes of ``xs``: ``cell.start(params, batch_shape)``, or
             the ``h_T`` of the window before.
         xs: ``(T, *batch, I)``, or integer ids ``(T, *batch)``; T may be 0.
-        mask: where False, the state is held and the input is ignored: not even NaN there changes a value or a
-            gradient.
+        mask: where False, the state is held and the input ignored: NaN there changes neither value nor gradient.
         lengths: ``(*batch)`` in [0, T], the mask of sequences that end early; a length of 0 returns h0.
         resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, which a
             NaN does not survive. Nothing flows over this border from either side.
@@ -64,31 +63,16 @@ def rollout(
     >>> cell = vanilla(input_size=1, hidden_size=4)
     >>> params = cell.init(jax.random.key(0))
     >>> def loss(xs):
-    ...     h0 = cell.start(params)
-    ...     h_T, _ = rollout(cell, params, h0, xs, lengths=jnp.asarray(3), cuts=window_cuts(4, window=2))
-    ...     return h_T.sum()
+    ...     said = {"lengths": jnp.asarray(3), "cuts": window_cuts(4, window=2)}
+    ...     return rollout(cell, params, cell.start(params), xs, **said)[0].sum()
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
     [False, False, True, False]
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
-    if mask is not None and lengths is not None:
-        raise ValueError(
-            "mask got an array and so did lengths; want one of them, as lengths are a mask: use length_mask"
-        )
     check_fit(cell, params, h0, xs)
-    T, batch = jax.tree.leaves(xs)[0].shape[0], batch_shape(cell, params, h0)
-    if lengths is not None:
-        if jnp.shape(lengths) not in ((), batch):
-            raise ValueError(f"lengths got shape {jnp.shape(lengths)}; want {batch}, one for each example")
-        mask = length_mask(lengths, T)
-    marks = Marks(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
-    for name, mark in marks._asdict().items():
-        check_mark(name, mark, T, batch)
-    if reverse:
-        marks = marks._replace(
-            resets=borders_from_the_other_side(marks.resets), cuts=borders_from_the_other_side(marks.cuts)
-        )
+    batch = batch_shape(cell, params, h0)
+    marks = read_marks(jax.tree.leaves(xs)[0].shape[0], batch, mask, lengths, resets, cuts, reverse)
     fresh = None if marks.resets is None else cell.start(params, batch)
     return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
 
@@ -133,6 +117,32 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
             f"h0 got {before}, but one step makes it {after}; want the batch axes of xs and the params' dtype: "
             "start from cell.start(params, batch_shape)"
         )
+
+
+def read_marks(
+    T: int,
+    batch: tuple[int, ...],
+    mask: Bool[Array, "T ..."] | None,
+    lengths: Integer[Array, "..."] | None,
+    resets: Bool[Array, "T ..."] | None,
+    cuts: Bool[Array, "T ..."] | None,
+    reverse: bool,
+) -> Marks:
+    """What a rollout was told of its steps, checked, with lengths as a mask and borders in the order of reading."""
+    if lengths is not None:
+        if mask is not None:
+            raise ValueError(
+                "mask got an array and so did lengths; want one of them, as lengths are a mask: length_mask"
+            )
+        if jnp.shape(lengths) not in ((), batch):
+            raise ValueError(f"lengths got shape {jnp.shape(lengths)}; want {batch}, one for each example")
+        mask = length_mask(lengths, T)
+    marks = Marks(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
+    for name, mark in marks._asdict().items():
+        check_mark(name, mark, T, batch)
+    if not reverse:
+        return marks
+    return Marks(marks.mask, borders_from_the_other_side(marks.resets), borders_from_the_other_side(marks.cuts))
 
 
 def check_mark(name: str, mark: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
