@@ -11,14 +11,11 @@
 # Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013.
 
 # %%
-import contextlib
 import dataclasses
 import hashlib
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,24 +23,33 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from _cells import equal_models, start_of
+from _study import (
+    Study,
+    Tick,
+    carry_out,
+    compiled,
+    learning_rate,
+    optimizer,
+    read_options,
+    require_positive,
+    side_by_side,
+)
 from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rnn_jax import lag_gradients, leading_gain, map_recurrent, rollout
 from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from rnn_jax.runs import INTERRUPTED, Run, command_line, open_run, parse, uninterrupted, wrong_use
+from rnn_jax.runs import Run, command_line, open_run, wrong_use
 from rnn_jax.text import Vocabulary, streams, vocabulary
 from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
 from rnn_jax.types import Cell
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Study):
     """How far back does the gradient reach? tanh, ReLU, GRU and LSTM side by side, on real text."""
 
     text: Path | None = None
@@ -54,22 +60,14 @@ class Config:
     hidden_size) makes a cell of your own."""
     hidden_size: int = 64
     """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
-    seeds: int = 3
-    """Networks of each kind, trained together under one vmap."""
-    seed: int = 0
-    """The one source of randomness."""
     batch_size: int = 32
     """Lanes of text read side by side."""
     window: int = 64
     """Letters between updates; the gradient goes back to the window's beginning."""
-    looks: int = 10
-    """Times that training pauses for a look at the losses."""
     updates: int = 24
     """Optimizer steps from one look to the next."""
     learning_rate: float = 1e-2
     """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
-    clip: float = 1.0
-    """Largest global norm of a gradient."""
     lags: int = 200
     """Steps back over which the gradient is measured."""
     probes: int = 16
@@ -80,22 +78,13 @@ class Config:
     """Steps back in the sweep; few enough for an exploding state to stay finite in float32."""
     letters: int = 300
     """Length of the written sample."""
-    workers: int = 2
-    """Cells studied at the same time, each on a core of its own as far as there are cores."""
-    smoke: bool = False
-    """A run of seconds, to see that everything works."""
     out: Path = Path("runs/vanishing_gradients/default")
     """The run folder."""
-    resume: bool = False
-    """Go on in the run folder, keeping the cells that are finished."""
-    overwrite: bool = False
-    """Delete what is in the run folder."""
 
 
 SMOKE = {"hidden_size": 12, "seeds": 2, "batch_size": 8, "window": 16, "looks": 2, "updates": 10, "lags": 24}
 SMOKE |= {"probes": 4, "gains": 9, "sweep_lags": 12, "letters": 60, "cells": ("lstm",)}
 BURN_IN = 50  # letters read before the gradient is measured
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 HELD_OUT = 50_000  # letters of a long text that are enough to validate on
 
 
@@ -120,11 +109,7 @@ class Data(NamedTuple):
 
 def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when the configuration is wrong or the text too short for it."""
-    counts = ("seeds", "batch_size", "window", "looks", "updates", "lags", "probes", "sweep_lags", "letters", "workers")
-    for name in (*counts, "learning_rate", "clip"):
-        value, kind = getattr(config, name), "integer" if name in counts else "number"
-        if not 0 < value < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+    require_positive(config, "window", "lags", "probes", "sweep_lags", "letters")
     if config.gains < 2:
         raise ValueError(f"--gains got {config.gains}; want at least 2")
     text = python_reference() if config.text is None else read_text(config.text)
@@ -184,11 +169,6 @@ def sweep_range(config: Config) -> np.ndarray:
     return np.geomspace(0.25, 4.0, config.gains).astype(np.float32)
 
 
-def compiled(config: Config, f: Callable, *args: Any) -> Callable:
-    """The program for these arguments; compiled in a hurry for a smoke run, which is nearly all compiling."""
-    return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
-
-
 class Programs(NamedTuple):
     """What is done with the networks of one cell, all seeds under one vmap."""
 
@@ -213,26 +193,27 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
         sweep=build(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
         learn=build(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
         validate=build(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets)), params),
-        write=build(lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, 0.7), first),
+        write=build(
+            lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, temperature=0.7).ids, first
+        ),
     )
     return programs, time.perf_counter() - begin
 
 
-def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Callable[..., None]) -> Result:
+def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Tick) -> Result:
     """Measures, trains and measures again."""
-    optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
-    learner = window_learner(model, nats_a_letter, optimizer)
+    learner = window_learner(model, nats_a_letter, optimizer(config))
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     state = compiled(config, jax.vmap(lambda key: learner.init(key, (config.batch_size,))), keys)(keys)
-    tick(name, "compiling")
+    tick("compiling")
     programs, compile_s = compile_programs(model, learner, state, config, data)
 
-    tick(name, "gradients at initialisation")
+    tick("gradients at initialisation")
     before = programs.measure(state.params)
     swept = over_lag_0(programs.sweep(state.params))
     log = partial(log_loss, run, cell=name, init=start_of(name), compile_s=round(compile_s, 2))
-    state, curve, tokens_per_s = train(programs, state, config, data, log, partial(tick, name))
-    tick(name, "gradients after training")
+    state, curve, tokens_per_s = train(programs, state, config, data, log, tick)
+    tick("gradients after training")
     log_norm, log_norm_of, gain = (np.stack(pair) for pair in zip(before, programs.measure(state.params), strict=True))
 
     written = data.vocabulary.decode(programs.write(jax.tree.map(lambda leaf: leaf[0], state.params)).tolist())
@@ -242,7 +223,7 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
 
 
 def train(
-    programs: Programs, state: Any, config: Config, data: Data, log: Callable[..., None], tick: Callable[..., None]
+    programs: Programs, state: Any, config: Config, data: Data, log: Callable[..., None], tick: Tick
 ) -> tuple[LearnerState, tuple[np.ndarray, ...], float]:
     """Truncated back-propagation.
 
@@ -274,14 +255,6 @@ def log_loss(run: Run, nats: float, **row: Any) -> None:
     run.log(**row, loss=nats, bits_per_char=bits_per_char(nats), perplexity=perplexity(nats))
 
 
-def learning_rate(config: Config) -> optax.Schedule:
-    """The rate at every update: ReLU needs the gentle beginning, and all get the same."""
-    total = config.looks * config.updates
-    return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, -(-total // 6), total, config.learning_rate / 20
-    )
-
-
 def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """The loss of a model of letters: cross-entropy for each letter, mean over the batch."""
     return cross_entropy(logits, targets) / len(targets)
@@ -297,66 +270,42 @@ def study_all(
     models: dict[str, tuple[int, Cell]], config: Config, data: Data, run: Run, results: dict[str, Result]
 ) -> None:
     """Studies several cells at a time; adds each to ``results`` and to the run folder when it is finished."""
-    stop = threading.Event()
-    columns = TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress, ThreadPoolExecutor(config.workers) as pool:
-        bars = {name: progress.add_task(name, total=config.looks, doing="waiting", start=False) for name in models}
 
-        def tick(name: str, doing: str, looks: int = 0) -> None:
-            if stop.is_set():
-                raise CancelledError
-            progress.start_task(bars[name])
-            progress.update(bars[name], doing=doing, advance=looks)
+    def done(name: str, result: Result) -> None:
+        keep(run, name, result)
+        results[name] = result
 
-        futures = {pool.submit(study, name, *models[name], config, data, run, tick): name for name in models}
-        try:
-            for future in as_completed(futures):
-                name, result = futures[future], future.result()
-                with uninterrupted():
-                    keep(run, name, result)
-                    results[name] = result
-                progress.update(bars[name], doing="done")
-                progress.stop_task(bars[name])
-        except BaseException:  # Ctrl-C too
-            stop.set()
-            progress.console.print("stopping: each cell ends the step it is at")
-            pool.shutdown(cancel_futures=True)
-            raise
+    side_by_side(config, {name: partial(study, name, *m, config, data, run) for name, m in models.items()}, done)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code."""
     with wrong_use():
-        default = Config()
-        if parse(Config, argv).smoke:
-            default = dataclasses.replace(default, **SMOKE)
-        config = parse(Config, argv, default)
+        config, default = read_options(Config, SMOKE, argv)
         data = load(config)
         models = equal_models(config.cells, data.vocabulary.size, config.hidden_size)
         facts = {"text_sha256": data.sha256, "vocabulary_size": data.vocabulary.size}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
     results: dict[str, Result] = {}
-    status = "failed"
-    try:
-        results |= kept(run, list(models))
+
+    def work() -> None:
+        results.update(kept(run, list(models)))
         study_all({name: models[name] for name in models if name not in results}, config, data, run, results)
-        status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-    finally:
-        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-            publish(
-                run,
-                {name: results[name] for name in models if name in results},
-                status=status,
-                gains=sweep_range(config),
-                vocabulary=data.vocabulary,
-                rerun=command_line("experiments/vanishing_gradients.py", config, default),
-                question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
-                + (str(config.text) if config.text else "the Python language reference"),
-            )
-    return 0 if status == "done" else INTERRUPTED
+
+    def show(status: str) -> None:
+        publish(
+            run,
+            {name: results[name] for name in models if name in results},
+            status=status,
+            gains=sweep_range(config),
+            vocabulary=data.vocabulary,
+            rerun=command_line("experiments/vanishing_gradients.py", config, default),
+            question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
+            + (str(config.text) if config.text else "the Python language reference"),
+        )
+
+    return carry_out(work, show)
 
 
 if __name__ == "__main__":

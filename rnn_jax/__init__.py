@@ -43,6 +43,17 @@ from rnn_jax.keys import keyed
 from rnn_jax.layers import Layer, bidirectional, causal, stack_layers
 from rnn_jax.rollout import outputs, rollout
 from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
+from rnn_jax.topologies import (
+    encoder_decoder,
+    hand_over,
+    linear_bridge,
+    many_to_many,
+    many_to_one,
+    one_to_many,
+    one_to_one,
+    scheduled_sampling,
+    sequence_to_sequence,
+)
 from rnn_jax.types import Cell, Keyed, cell_from_step
 
 __all__ = [
@@ -62,8 +73,10 @@ __all__ = [
     "ctrnn",
     "diagonal",
     "dropout_mask",
+    "encoder_decoder",
     "gru",
     "gru_reset_before",
+    "hand_over",
     "indrnn",
     "initializers",
     "input_dropout",
@@ -75,12 +88,17 @@ __all__ = [
     "leading_gain",
     "learned_start",
     "length_mask",
+    "linear_bridge",
     "lru",
     "lstm",
+    "many_to_many",
+    "many_to_one",
     "map_recurrent",
     "mgu",
     "min_gru",
     "min_lstm",
+    "one_to_many",
+    "one_to_one",
     "output_dropout",
     "outputs",
     "peephole_lstm",
@@ -89,6 +107,8 @@ __all__ = [
     "residual",
     "reverse_sequence",
     "rollout",
+    "scheduled_sampling",
+    "sequence_to_sequence",
     "slstm",
     "stack",
     "stack_layers",

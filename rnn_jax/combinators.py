@@ -1,5 +1,6 @@
 """Cell → Cell: functions that take cells and return a cell."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def readout(
             b_y=bias_init(k_b, (output_size,), h.dtype),
         )
 
-    return _inside(cell)._replace(
+    return inside(cell)._replace(
         init=init,
         output=lambda params, h: affine(cell.output(params.cell, h), params.W_hy, params.b_y),
     )
@@ -106,7 +107,7 @@ def learned_start(cell: Cell) -> Cell:
     def start(params: LearnedStartParams, batch_shape: tuple[int, ...] = ()) -> State:
         return jax.tree.map(lambda h: jnp.broadcast_to(h, (*batch_shape, *h.shape)), params.h_0)
 
-    return _inside(cell)._replace(init=init, start=start)
+    return inside(cell)._replace(init=init, start=start)
 
 
 def residual(cell: Cell) -> Cell:
@@ -241,13 +242,14 @@ def name_of(params: Params) -> str:
     return f"{name} of {name_of(params.cell)}" if hasattr(params, "cell") else name
 
 
-def _inside(cell: Cell) -> Cell:
-    """``cell`` as part of a larger one whose params hold its own under the name ``cell``."""
+def inside(cell: Cell, name: str = "cell") -> Cell:
+    """``cell`` as part of something larger, whose params hold its own under this name."""
     within = cell.coefficients
+    mine = operator.attrgetter(name)
     return cell._replace(
-        start=lambda params, batch_shape=(): cell.start(params.cell, batch_shape),
-        project=lambda params, x: cell.project(params.cell, x),
-        advance=lambda params, h, u: cell.advance(params.cell, h, u),
-        output=lambda params, h: cell.output(params.cell, h),
-        coefficients=within and (lambda params, u: within(params.cell, u)),
+        start=lambda params, batch_shape=(): cell.start(mine(params), batch_shape),
+        project=lambda params, x: cell.project(mine(params), x),
+        advance=lambda params, h, u: cell.advance(mine(params), h, u),
+        output=lambda params, h: cell.output(mine(params), h),
+        coefficients=within and (lambda params, u: within(mine(params), u)),
     )

@@ -1,10 +1,74 @@
-"""Writing on: letters drawn one after another from a model's own predictions."""
+"""Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.checks import require_id, require_positive
+from rnn_jax.rollout import batch_shape
+from rnn_jax.types import Cell, Keys, Params, State
+
+
+class Decoded(NamedTuple):
+    """What was written for each example."""
+
+    ids: Integer[Array, "length *batch"]
+    """After the end, the end again."""
+    log_prob: Float[Array, "length *batch"]
+    """ln p of each id as the model has it, in nats: before any temperature or truncation; 0 after the end."""
+    lengths: Int[Array, "*batch"]
+    """Ids up to the end and with it; ``length`` where no end was written."""
+
+
+class Beams(NamedTuple):
+    """The W best hypotheses of each example, the best first."""
+
+    ids: Integer[Array, "length *batch W"]
+    """After the end, the end again."""
+    score: Float[Array, "*batch W"]
+    """Σ ln p / lengths^length_penalty; −∞ in the places that no hypothesis was left for."""
+    lengths: Int[Array, "*batch W"]
+    """Ids up to the end and with it; ``length`` where no end was written."""
+
+
+def greedy(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, "*batch"],
+    length: int,
+    *,
+    end: int | None = None,
+) -> Decoded:
+    """Writes the likeliest id at every step: x_{t+1} = argmax y_t; of equals, the lowest.
+
+    Args:
+        cell, params: a model whose inputs are ids and whose outputs are the logits of the next one, ``(*batch, V)``.
+        h: the state before ``first`` is read, with the batch axes of ``first``.
+        first: the id to begin with, which is not returned.
+        length: ids to write.
+        end: the id that ends a sequence, which is written too; without it every sequence has ``length`` ids.
+
+    Raises:
+        ValueError: for an id outside the vocabulary, a negative length, or a model that does not predict ids.
+
+    Example: a model of no weights, whose bias favours 2.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, readout
+    >>> from rnn_jax.decoding import greedy
+    >>> model = readout(gru(input_size=3, hidden_size=4), output_size=3)
+    >>> params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([0.0, 1.0, 2.0]))
+    >>> greedy(model, params, model.start(params), jnp.array(0), length=4, end=2).ids.tolist()
+    [2, 2, 2, 2]
+    """
+    keys = jnp.zeros((length_of(length),))
+    return _write(cell, params, h, first, keys, end, lambda key, logits: jnp.argmax(logits, axis=-1))
 
 
 def sample(
@@ -12,25 +76,234 @@ def sample(
     params: Params,
     key: PRNGKeyArray,
     h: State,
-    first: Int[Array, "*batch"],
+    first: Integer[Array, "*batch"],
     length: int,
+    *,
     temperature: float | Float[Array, ""] = 1.0,
-) -> Int[Array, "length *batch"]:
-    """Draws ids x_{t+1} ~ softmax(y_t / temperature), each fed back as the next input.
+    top_k: int | None = None,
+    top_p: float | None = None,
+    end: int | None = None,
+) -> Decoded:
+    """Draws x_{t+1} ~ softmax(y_t / temperature), among the likeliest alone if top_k or top_p say so.
+
+    The temperature acts first, then top_k, then top_p.
 
     Args:
-        cell, params: a model whose outputs are logits ``(*batch, V)`` and whose inputs are ids.
+        cell, params, h, first, length, end: as in ``greedy``.
         key: all the randomness there is.
-        h: the state before ``first`` is read.
-        first: the id to begin with, which is not returned.
-        length: ids to draw.
-        temperature: above 0; below 1 the likeliest letters are favoured.
+        temperature: below 1 the likeliest are favoured, and 0 equals ``greedy``; may be traced.
+        top_k: draws among the k likeliest; see ``keep_top_k``.
+        top_p: draws from the nucleus; see ``keep_nucleus``.
+
+    Raises:
+        ValueError: as ``greedy``, for a negative temperature that is not traced, and as ``keep_top_k`` and
+            ``keep_nucleus``.
+    """
+    if not isinstance(temperature, Tracer) and not temperature >= 0:
+        raise ValueError(f"temperature got {temperature}; want at least 0: 0 is greedy, 1 the model's own")
+    cold = jnp.asarray(temperature) == 0
+
+    def choose(key: Keys, logits: Float[Array, "*batch V"]) -> Array:
+        warm = logits / jnp.where(cold, 1, temperature).astype(logits.dtype)
+        warm = warm if top_k is None else keep_top_k(warm, top_k)
+        warm = warm if top_p is None else keep_nucleus(warm, top_p)
+        return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
+
+    return _write(cell, params, h, first, jax.random.split(key, length_of(length)), end, choose)
+
+
+def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch V"]:
+    """The k largest logits, and −∞ for the others; of equals, the lowest ids are kept.
+
+    Raises:
+        ValueError: for a k outside [1, V].
+
+    >>> keep_top_k(jnp.array([1.0, 3.0, 2.0, 3.0]), 2).tolist()
+    [-inf, 3.0, -inf, 3.0]
+
+    Reference: Fan, Lewis, Dauphin. Hierarchical neural story generation. 2018.
+    """
+    V = logits.shape[-1]
+    if not 1 <= k <= V:
+        raise ValueError(f"top_k got {k}; want 1 … {V}, the size of the vocabulary")
+    return jnp.where(_rank(logits) < k, logits, -jnp.inf)
+
+
+def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*batch V"]:
+    """The smallest set of likeliest ids that has probability p or more, and −∞ for the others.
+
+    Raises:
+        ValueError: for a p outside (0, 1].
+
+    >>> keep_nucleus(jnp.log(jnp.array([0.5, 0.2, 0.3])), 0.6).round(2).tolist()
+    [-0.69..., -inf, -1.2...]
+
+    Reference: Holtzman, Buys, Du, Forbes, Choi. The curious case of neural text degeneration. 2020.
+    """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p got {p}; want a probability in (0, 1]")
+    likeliest_first = -jnp.sort(-jax.nn.softmax(logits, axis=-1), axis=-1)
+    before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
+    return jnp.where(jnp.take_along_axis(before, _rank(logits), axis=-1) < p, logits, -jnp.inf)
+
+
+def beam_search(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, "*batch"],
+    length: int,
+    *,
+    width: int,
+    end: int | None = None,
+    length_penalty: float = 1.0,
+) -> Beams:
+    """Keeps the W best beginnings at every step: those of highest Σ ln p / lengths^length_penalty.
+
+    A finished hypothesis keeps its place among the W for as long as its score is good enough, and cannot grow. Width 1
+    equals ``greedy``; a width of at least the number of hypotheses is an exact search.
+
+    Args:
+        cell, params, h, first, length, end: as in ``greedy``.
+        width: W, hypotheses that are kept.
+        length_penalty: 0 compares plain probabilities, which favours the short; 1 the mean of ln p over the ids.
+
+    Raises:
+        ValueError: as ``greedy``, and for a width below 1.
+
+    Reference: Graves. Sequence transduction with recurrent neural networks. 2012; Sutskever, Vinyals, Le. Sequence to
+    sequence learning with neural networks. 2014.
+    """
+    require_positive(width=width)
+    steps, first = length_of(length), jnp.asarray(first)
+    V = _vocabulary_size(cell, params, h, first, end)
+
+    def search(h: State, first: Array) -> Beams:
+        return _search(cell, params, h, first, steps, width, V, end, length_penalty)
+
+    for _ in range(first.ndim):
+        search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
+    return search(h, first)
+
+
+def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:
+    """One input at a time, for live use: a compiled ``(h, x) -> (h, y)`` that keeps nothing but the state.
+
+    Args:
+        cell, params: any cell and its weights.
+
+    Returns:
+        The step. It compiles once for each shape of x, and its memory does not grow with the steps.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import lstm
+    >>> from rnn_jax.decoding import stream
+    >>> cell = lstm(input_size=3, hidden_size=4)
+    >>> params = cell.init(jax.random.key(0))
+    >>> step, h = stream(cell, params), cell.start(params)
+    >>> for x in jnp.ones((5, 3)):
+    ...     h, y = step(h, x)
+    >>> y.shape
+    (4,)
     """
 
-    def step(carry: tuple[State, Array], key: PRNGKeyArray) -> tuple[tuple[State, Array], Array]:
-        h, x = carry
+    @jax.jit
+    def step(params: Params, h: State, x: PyTree) -> tuple[State, Any]:
         h = cell.step(params, h, x)
-        x = jax.random.categorical(key, cell.output(params, h) / temperature).astype(first.dtype)
-        return (h, x), x
+        return h, cell.output(params, h)
 
-    return jax.lax.scan(step, (h, jnp.asarray(first)), jax.random.split(key, length))[1]
+    return partial(step, params)
+
+
+def length_of(length: int) -> int:
+    """The number of ids to write; a ValueError when it is negative."""
+    if length < 0:
+        raise ValueError(f"length got {length}; want a number of ids of at least 0")
+    return length
+
+
+def _write(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, "*batch"],
+    keys: Array,
+    end: int | None,
+    choose: Callable[[Any, Array], Array],
+) -> Decoded:
+    """Writes an id for each key, as ``choose(key, logits)`` says."""
+    first = jnp.asarray(first)
+    _vocabulary_size(cell, params, h, first, end)
+
+    def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
+        h, x, going = carry
+        h = cell.step(params, h, x)
+        logits = cell.output(params, h)
+        x = choose(key, logits).astype(first.dtype)
+        log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], axis=-1)[..., 0]
+        written, log_prob = (x, log_prob) if end is None else _unless_ended(going, x, log_prob, end)
+        return (h, written, going if end is None else going & (written != end)), (written, log_prob, going)
+
+    begin = (h, first, jnp.ones(first.shape, bool))
+    _, (ids, log_prob, going) = jax.lax.scan(step, begin, keys)
+    return Decoded(ids, log_prob, jnp.sum(going, axis=0, dtype=jnp.int32))
+
+
+def _unless_ended(going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: int) -> tuple[Array, Array]:
+    """What is written and its ln p: the end, at no cost, of what has ended."""
+    return jnp.where(going, x, jnp.asarray(end, x.dtype)), jnp.where(going, log_prob, 0)
+
+
+def _search(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, ""],
+    length: int,
+    W: int,
+    V: int,
+    end: int | None,
+    length_penalty: float,
+) -> Beams:
+    """Beam search for one example: a state ``(H,)`` and one id."""
+    ended = jnp.arange(V) == (-1 if end is None else end)  # how a finished hypothesis goes on: the end, at no cost
+
+    def step(carry: tuple[Any, ...], t: Array) -> tuple[tuple[Any, ...], Array]:
+        h, ids, last, log_prob, lengths, going = carry
+        h = cell.step(params, h, last)
+        each = jax.nn.log_softmax(cell.output(params, h))
+        each = jnp.where(going[:, None], each, jnp.where(ended, 0, -jnp.inf)[None].astype(each.dtype))
+        total, lengths = log_prob[:, None] + each, lengths + going
+        score, best = jax.lax.top_k((total / (lengths**length_penalty)[:, None].astype(each.dtype)).ravel(), W)
+        parent, last = best // V, (best % V).astype(ids.dtype)
+        h, going, lengths = jax.tree.map(lambda a: a[parent], (h, going, lengths))
+        return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score
+
+    log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf).astype(jax.eval_shape(cell.output, params, h).dtype)
+    h = jax.tree.map(lambda a: jnp.broadcast_to(a, (W, *a.shape)), h)
+    ids, last = jnp.zeros((length, W), first.dtype), jnp.broadcast_to(first, (W,))
+    begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
+    (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
+    return Beams(ids, scores[-1] if length else log_prob, lengths)
+
+
+def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
+    """The place of each id from the likeliest on, equals in the order of their ids."""
+    return jnp.argsort(jnp.argsort(-logits, axis=-1, stable=True), axis=-1)
+
+
+def _vocabulary_size(cell: Cell, params: Params, h: State, first: Array, end: int | None) -> int:
+    """V; raises a ValueError unless the model reads ids and predicts them, and first and end are such ids."""
+    batch = batch_shape(cell, params, h)
+    if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
+        raise ValueError(
+            f"first got {first.dtype}{list(first.shape)}; want one integer id for each of h's {list(batch)}"
+        )
+    y = jax.eval_shape(lambda p, h, x: cell.output(p, cell.step(p, h, x)), params, h, first)
+    if not isinstance(y, jax.ShapeDtypeStruct) or y.shape[:-1] != batch:
+        raise ValueError(f"the model's output got {y}; want logits {[*batch, 'V']}: put a readout on the cell")
+    V = y.shape[-1]
+    require_id(V, first=first, end=end)
+    return V

@@ -21,7 +21,7 @@ class Apply(Protocol):
 
 
 class Layer(NamedTuple):
-    """A map from sequences to sequences, as three pure functions."""
+    """A map from sequences to sequences, as four pure functions."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> params``."""
@@ -29,6 +29,8 @@ class Layer(NamedTuple):
     """``(params, batch_shape=()) -> h0``."""
     apply: Apply
     """``(params, h0, xs, **marks) -> (h_T, ys)`` with ``ys (T, *batch, O)``; marks are those of ``rollout``."""
+    output: Callable[[Params, State], PyTree]
+    """``(params, h_T) -> y (*batch, O)``: what is seen of the last state, where each direction has read everything."""
 
 
 Merge = Callable[[Array, Array], Array]
@@ -53,7 +55,12 @@ def causal(cell: Cell, *, reverse: bool = False) -> Layer:
         h_T, hs = rollout(cell, params, h0, xs, reverse=reverse, **marks)
         return h_T, outputs(cell, params, hs)
 
-    return Layer(cell.init, cell.start, apply)
+    return Layer(cell.init, cell.start, apply, cell.output)
+
+
+def as_layer(model: Cell | Layer) -> Layer:
+    """A layer as it is, and a cell as the layer that reads from the first step on."""
+    return causal(model) if isinstance(model, Cell) else model
 
 
 def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concatenate") -> Layer:
@@ -99,7 +106,10 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
         h_Ts, ys = zip(*runs, strict=True)
         return BothWays(*h_Ts), join(*ys)
 
-    return Layer(init, start, apply)
+    def output(params: BothWays, h_T: BothWays) -> PyTree:
+        return join(*(way.output(p, h) for way, p, h in zip(ways, params, h_T, strict=True)))
+
+    return Layer(init, start, apply, output)
 
 
 def stack_layers(*layers: Layer) -> Layer:
@@ -146,4 +156,4 @@ def stack_layers(*layers: Layer) -> Layer:
             h_T.append(h)
         return tuple(h_T), ys
 
-    return Layer(init, start, apply)
+    return Layer(init, start, apply, output=lambda params, h_T: layers[-1].output(params[-1], h_T[-1]))

@@ -5,7 +5,7 @@ import math
 import chex
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def next_token_nats(logits: Float[Array, "*shape V"], targets: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -14,14 +14,19 @@ def next_token_nats(logits: Float[Array, "*shape V"], targets: Int[Array, "*shap
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
-def cross_entropy(logits: Float[Array, "T *batch V"], targets: Int[Array, "T *batch"]) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "T *batch V"], targets: Int[Array, "T *batch"], mask: Bool[Array, "T *batch"] | None = None
+) -> Float[Array, ""]:
     """L = mean over the batch of Σ_t −ln softmax(y_t)[target_t], in nats; divide by T for nats a letter.
+
+    Where the mask is False, a step costs nothing.
 
     >>> import jax.numpy as jnp
     >>> print(cross_entropy(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2), int)).round(4), 3 * jnp.log(4.0).round(4))
     4.1589 4.1589
     """
-    return jnp.mean(jnp.sum(next_token_nats(logits, targets), axis=0))
+    nats = next_token_nats(logits, targets)
+    return jnp.mean(jnp.sum(nats if mask is None else jnp.where(mask, nats, 0), axis=0))
 
 
 def bits_per_char(nats: float) -> float:

@@ -63,12 +63,51 @@ def window_learner(
 
     def update(state: LearnerState, window: tuple[PyTree, PyTree]) -> tuple[LearnerState, LearnerInfo]:
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state.h, *window)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers
-            steps, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, steps)
-        return LearnerState(params, optimizer_state, h), LearnerInfo(value, optax.tree.norm(grads))
+        return descend(optimizer, state._replace(h=h), value, grads)
 
     return Learner(init, update)
+
+
+def batch_learner(
+    init: Callable[[PRNGKeyArray], Params],
+    loss: Callable[..., Float[Array, ""]],
+    optimizer: optax.GradientTransformation,
+) -> Learner:
+    """Back-propagation through whole examples: one update after each batch, between which nothing is carried.
+
+    Args:
+        init: ``(key) -> params``.
+        loss: ``(params, *batch) -> scalar``, for a batch as ``fit`` gives it: inputs, targets, lengths, a key.
+        optimizer: any optax transformation.
+
+    Example: the mean of three numbers.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from rnn_jax.training import batch_learner, fit
+    >>> learner = batch_learner(lambda key: jnp.zeros(()), lambda p, x: (p - x) ** 2, optax.sgd(0.01))
+    >>> state, info = fit(learner, learner.init(jax.random.key(0)), (jnp.tile(jnp.array([1.0, 2.0, 6.0]), 400),))
+    >>> print(state.params.round(1))
+    3.0
+    """
+
+    def begin(key: PRNGKeyArray, batch_shape: tuple[int, ...] = ()) -> LearnerState:
+        params = init(key)
+        return LearnerState(params, optimizer.init(params), h=())
+
+    def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+        return descend(optimizer, state, *jax.value_and_grad(loss)(state.params, *batch))
+
+    return Learner(begin, update)
+
+
+def descend(
+    optimizer: optax.GradientTransformation, state: LearnerState, loss: Float[Array, ""], grads: Params
+) -> tuple[LearnerState, LearnerInfo]:
+    """One step of the optimizer."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers
+        steps, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, steps)
+    return LearnerState(params, optimizer_state, state.h), LearnerInfo(loss, optax.tree.norm(grads))
 
 
 def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, PyTree]) -> tuple[LearnerState, LearnerInfo]:

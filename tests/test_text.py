@@ -91,7 +91,7 @@ def test_a_model_that_has_learned_hello_by_heart_writes_it():
     for a, b in after.items():
         sure = sure.at[v.encode(a)[0], v.encode(b)[0]].set(50.0)
     first = jnp.asarray(v.encode("h")[0])
-    ids = sample(model, sure, jax.random.key(0), model.start(sure), first, length=5)
+    ids = sample(model, sure, jax.random.key(0), model.start(sure), first, length=5).ids
     assert v.decode(ids.tolist()) == "elhel"
 
 
@@ -101,7 +101,7 @@ def test_sampling_follows_the_softmax_at_its_temperature():
     first = jnp.zeros(4000, jnp.int32)
     h0 = model.start(params, (4000,))
     for temperature in (1.0, 0.5):
-        ids = sample(model, params, jax.random.key(2), h0, first, 1, temperature)[0]
+        ids = sample(model, params, jax.random.key(2), h0, first, 1, temperature=temperature).ids[0]
         h, _ = rollout(model, params, h0, first[None])
         p = np.asarray(jax.nn.softmax(model.output(params, h)[0] / temperature))
         found = np.bincount(ids, minlength=3) / 4000

@@ -1,0 +1,162 @@
+"""What the experiments share: the options of every study, jobs side by side, and a run that ends in good order."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import jax
+import optax
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rnn_jax.runs import INTERRUPTED, parse, uninterrupted
+
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What every study can be told; an experiment adds its own and sets the defaults."""
+
+    seeds: int = 3
+    """Networks of each kind."""
+    seed: int = 0
+    """The one source of randomness."""
+    batch_size: int = 64
+    """Examples, or lanes of text, read side by side."""
+    looks: int = 10
+    """Times that training pauses for a look at the scores."""
+    updates: int = 100
+    """Optimizer steps from one look to the next."""
+    learning_rate: float = 5e-3
+    """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
+    clip: float = 1.0
+    """Largest global norm of a gradient."""
+    workers: int = 2
+    """Jobs at the same time, each on a core of its own as far as there are cores."""
+    smoke: bool = False
+    """A run of seconds, to see that everything works."""
+    out: Path = Path("runs/study")
+    """The run folder."""
+    resume: bool = False
+    """Go on in the run folder, keeping what is finished."""
+    overwrite: bool = False
+    """Delete what is in the run folder."""
+
+
+Config = TypeVar("Config", bound=Study)
+Result = TypeVar("Result")
+
+
+class Tick(Protocol):
+    """Tells the progress bar of a job what it is doing and how many looks are behind it."""
+
+    def __call__(self, doing: str, looks: int = 0) -> None:
+        """Raises ``CancelledError`` when the job is to stop."""
+        ...
+
+
+def read_options(kind: type[Config], smoke: Mapping[str, Any], argv: list[str] | None) -> tuple[Config, Config]:
+    """The configuration that the command line asks for, and the defaults it was read against.
+
+    Args:
+        kind: the experiment's configuration.
+        smoke: its fields in a run of seconds.
+        argv: words after the command's name; those of this process when None.
+
+    Raises:
+        ValueError: on wrong use, or for a field that must be positive and is not.
+    """
+    default = kind()
+    if parse(kind, argv).smoke:
+        default = dataclasses.replace(default, **smoke)
+    config = parse(kind, argv, default)
+    counts = ("seeds", "batch_size", "looks", "updates", "workers")
+    require_positive(config, *counts)
+    require_positive(config, "learning_rate", "clip", kind="number")
+    return config, default
+
+
+def require_positive(config: Study, *names: str, kind: str = "integer") -> None:
+    """Raises a ValueError that names the first of these options which is not positive."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+
+
+def learning_rate(config: Study) -> optax.Schedule:
+    """The rate at every update: ReLU needs the gentle beginning, and all get the same."""
+    total = config.looks * config.updates
+    return optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, -(-total // 6), total, config.learning_rate / 20
+    )
+
+
+def optimizer(config: Study) -> optax.GradientTransformation:
+    """Adam on clipped gradients."""
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
+
+
+def compiled(config: Study, f: Callable, *args: Any) -> Callable:
+    """The program for these arguments; compiled in a hurry for a smoke run, which is nearly all compiling."""
+    return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
+
+
+def side_by_side(
+    config: Study, jobs: Mapping[str, Callable[[Tick], Result]], done: Callable[[str, Result], None]
+) -> None:
+    """Does several jobs at a time, with a progress bar for each.
+
+    Args:
+        config: says how many, and how many looks a bar is long.
+        jobs: ``{name: job}``; a job is given its ``Tick``.
+        done: takes the name and the result of each job as it ends; Ctrl-C waits for it.
+    """
+    stop = threading.Event()
+    columns = TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress, ThreadPoolExecutor(config.workers) as pool:
+        bars = {name: progress.add_task(name, total=config.looks, doing="waiting", start=False) for name in jobs}
+
+        def tick(name: str, doing: str, looks: int = 0) -> None:
+            if stop.is_set():
+                raise CancelledError
+            progress.start_task(bars[name])
+            progress.update(bars[name], doing=doing, advance=looks)
+
+        futures = {pool.submit(job, partial(tick, name)): name for name, job in jobs.items()}
+        try:
+            for future in as_completed(futures):
+                name, result = futures[future], future.result()
+                with uninterrupted():
+                    done(name, result)
+                progress.update(bars[name], doing="done")
+                progress.stop_task(bars[name])
+        except BaseException:  # Ctrl-C too
+            stop.set()
+            progress.console.print("stopping: each job ends the step it is at")
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def carry_out(work: Callable[[], None], publish: Callable[[str], None]) -> int:
+    """Does the work, publishes what is finished whatever happens, and returns the exit code.
+
+    Args:
+        work: the run.
+        publish: writes summary and report; its argument says how the run ended: done, failed, interrupted.
+    """
+    status = "failed"
+    try:
+        work()
+        status = "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+    finally:
+        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
+            publish(status)
+    return 0 if status == "done" else INTERRUPTED
