@@ -275,8 +275,8 @@ def _search(
         h = cell.step(params, h, last)
         each = jax.nn.log_softmax(cell.output(params, h))
         each = jnp.where(going[:, None], each, jnp.where(ended, 0, -jnp.inf)[None].astype(each.dtype))
-        total, lengths = log_prob[:, None] + each, lengths + going
-        score, best = jax.lax.top_k((total / (lengths**length_penalty)[:, None].astype(each.dtype)).ravel(), W)
+        total, lengths = log_prob[:, None] + each, lengths + going.astype(lengths.dtype)
+        score, best = jax.lax.top_k((total / lengths.astype(each.dtype)[:, None] ** length_penalty).ravel(), W)
         parent, last = best // V, (best % V).astype(ids.dtype)
         h, going, lengths = jax.tree.map(lambda a: a[parent], (h, going, lengths))
         return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score

@@ -35,8 +35,8 @@ class Learner(NamedTuple):
 
     init: Callable[[PRNGKeyArray, tuple[int, ...]], LearnerState]
     """``(key, batch_shape) -> state``."""
-    update: Callable[[LearnerState, tuple[PyTree, PyTree]], tuple[LearnerState, LearnerInfo]]
-    """``(state, (xs, targets)) -> (state, info)`` for one window."""
+    update: Callable[[LearnerState, tuple[PyTree, ...]], tuple[LearnerState, LearnerInfo]]
+    """``(state, batch) -> (state, info)``: a batch is ``(xs, targets)`` for one window, or a tuple of any arrays."""
 
 
 def window_learner(
@@ -61,7 +61,7 @@ def window_learner(
         h, hs = rollout(cell, params, h, xs)
         return loss(outputs(cell, params, hs), targets), h
 
-    def update(state: LearnerState, window: tuple[PyTree, PyTree]) -> tuple[LearnerState, LearnerInfo]:
+    def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state.h, *window)
         return descend(optimizer, state._replace(h=h), value, grads)
 
@@ -110,7 +110,7 @@ def descend(
     return LearnerState(params, optimizer_state, state.h), LearnerInfo(loss, optax.tree.norm(grads))
 
 
-def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, PyTree]) -> tuple[LearnerState, LearnerInfo]:
+def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
     """Scans ``learner.update`` over windows on the device.
 
     Args:
