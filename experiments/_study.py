@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -78,6 +79,8 @@ def read_options(kind: type[Config], smoke: Mapping[str, Any], argv: list[str] |
     counts = ("seeds", "batch_size", "looks", "updates", "workers")
     require_positive(config, *counts)
     require_positive(config, "learning_rate", "clip", kind="number")
+    # XLA's threads on a CPU. With one for each core, jobs side by side can take them all, each waiting for the other.
+    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * config.workers))
     return config, default
 
 

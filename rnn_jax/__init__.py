@@ -29,7 +29,7 @@ from rnn_jax.cells import (
     vanilla,
 )
 from rnn_jax.combinators import learned_start, readout, residual, stack
-from rnn_jax.diagnostics import lag_gradients, leading_gain, step_jacobian, summarise_lags
+from rnn_jax.diagnostics import input_gradients, lag_gradients, leading_gain, step_jacobian, summarise_lags
 from rnn_jax.dropout import (
     dropout_mask,
     input_dropout,
@@ -80,6 +80,7 @@ __all__ = [
     "indrnn",
     "initializers",
     "input_dropout",
+    "input_gradients",
     "irnn",
     "janet",
     "keyed",

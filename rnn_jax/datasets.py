@@ -1,6 +1,119 @@
-"""Texts to learn from."""
+"""Data to learn from, without a download: texts, images of digits, words and dates of many languages."""
 
+import datetime
+import importlib
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+LOCALES = {
+    "da": "Danish",
+    "de": "German",
+    "en_GB": "English",
+    "es": "Spanish",
+    "fi": "Finnish",
+    "fr": "French",
+    "it": "Italian",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "sv": "Swedish",
+    "tr": "Turkish",
+}
+"""Twelve languages in Latin script; no two of them read one written date as two days."""
+STYLES = ("short", "medium", "long", "full")
+"""How long a locale writes a date, in the terms of the Unicode CLDR."""
+
+
+class Digits(NamedTuple):
+    """Images of handwritten digits."""
+
+    images: Float[np.ndarray, "N 8 8"]
+    """Ink, from 0 to 1."""
+    classes: Int[np.ndarray, " N"]
+    """The digit, 0 … 9."""
+
+
+def digits() -> Digits:
+    """The 1,797 handwritten digits of 8 × 8 pixels that scikit-learn carries.
+
+    Raises:
+        ValueError: when scikit-learn is missing.
+
+    Reference: Alpaydin, Kaynak. Optical recognition of handwritten digits. 1998.
+    """
+    found = _package("sklearn.datasets", "scikit-learn").load_digits()
+    return Digits((found.images / 16).astype(np.float32), found.target.astype(np.int32))
+
+
+def locale_words(locale: str) -> list[str]:
+    """The words that name months, days, languages and territories in a language: about 1,000, in lower case.
+
+    From the Unicode CLDR that babel carries; accents are kept, phrases are split into words of three letters or more.
+
+    Args:
+        locale: a key of ``LOCALES``.
+
+    Raises:
+        ValueError: for an unknown locale, or when babel is missing.
+
+    >>> words = locale_words("fr")
+    >>> [word in words for word in ("février", "jeudi", "suédois", "allemagne")]
+    [True, True, True, True]
+    """
+    require_locales([locale])
+    data = _package("babel", "babel").Locale.parse(locale)
+    calendar = [data.months["format"]["wide"], data.months["stand-alone"]["wide"], data.days["format"]["wide"]]
+    names = [name for table in (*calendar, data.languages, data.territories) for name in table.values()]
+    lower = " ".join(names).lower().replace("i̇", "i")  # Turkish İ in lower case
+    return sorted({word for word in re.findall(r"[^\W\d_]+", lower) if len(word) >= 3})
+
+
+def write_date(day: datetime.date, locale: str, style: str) -> str:
+    """A date as a locale writes it.
+
+    Args:
+        day: any day.
+        locale: a key of ``LOCALES``.
+        style: one of ``STYLES``.
+
+    Raises:
+        ValueError: for an unknown locale or style, or when babel is missing.
+
+    >>> write_date(datetime.date(1979, 5, 3), "fr", "full"), write_date(datetime.date(1979, 5, 3), "de", "short")
+    ('jeudi 3 mai 1979', '03.05.79')
+    """
+    require_locales([locale])
+    if style not in STYLES:
+        raise ValueError(f"style got {style!r}; want one of {', '.join(STYLES)}")
+    return _package("babel.dates", "babel").format_date(day, style, locale)
+
+
+def require_locales(locales: Iterable[str]) -> None:
+    """Raises a ValueError that lists the known locales, unless all of these are."""
+    for locale in locales:
+        if locale not in LOCALES:
+            raise ValueError(f"locale got {locale!r}; want one of {', '.join(LOCALES)}")
+
+
+def split(count: int, parts: Sequence[float], seed: int = 0) -> list[Int[np.ndarray, " n"]]:
+    """Cuts the numbers 0 … count − 1, in random order, into parts that have none in common.
+
+    Args:
+        count: of what is to be parted.
+        parts: the share of each part after the first, which takes what is left.
+        seed: of the order.
+
+    >>> [len(part) for part in split(100, (0.1, 0.2))]
+    [70, 10, 20]
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    borders = count - np.cumsum([round(count * share) for share in reversed(parts)])[::-1]
+    return np.split(order, borders)
 
 
 def python_reference() -> str:
@@ -30,3 +143,13 @@ def read_text(path: Path) -> str:
     if not text:
         raise ValueError(f"text got {path}, which is empty; want a UTF-8 text file with something to learn from")
     return text
+
+
+def _package(module: str, name: str) -> Any:
+    """A module of an extra package; a ValueError when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"this data got no {name}, which carries it; want it: pip install 'rnn-jax-lab[data]'"
+        ) from error

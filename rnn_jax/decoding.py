@@ -1,5 +1,6 @@
 """Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_id, require_positive
-from rnn_jax.rollout import batch_shape
+from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
 
 
@@ -101,10 +102,11 @@ def sample(
     """
     if not isinstance(temperature, Tracer) and not temperature >= 0:
         raise ValueError(f"temperature got {temperature}; want at least 0: 0 is greedy, 1 the model's own")
-    cold = jnp.asarray(temperature) == 0
 
     def choose(key: Keys, logits: Float[Array, "*batch V"]) -> Array:
-        warm = logits / jnp.where(cold, 1, temperature).astype(logits.dtype)
+        T = jnp.asarray(temperature).astype(logits.dtype)
+        cold = T == 0
+        warm = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(cold, 1, T)  # the likeliest stays finite
         warm = warm if top_k is None else keep_top_k(warm, top_k)
         warm = warm if top_p is None else keep_nucleus(warm, top_p)
         return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
@@ -142,9 +144,12 @@ def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*b
     """
     if not 0 < p <= 1:
         raise ValueError(f"top_p got {p}; want a probability in (0, 1]")
+    if p == 1:  # rounding would lose the least likely
+        return logits
+    rank = _rank(logits)
     likeliest_first = -jnp.sort(-jax.nn.softmax(logits, axis=-1), axis=-1)
     before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
-    return jnp.where(jnp.take_along_axis(before, _rank(logits), axis=-1) < p, logits, -jnp.inf)
+    return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < p) | (rank == 0), logits, -jnp.inf)
 
 
 def beam_search(
@@ -176,7 +181,7 @@ def beam_search(
     """
     require_positive(width=width)
     steps, first = length_of(length), jnp.asarray(first)
-    V = _vocabulary_size(cell, params, h, first, end)
+    V = check_writer(cell, params, h, first, end=end)
 
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, steps, width, V, end, length_penalty)
@@ -235,7 +240,7 @@ def _write(
 ) -> Decoded:
     """Writes an id for each key, as ``choose(key, logits)`` says."""
     first = jnp.asarray(first)
-    _vocabulary_size(cell, params, h, first, end)
+    check_writer(cell, params, h, first, end=end)
 
     def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
         h, x, going = carry
@@ -285,8 +290,10 @@ def _search(
     h = jax.tree.map(lambda a: jnp.broadcast_to(a, (W, *a.shape)), h)
     ids, last = jnp.zeros((length, W), first.dtype), jnp.broadcast_to(first, (W,))
     begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
+    if length == 0:
+        return Beams(ids, log_prob, begin[4])
     (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
-    return Beams(ids, scores[-1] if length else log_prob, lengths)
+    return Beams(ids, scores[-1], lengths)
 
 
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
@@ -294,16 +301,32 @@ def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
     return jnp.argsort(jnp.argsort(-logits, axis=-1, stable=True), axis=-1)
 
 
-def _vocabulary_size(cell: Cell, params: Params, h: State, first: Array, end: int | None) -> int:
-    """V; raises a ValueError unless the model reads ids and predicts them, and first and end are such ids."""
+def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
+    """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
     batch = batch_shape(cell, params, h)
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
         raise ValueError(
-            f"first got {first.dtype}{list(first.shape)}; want one integer id for each of h's {list(batch)}"
+            f"first got {first.dtype}{list(first.shape)}; want an integer id for each of h's {list(batch)}"
         )
+    check_fit(cell, params, h, jax.ShapeDtypeStruct((1, *first.shape), first.dtype))
     y = jax.eval_shape(lambda p, h, x: cell.output(p, cell.step(p, h, x)), params, h, first)
-    if not isinstance(y, jax.ShapeDtypeStruct) or y.shape[:-1] != batch:
-        raise ValueError(f"the model's output got {y}; want logits {[*batch, 'V']}: put a readout on the cell")
-    V = y.shape[-1]
-    require_id(V, first=first, end=end)
-    return V
+    if not isinstance(y, jax.ShapeDtypeStruct) or y.ndim != len(batch) + 1 or y.shape[:-1] != batch:
+        raise ValueError(f"the model's output got {y}; want logits (*batch, V): put a readout on the cell")
+    misfit = _refusal_of_vectors(cell, params, h, y)
+    if misfit.startswith("xs got shape"):  # anything else is a cell of one's own that reads nothing but ids
+        raise ValueError(
+            f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit.splitlines()[0]}); want one "
+            "vocabulary for both, with the first and the last id in it"
+        )
+    require_id(y.shape[-1], first=first, end=end)
+    return y.shape[-1]
+
+
+def _refusal_of_vectors(cell: Cell, params: Params, h: State, x: Any) -> str:
+    """What a cell says against a vector as its input, such as a distribution over ids; nothing if it takes it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            jax.eval_shape(cell.step, params, h, x)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""

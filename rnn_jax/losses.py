@@ -19,12 +19,14 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """L = mean over the batch of Σ_t −ln softmax(y_t)[target_t], in nats; divide by T for nats a letter.
 
-    Where the mask is False, a step costs nothing.
+    Where the mask is False, a step costs nothing, whatever lies there.
 
     >>> import jax.numpy as jnp
     >>> print(cross_entropy(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2), int)).round(4), 3 * jnp.log(4.0).round(4))
     4.1589 4.1589
     """
+    if mask is not None:
+        logits = jnp.where(mask[..., None], logits, 0)  # before the logarithm, so that no gradient becomes NaN
     nats = next_token_nats(logits, targets)
     return jnp.mean(jnp.sum(nats if mask is None else jnp.where(mask, nats, 0), axis=0))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib import colors
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -135,6 +135,138 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         bar.set_label("nats gained (red) or lost (blue)")
         bar.outline.set_visible(False)
     return figure
+
+
+class ScoreCurve(NamedTuple):
+    """A score in [0, 1] while learning, for S seeds."""
+
+    examples: Float[np.ndarray, " N"]
+    values: Float[np.ndarray, "N S"]
+
+
+def score_figure(curves: Mapping[str, ScoreCurve], baselines: Mapping[str, float], score: str, seen: str) -> Figure:
+    """A score against the examples seen: the mean over seeds, and the band between the worst and the best.
+
+    Args:
+        curves: ``{label: curve}``.
+        baselines: ``{label: score}``, dashed lines.
+        score, seen: what stands at the axes.
+    """
+    figure = Figure(figsize=(10.8, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        axis.plot(curve.examples, curve.values.mean(1), color=colour, label=label, **STYLE)
+        low, high = curve.values.min(1), curve.values.max(1)
+        axis.fill_between(curve.examples, low, high, color=colour, alpha=0.15, linewidth=0)
+    for label, value in baselines.items():
+        axis.axhline(value, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+        axis.annotate(label, (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
+    axis.set_xlim(0, None)
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel(seen)
+    axis.set_ylabel(score)
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axis.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    axis.legend(frameon=False, loc="lower right")
+    _quiet(axis)
+    return figure
+
+
+def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> Figure:
+    """A confusion matrix: each row is a truth, shaded by the share that was taken for each column; counts inside."""
+    size = 1.6 + 0.58 * len(labels)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axis = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            shade = "white" if share[row, column] > 0.5 else "0.25"
+            axis.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=9)
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("truth")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def confidence_figure(
+    read: str, told: str, probabilities: Float[np.ndarray, "T V"], characters: str, *, top: int = 5, width: int = 24
+) -> Figure:
+    """What a model expects at each place of a text: its likeliest letters as bars, from the likeliest down.
+
+    The right letter is green, a first guess that is wrong red, every other guess grey.
+
+    Args:
+        read: the T letters that the model read.
+        told: the T letters that came next.
+        probabilities: of each letter of the vocabulary, after each letter read.
+        characters: the V letters.
+        top: guesses that are shown.
+        width: places a line.
+    """
+    lines = -(-len(read) // width)
+    figure = Figure(figsize=(0.52 * min(width, len(read)) + 1.2, (0.22 * top + 0.75) * lines), layout="constrained")
+    axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
+    for line, axis in enumerate(axes):
+        places = slice(line * width, (line + 1) * width)
+        draw_confidences(axis, told[places], probabilities[places], characters, read=read[places], top=top)
+        axis.set_xlim(-0.1, min(width, len(read)))
+    return figure
+
+
+def draw_confidences(
+    axis: Any,
+    told: str,
+    probabilities: Float[np.ndarray, "T V"],
+    characters: str,
+    *,
+    read: str = "",
+    top: int = 5,
+) -> None:
+    """One line of ``confidence_figure`` on axes of one's own; what was read stands above it, if given."""
+    for column, (letter, of) in enumerate(zip(told, probabilities, strict=True)):
+        if read:
+            axis.text(
+                column + 0.45, -1.05, _visible(read[column]), ha="center", va="center", fontsize=12, weight="bold"
+            )
+        for row, i in enumerate(np.argsort(-of, kind="stable")[:top]):
+            colour = COLOURS[3] if characters[i] == letter else COLOURS[1] if row == 0 else "0.72"
+            axis.barh(row, 0.9 * of[i], 0.86, left=column, color=colour)
+            axis.text(column + 0.05, row, _visible(characters[i]), va="center", fontsize=9)
+    axis.set_ylim(top - 0.4, -1.6 if read else -0.6)
+    axis.set_axis_off()
+
+
+def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"]) -> Figure:
+    """Which letter of a source moved which letter that was written: a row for each written one, darkest at its own top.
+
+    Args:
+        source: T letters.
+        written: K letters.
+        weights: of each source letter for each written one, at least 0, such as ``input_gradients`` gives.
+    """
+    figure = Figure(figsize=(0.34 * len(source) + 1.0, 0.34 * len(written) + 1.0), layout="constrained")
+    axis = figure.subplots()
+    shares = weights / np.maximum(weights.max(axis=1, keepdims=True), np.finfo(float).tiny)
+    axis.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="equal")
+    axis.set_xticks(range(len(source)), [_visible(letter) for letter in source], fontsize=11)
+    axis.set_yticks(range(len(written)), [_visible(letter) for letter in written], fontsize=11)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_xticks(np.arange(len(source) + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(len(written) + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.tick_params(which="minor", length=0)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def _visible(letter: str) -> str:
+    """A letter as a figure can show it: blanks and line ends as signs, a dollar as no mathematics."""
+    return {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}.get(letter, letter)
 
 
 def _quiet(axis: Any) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.combinators import inside, name_of
+from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.rollout import describe
@@ -48,10 +49,16 @@ def one_to_many(
         cell, params: a model whose inputs are ids and whose outputs are the logits of the next one.
         h0: the state that holds what is to be told, such as ``EncoderDecoder.encode`` makes.
         first: the id that begins every sequence.
-        targets: the ids that follow.
+        targets: the ids that follow. Fill short ones up with any id of the vocabulary, and mask them in the loss.
+
+    Raises:
+        ValueError: for ids outside the vocabulary, a state that does not fit, or a model that does not predict the
+            ids that it reads.
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
+    check_writer(cell, params, h0, first)
+    first = first.astype(targets.dtype)
     return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
 
 
@@ -74,13 +81,14 @@ def scheduled_sampling(
             through what is drawn.
 
     Raises:
-        ValueError: for a rate outside [0, 1] that is not traced.
+        ValueError: as ``one_to_many``, and for a rate outside [0, 1] that is not traced.
 
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
     if not isinstance(rate, Tracer) and not 0 <= rate <= 1:
         raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
+    check_writer(cell, params, h0, first)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
@@ -169,16 +177,22 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
         decoder: any cell; every part of its state gets its own rows of W.
         weight_init: how W begins.
 
+    Raises:
+        ValueError: when the encoder's output is not one array ``(*batch, S)``.
+
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder-decoder for statistical machine translation. 2014.
     """
 
+    key = jax.random.key(0)
+    s = jax.eval_shape(lambda k: _seen_at_start(encoder, encoder.init(k)), key)
+    if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
+        raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
+    N = sum(
+        math.prod(part.shape) for part in jax.tree.leaves(jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key))
+    )
+
     def init(key: PRNGKeyArray) -> LinearBridgeParams:
-        s = jax.eval_shape(lambda k: _seen_at_start(encoder, encoder.init(k)), key)
-        if not isinstance(s, jax.ShapeDtypeStruct) or len(s.shape) != 1:
-            raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
-        parts = jax.tree.leaves(jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key))
-        N = sum(math.prod(part.shape) for part in parts)
         return LinearBridgeParams(weight_init(key, (*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
 
     def cross(params: EncoderDecoderParams, h_T: State) -> State:
@@ -239,7 +253,11 @@ def encoder_decoder(
     >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
     (4, 2, 3)
     """
-    _check_decoder(decoder)
+    shapes = jax.eval_shape(decoder.init, jax.random.key(0))
+    try:
+        check_writer(decoder, shapes, jax.eval_shape(decoder.start, shapes), jnp.array(0))
+    except ValueError as error:
+        raise ValueError(f"decoder got {name_of(shapes)}: {error}") from error
     layer = as_layer(encoder)
     across = bridge(layer, decoder)
 
@@ -282,21 +300,3 @@ def sequence_to_sequence(
 
 def _seen_at_start(layer: Layer, params: Params) -> Any:
     return layer.output(params, layer.start(params))
-
-
-def _check_decoder(decoder: Cell) -> None:
-    """Raises a ValueError unless a decoder's outputs are logits of the very ids that it reads."""
-    params = jax.eval_shape(decoder.init, jax.random.key(0))
-    h = jax.eval_shape(decoder.start, params)
-    y = jax.eval_shape(decoder.output, params, h)
-    if not isinstance(y, jax.ShapeDtypeStruct) or len(y.shape) != 1:
-        raise ValueError(f"decoder got {name_of(params)}, whose output is {y}; want logits: put a readout on it")
-    try:
-        jax.eval_shape(decoder.step, params, h, y)  # a distribution over the ids it predicts, as an input
-    except ValueError as error:
-        raise ValueError(
-            f"decoder got {name_of(params)}, which predicts {y.shape[0]} ids but does not read as many "
-            f"({str(error).splitlines()[0]}); want one vocabulary for both, with its first and its last id in it"
-        ) from error
-    except TypeError:
-        pass  # a cell of one's own may read nothing but ids

@@ -1,6 +1,15 @@
 """Measurements of what a recurrent network can learn."""
 
+from rnn_jax.diagnostics.inputs import input_gradients
 from rnn_jax.diagnostics.jacobians import leading_gain, step_jacobian
 from rnn_jax.diagnostics.lag import LagGradients, LagSummary, lag_gradients, summarise_lags
 
-__all__ = ["LagGradients", "LagSummary", "lag_gradients", "leading_gain", "step_jacobian", "summarise_lags"]
+__all__ = [
+    "LagGradients",
+    "LagSummary",
+    "input_gradients",
+    "lag_gradients",
+    "leading_gain",
+    "step_jacobian",
+    "summarise_lags",
+]

@@ -1,0 +1,61 @@
+"""Handwritten digits, cut into parts that have none in common."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax.datasets import digits, split
+from rnn_jax.losses import next_token_nats
+
+CLASSES = 10
+
+
+class Part(NamedTuple):
+    """Images and the digits on them."""
+
+    images: np.ndarray
+    """``(N, 8, 8)``, ink from 0 to 1."""
+    classes: np.ndarray
+    """``(N,)``, 0 … 9."""
+
+
+class Parts(NamedTuple):
+    """The three parts."""
+
+    train: Part
+    validation: Part
+    test: Part
+
+
+def load_digits() -> Parts:
+    """Seven tenths of the digits to learn from, one to validate on, two to test on."""
+    data = digits()
+    return Parts(*(Part(data.images[i], data.classes[i]) for i in split(len(data.classes), (0.1, 0.2))))
+
+
+def draw_batches(part: Part, rng: np.random.Generator, updates: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``(updates, B, 8, 8)``, each moved by up to a pixel in both directions, and classes ``(updates, B)``."""
+    chosen = rng.integers(len(part.classes), size=(updates, batch_size))
+    dy, dx = rng.integers(0, 3, size=(2, updates, batch_size, 1, 1))
+    framed = np.pad(part.images, ((0, 0), (1, 1), (1, 1)))
+    row, column = np.arange(8)[:, None] + dy, np.arange(8)[None] + dx
+    return framed[chosen[..., None, None], row, column], part.classes[chosen]
+
+
+def majority(parts: Parts) -> float:
+    """How often the commonest digit of the training part is right on the test part."""
+    commonest = np.bincount(parts.train.classes).argmax()
+    return float(np.mean(parts.test.classes == commonest))
+
+
+def classify(logits: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
+    """Scores of a classifier: ``logits (N, C)`` against the truth ``(N,)``."""
+    right = logits.argmax(axis=-1) == classes
+    return {"accuracy": jnp.mean(right), "loss": jnp.mean(next_token_nats(logits, classes))}
+
+
+def confusion(guesses: np.ndarray, truth: np.ndarray, count: int = CLASSES) -> np.ndarray:
+    """``(C, C)``: how often each truth, a row, was taken for each class, a column."""
+    return np.bincount(truth * count + guesses, minlength=count * count).reshape(count, count)

@@ -1,0 +1,140 @@
+"""How the scores of a study are shown: the table, the curves, the summary, the page."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from _study import Study
+from rich.console import Console
+from rich.table import Table
+
+from rnn_jax.plots import ScoreCurve, score_figure
+from rnn_jax.report import Section, write_report
+from rnn_jax.runs import Run, command_line, read_metrics
+
+Scores = dict[str, dict[str, np.ndarray]]
+"""``{kind: {score: (S,)}}`` on the test part, one for each seed."""
+NOT_SCORES = {"compile_s", "hidden_size", "parameters", "cell", "seed", "step", "examples", "wall_s", "split"}
+NOT_SCORES |= {"learning_rate"}
+
+
+def test_scores(run: Run) -> Scores:
+    """The scores of trained networks on the test part, as the metrics have them."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in _rows(run, "test"):
+        for name in row.keys() - NOT_SCORES:
+            found.setdefault(row["cell"], {}).setdefault(name, []).append(row[name])
+    return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items()}
+
+
+def shown(values: np.ndarray) -> str:
+    """Mean over seeds ± half their range, in percent.
+
+    >>> shown(np.array([0.96, 0.98]))
+    '97.0 ± 1.0 %'
+    """
+    half = (values.max() - values.min()) / 2
+    return f"{100 * values.mean():.1f}" + (f" ± {100 * half:.1f} %" if len(values) > 1 else " %")
+
+
+def draw_curves(run: Run, score: str, baselines: Mapping[str, float], label: str) -> Section:
+    """The score on the validation part while learning."""
+    columns = ("cell", "seed", "examples", score)
+    rows = [tuple(row[column] for column in columns) for row in _rows(run, "validation")]
+    curves = {}
+    for kind in dict.fromkeys(kind for kind, *_ in rows):
+        of_seed: dict[int, list[tuple[float, float]]] = {}
+        for _, seed, *point in (row for row in rows if row[0] == kind):
+            of_seed.setdefault(seed, []).append(tuple(point))
+        longest = max(map(len, of_seed.values()))  # a network that was interrupted has a shorter curve
+        points = np.array([curve for curve in of_seed.values() if len(curve) == longest], float)  # (S, N, 2)
+        curves[kind] = ScoreCurve(points[0, :, 0], points[:, :, 1].T)
+    run.draw("learning_curves", score_figure(curves, baselines, label, "examples seen by each network"), columns, rows)
+    told = ", ".join(f"{kind} {100 * curve.values[-1].mean():.1f} %" for kind, curve in curves.items())
+    beside = ", ".join(f"{name} {100 * value:.1f} %" for name, value in baselines.items())
+    says = f"On the part held out for validation, {told} at the end; the bar to clear: {beside}. Bands hold all seeds."
+    return Section("While learning", "learning_curves", says)
+
+
+class Shown(NamedTuple):
+    """What an experiment says and draws."""
+
+    answer: str
+    sections: Sequence[Section]
+    samples: Mapping[str, str] = {}
+    details: Mapping[str, Any] = {}
+    """More for ``summary.json``."""
+
+
+def publish(
+    run: Run,
+    options: tuple[Study, Study],
+    status: str,
+    *,
+    script: str,
+    title: str,
+    question: str,
+    legend: str,
+    baselines: Mapping[str, Mapping[str, float]],
+    show: Callable[[Scores], Shown],
+) -> None:
+    """Writes the summary and the report of the networks that are finished, and prints the table.
+
+    Args:
+        run: the folder, with its metrics.
+        options: the configuration, and the defaults it was read against.
+        status: how the run ended.
+        script: the experiment's file.
+        title, question, legend: of the page.
+        baselines: ``{score: {label: value}}`` of what needs no network.
+        show: draws the figures of what is finished.
+    """
+    scores = test_scores(run)
+    told = show(scores) if scores else Shown(f"The run is {status}; no network was finished.", [])
+    answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
+    columns, rows = _table(run, scores, baselines)
+    page = {"title": title, "question": question, "answer": answer, "columns": columns, "rows": rows, "legend": legend}
+    rerun = command_line(f"experiments/{script}", *options)
+    write_report(run, **page, sections=told.sections, samples=told.samples, rerun=rerun)
+    networks = {
+        kind: {name: {"mean": values.mean(), "of_seeds": values.tolist()} for name, values in of.items()}
+        for kind, of in scores.items()
+    }
+    run.write_json("summary.json", {"status": status, "networks": networks, "baselines": baselines, **told.details})
+    if told.samples:
+        run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in told.samples.items()))
+    grid = Table(*columns, title=title, caption=legend, caption_style="dim")
+    for row in rows:
+        grid.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    console.print(grid, answer, f"report: {run.folder / 'report.html'}", sep="\n")
+
+
+def _table(
+    run: Run, scores: Scores, baselines: Mapping[str, Mapping[str, float]]
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The columns and rows of the table: every kind of network, then what needs none."""
+    names = [name for name in dict.fromkeys(name for of in scores.values() for name in of) if name != "loss"]
+    facts = {row["cell"]: row for row in _rows(run, "test")}
+    rows = [
+        (
+            kind,
+            f"{facts[kind]['hidden_size']}",
+            f"{facts[kind]['parameters']:,}",
+            *(shown(of[name]) for name in names),
+            f"{of['loss'].mean():.3f}",
+            f"{len(of['loss'])}",
+        )
+        for kind, of in scores.items()
+    ]
+    bars = {label: {} for of in baselines.values() for label in of}
+    for name, of in baselines.items():
+        for label, value in of.items():
+            bars[label][name] = f"{value:.3f}" if name == "loss" else f"{100 * value:.1f} %"
+    rows += [(label, "", "", *(of.get(n, "") for n in names), of.get("loss", ""), "") for label, of in bars.items()]
+    return ["", "H", "parameters", *names, "nats", "seeds"], rows
+
+
+def _rows(run: Run, split: str) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run.folder) if row["split"] == split]

@@ -1,0 +1,136 @@
+"""Networks trained side by side: every kind from several seeds, scored while learning, and once at the end."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from _study import Study, Tick, compiled, learning_rate, side_by_side
+
+from rnn_jax.runs import Run, read_metrics
+from rnn_jax.training import Learner, fit
+from rnn_jax.types import Params
+
+Networks = dict[str, dict[int, Params]]
+"""``{kind: {seed: params}}``: what is trained so far."""
+
+
+class Task(NamedTuple):
+    """What networks of one kind learn, and how they are scored."""
+
+    learner: Learner
+    batches: Callable[[np.random.Generator, int], tuple[Any, ...]]
+    """``(rng, look) -> batches``: those between one look and the next, with a leading axis of updates."""
+    score: Callable[..., dict[str, jax.Array]]
+    """``(params, *part) -> {name: score}``, among them ``loss`` in nats."""
+    validation: tuple[Any, ...]
+    """Looked at while learning."""
+    test: tuple[Any, ...]
+    """Looked at once, by trained networks."""
+    lanes: tuple[int, ...] = ()
+    """The batch axes of a state that is carried from batch to batch."""
+    facts: Mapping[str, Any] = {}
+    """What stands on every row of the metrics: hidden size, number of parameters."""
+
+
+class Programs(NamedTuple):
+    """A task, compiled once for all of its seeds."""
+
+    init: Callable
+    learn: Callable
+    validate: Callable
+    test: Callable
+    compile_s: float
+
+
+def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Networks) -> None:
+    """Trains every kind of network from every seed; each is added to ``networks`` and to the run folder as it ends.
+
+    What an earlier start of the run has finished is kept, and the metrics of what it has not are dropped.
+    """
+    for kind, task in tasks.items():
+        for seed in range(config.seeds):
+            if (file := _file(run, kind, seed)).is_file():
+                networks.setdefault(kind, {})[seed] = _read(file, task.learner)
+    kept = [row for row in read_metrics(run.folder) if row["seed"] in networks.get(row["cell"], {})]
+    run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+    wanted = {
+        f"{kind} {seed}": (kind, seed)
+        for seed in range(config.seeds)
+        for kind in tasks
+        if seed not in networks.get(kind, {})
+    }
+    programs, locks = {}, {kind: threading.Lock() for kind in tasks}
+
+    def job(kind: str, seed: int, tick: Tick) -> Params:
+        tick("compiling")
+        with locks[kind]:
+            if kind not in programs:
+                programs[kind] = _compile(config, tasks[kind])
+        return _train(config, run, kind, seed, tasks[kind], programs[kind], tick)
+
+    def done(name: str, params: Params) -> None:
+        kind, seed = wanted[name]
+        _keep(_file(run, kind, seed), params)
+        networks.setdefault(kind, {})[seed] = params
+
+    side_by_side(config, {name: partial(job, *which) for name, which in wanted.items()}, done)
+
+
+def _compile(config: Study, task: Task) -> Programs:
+    begin, key = time.perf_counter(), jax.random.key(0)
+    init = compiled(config, lambda key: task.learner.init(key, task.lanes), key)
+    state = init(key)
+    learn = compiled(config, partial(fit, task.learner), state, task.batches(np.random.default_rng(0), 0))
+    validate, test = (compiled(config, task.score, state.params, *part) for part in (task.validation, task.test))
+    return Programs(init, learn, validate, test, round(time.perf_counter() - begin, 2))
+
+
+def _train(config: Study, run: Run, kind: str, seed: int, task: Task, programs: Programs, tick: Tick) -> Params:
+    """Trains one network, and writes its rows of the metrics."""
+    row: dict[str, Any] = {}
+    state = programs.init(jax.random.fold_in(jax.random.key(config.seed), seed))
+    rng, seconds, rate = np.random.default_rng((config.seed, seed)), 0.0, learning_rate(config)
+    facts = {"cell": kind, "seed": seed, **task.facts, "compile_s": programs.compile_s}
+    for look in range(config.looks):
+        batches, begin = task.batches(rng, look), time.perf_counter()
+        state, info = jax.block_until_ready(programs.learn(state, batches))
+        seconds += time.perf_counter() - begin
+        step = (look + 1) * config.updates
+        row = {**facts, "step": step, "examples": step * config.batch_size, "wall_s": round(seconds, 3)}
+        row["learning_rate"] = float(np.asarray(rate(step - 1)))
+        run.log(**row, split="train", loss=float(info.loss.mean()), grad_norm=float(info.grad_norm.mean()))
+        scores = _numbers(programs.validate(state.params, *task.validation))
+        run.log(**row, split="validation", **scores)
+        tick(", ".join(f"{name} {value:.3f}" for name, value in scores.items()), 1)
+    run.log(**row, split="test", **_numbers(programs.test(state.params, *task.test)))
+    return state.params
+
+
+def _numbers(scores: dict[str, jax.Array]) -> dict[str, float]:
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _file(run: Run, kind: str, seed: int) -> Path:
+    return run.folder / "cells" / f"{kind}-{seed}.npz"
+
+
+def _keep(file: Path, params: Params) -> None:
+    """Writes a finished network, whole or not at all."""
+    file.parent.mkdir(exist_ok=True)
+    draft = file.with_name("draft.npz")
+    np.savez(draft, *jax.tree.leaves(params))
+    draft.replace(file)
+
+
+def _read(file: Path, learner: Learner) -> Params:
+    """The network that ``_keep`` wrote."""
+    tree = jax.tree.structure(jax.eval_shape(learner.init, jax.random.key(0), ()).params)
+    with np.load(file) as kept:
+        return jax.tree.unflatten(tree, [jax.numpy.asarray(kept[name]) for name in kept.files])
