@@ -23,6 +23,7 @@ from _training import Networks, Task, learn_all
 from matplotlib.figure import Figure
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
+from rnn_jax.counting import parameter_count
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.losses import cross_entropy
 from rnn_jax.plots import draw_confidences
@@ -114,7 +115,7 @@ def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:
         test=parts.test,
         facts={
             "hidden_size": config.decoder_size,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))),
+            "parameters": parameter_count(model),
         },
     )
 
@@ -176,7 +177,7 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     wrong = {f"{NAMES[truth[i]]} read as": LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)}
     says = (
         f"Ten digits that the network of seed {seed} spells right, and what it does not, {(~right).sum()} of "
-        f"{len(truth)}: at each place the likeliest letters, green the right one, red a wrong first guess; ⏎ is the end."
+        f"{len(truth)}: the likeliest letters of each place, green if right, red a wrong first guess; ⏎ is the end."
     )
     sections = [Section("Spelled", "spelled", says), draw_curves(run, "exact", chance, "names spelled without a fault")]
     samples = {"Names that were not right": "\n".join(f"{a} {b}" for a, b in wrong.items())} if wrong else {}

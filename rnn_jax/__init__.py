@@ -40,7 +40,7 @@ from rnn_jax.dropout import (
     zoneout,
 )
 from rnn_jax.keys import keyed
-from rnn_jax.layers import Layer, bidirectional, causal, stack_layers
+from rnn_jax.layers import Layer, bidirectional, causal, readout_layer, stack_layers
 from rnn_jax.rollout import outputs, rollout
 from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
 from rnn_jax.topologies import (
@@ -105,6 +105,7 @@ __all__ = [
     "peephole_lstm",
     "projected_lstm",
     "readout",
+    "readout_layer",
     "residual",
     "reverse_sequence",
     "rollout",

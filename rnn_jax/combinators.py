@@ -67,22 +67,29 @@ def readout(
     >>> outputs(model, params, states).shape
     (5, 4)
     """
+    return inside(cell)._replace(
+        init=read_by(cell, output_size, weight_init, bias_init),
+        output=lambda params, h: affine(cell.output(params.cell, h), params.W_hy, params.b_y),
+    )
+
+
+def read_by(
+    seen: Any, output_size: int, weight_init: Initializer, bias_init: Initializer
+) -> Callable[[PRNGKeyArray], ReadoutParams]:
+    """The init of a linear layer that reads a cell or a layer, and of what it reads."""
     require_positive(output_size=output_size)
 
     def init(key: PRNGKeyArray) -> ReadoutParams:
         k_cell, k_W, k_b = jax.random.split(key, 3)
-        params = cell.init(k_cell)
-        h = seen_of(cell, params)
+        params = seen.init(k_cell)
+        h = seen_of(seen, params)
         return ReadoutParams(
             cell=params,
             W_hy=weight_init(k_W, (h.shape[-1], output_size), h.dtype),
             b_y=bias_init(k_b, (output_size,), h.dtype),
         )
 
-    return inside(cell)._replace(
-        init=init,
-        output=lambda params, h: affine(cell.output(params.cell, h), params.W_hy, params.b_y),
-    )
+    return init
 
 
 def learned_start(cell: Cell) -> Cell:
@@ -226,7 +233,7 @@ def check_fit_above(below: Cell, above: Cell, layer: int) -> None:
         ) from error
 
 
-def seen_of(cell: Cell, params: Params) -> jax.ShapeDtypeStruct:
+def seen_of(cell: Any, params: Params) -> jax.ShapeDtypeStruct:
     """Shape and type of one example's output."""
     return jax.eval_shape(lambda p: cell.output(p, cell.start(p)), params)
 

@@ -2,20 +2,21 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from rnn_jax.types import Cell
 
 
-def parameter_count(cell: Cell) -> int:
-    """Numbers to learn, counted without making them.
+def parameter_count(model: Any) -> int:
+    """Numbers to learn of whatever has an ``init(key)``, a cell or a layer, counted without making them.
 
     >>> from rnn_jax import lstm
     >>> parameter_count(lstm(input_size=3, hidden_size=5))  # 4·(3·5 + 5·5 + 5)
     180
     """
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(cell.init, jax.random.key(0))))
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
 
 
 def matching_size(make: Callable[[int], Cell], parameters: int) -> int:

@@ -305,9 +305,7 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
     """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
     batch = batch_shape(cell, params, h)
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
-        raise ValueError(
-            f"first got {first.dtype}{list(first.shape)}; want an integer id for each of h's {list(batch)}"
-        )
+        raise ValueError(f"first got {first.dtype}{list(first.shape)}; want one id for each of h's {list(batch)}")
     check_fit(cell, params, h, jax.ShapeDtypeStruct((1, *first.shape), first.dtype))
     y = jax.eval_shape(lambda p, h, x: cell.output(p, cell.step(p, h, x)), params, h, first)
     if not isinstance(y, jax.ShapeDtypeStruct) or y.ndim != len(batch) + 1 or y.shape[:-1] != batch:

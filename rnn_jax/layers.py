@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from rnn_jax.combinators import name_of
+from rnn_jax.cells.affine import affine
+from rnn_jax.combinators import ReadoutParams, name_of, read_by
+from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.rollout import outputs, rollout
-from rnn_jax.types import Cell, Params, Start, State
+from rnn_jax.types import Cell, Initializer, Params, Start, State
 
 
 class Apply(Protocol):
@@ -157,3 +159,46 @@ def stack_layers(*layers: Layer) -> Layer:
         return tuple(h_T), ys
 
     return Layer(init, start, apply, output=lambda params, h_T: layers[-1].output(params[-1], h_T[-1]))
+
+
+def readout_layer(
+    layer: Layer,
+    output_size: int,
+    *,
+    weight_init: Initializer = scaled_normal(),
+    bias_init: Initializer = zeros,
+) -> Layer:
+    """Reads a layer through a linear one: y_t = W_hy h_t + b_y; ``readout`` is that of a cell.
+
+    Args:
+        layer: whose outputs are one array ``(T, *batch, H)``.
+        output_size: O, for example the number of classes.
+        weight_init, bias_init: how ``W_hy (H, O)`` and ``b_y (O,)`` begin.
+
+    Raises:
+        ValueError: for an output_size below 1.
+
+    Example: a classifier that reads in both directions.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import bidirectional, gru, many_to_one, readout_layer
+    >>> model = readout_layer(bidirectional(gru(26, 8), gru(26, 8)), output_size=12)
+    >>> params = model.init(jax.random.key(0))
+    >>> word = jnp.array([7, 4, 11, 11, 14])
+    >>> many_to_one(model, params, model.start(params), word).shape
+    (12,)
+    """
+
+    def read(params: ReadoutParams, h: PyTree) -> PyTree:
+        return affine(h, params.W_hy, params.b_y)
+
+    def apply(params: ReadoutParams, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
+        h_T, hs = layer.apply(params.cell, h0, xs, **marks)
+        return h_T, read(params, hs)
+
+    return Layer(
+        init=read_by(layer, output_size, weight_init, bias_init),
+        start=lambda params, batch_shape=(): layer.start(params.cell, batch_shape),
+        apply=apply,
+        output=lambda params, h_T: read(params, layer.output(params.cell, h_T)),
+    )

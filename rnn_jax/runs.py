@@ -28,6 +28,8 @@ Config = TypeVar("Config")
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
 WRITTEN_WHERE_IT_APPLIES = {"summary.json", "report.html", "vocab.json", "samples.txt", "params.safetensors"}
 WRITTEN_WHERE_IT_APPLIES |= {"figures", "cells", "checkpoints"}
+NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask")
+"""Options that may change when a run goes on."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect; 0 is done, 1 failed, 2 wrong use."""
 
@@ -73,8 +75,8 @@ def open_run(
 
     Args:
         folder: where; nothing outside it is written.
-        config: a dataclass, kept as ``config.json``. Fields named out, resume and overwrite say where and how to
-            write, not what, and are left out.
+        config: a dataclass, kept as ``config.json``. Fields in ``NOT_KEPT`` say where and how to write, not what, and
+            are left out.
         facts: more that must be the same for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
         overwrite: delete what an earlier run left in the folder.
@@ -83,7 +85,7 @@ def open_run(
         ValueError: when the folder holds something and neither resume nor overwrite is given, when both are, when the
             configurations differ (it names the fields), or when the folder holds what no run wrote.
     """
-    wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "overwrite")}
+    wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_KEPT}
     wanted = json.loads(json.dumps({**wanted, **(facts or {})}, default=str))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite got both; want one of them")

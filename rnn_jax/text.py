@@ -1,13 +1,13 @@
 """Text as numbers: a vocabulary of characters, one-hot vectors, and contiguous streams of windows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jax.nn import one_hot
 from jaxtyping import Int
 
-__all__ = ["Vocabulary", "one_hot", "streams", "vocabulary"]
+__all__ = ["Vocabulary", "one_hot", "pad", "streams", "vocabulary"]
 
 
 class Vocabulary(NamedTuple):
@@ -56,6 +56,23 @@ def vocabulary(text: str) -> Vocabulary:
     ('ehlo', [1, 0, 2, 2, 3], 'hello')
     """
     return Vocabulary("".join(sorted(set(text))))
+
+
+def pad(sequences: Sequence[Int[np.ndarray, " n"]]) -> tuple[Int[np.ndarray, "T N"], Int[np.ndarray, " N"]]:
+    """Sequences of many lengths as one array, filled up with zeros: ``(ids, lengths)``, time leading.
+
+    Args:
+        sequences: ids of each, at least one sequence.
+
+    >>> ids, lengths = pad([np.array([1, 2, 3]), np.array([4])])
+    >>> ids.T.tolist(), lengths.tolist()
+    ([[1, 2, 3], [4, 0, 0]], [3, 1])
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    ids = np.zeros((lengths.max(), len(sequences)), np.int32)
+    for n, sequence in enumerate(sequences):
+        ids[: len(sequence), n] = sequence
+    return ids, lengths
 
 
 def streams(

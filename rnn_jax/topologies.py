@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.combinators import inside, name_of
+from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
@@ -185,7 +185,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     """
 
     key = jax.random.key(0)
-    s = jax.eval_shape(lambda k: _seen_at_start(encoder, encoder.init(k)), key)
+    s = seen_of(encoder, jax.eval_shape(encoder.init, key))
     if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
         raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
     N = sum(
@@ -296,7 +296,3 @@ def sequence_to_sequence(
         **marks: mask, lengths and the like, of the source, as in ``rollout``.
     """
     return one_to_many(model.decoder, params, model.encode(params, h0, xs, **marks), first, targets)
-
-
-def _seen_at_start(layer: Layer, params: Params) -> Any:
-    return layer.output(params, layer.start(params))

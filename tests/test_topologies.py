@@ -377,7 +377,7 @@ READS, TELLS = gru(I, H), told(gru(V, H))
             READS,
             gru(V, H)._replace(output=lambda params, h: (h, h)),
             linear_bridge,
-            "decoder got GRU: the model's output got",
+            "decoder got GRU: the model's output",
         ),
         (conv_lstm(1, 2, space=(3,)), TELLS, linear_bridge, "linear_bridge got an encoder whose output is"),
         (lstm(I, H), TELLS, hand_over, "hand_over got an encoder of state .h float64[3], .c float64[3] and a decoder"),

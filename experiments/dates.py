@@ -1,0 +1,227 @@
+# %% [markdown]
+# # Sequence to sequence: dates as twelve languages write them
+#
+# Many to one, joined with one to many: an encoder reads a date as one of twelve locales writes it, in one of four
+# lengths, from "03.05.79" to "segunda-feira, 3 de maio de 1979"; a linear map turns what it has read, in both
+# directions, into the first state of a decoder, and that writes 1979-05-03. There is no attention: everything that is
+# read must pass through one vector. Which letters moved which is seen afterwards, by gradients.
+#
+# The dates lie within a hundred years, 1969 to 2068, as POSIX reads years of two digits; no two of these locales write
+# different days alike, so every line has one right answer. The days of the test are never seen in training, in any
+# language.
+#
+# Cho and others 2014; Sutskever, Vinyals, Le 2014; scheduled sampling: Bengio, Vinyals, Jaitly, Shazeer 2015.
+
+# %%
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
+from _dates_report import show
+from _showing import Scores, Shown, publish
+from _study import Study, carry_out, optimizer, read_options, require_positive
+from _training import Networks, Task, learn_all
+
+import rnn_jax as rnn
+from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
+from rnn_jax.counting import parameter_count
+from rnn_jax.datasets import LOCALES, require_locales
+from rnn_jax.decoding import Decoded, greedy
+from rnn_jax.losses import cross_entropy
+from rnn_jax.runs import open_run, wrong_use
+from rnn_jax.text import Vocabulary, pad
+from rnn_jax.topologies import EncoderDecoder
+from rnn_jax.training import batch_learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Study):
+    """Which day is it? Dates in twelve languages, read by an encoder and written as YYYY-MM-DD by a decoder."""
+
+    locales: tuple[str, ...] = tuple(LOCALES)
+    """Languages, of da de en_GB es fi fr it nl pl pt sv tr."""
+    encoder: str = "bidirectional gru"
+    """gru, lstm, or any other gated cell of the library; two words make it bidirectional or a stack of two."""
+    decoder: str = "gru"
+    """Likewise, but never bidirectional."""
+    hidden_size: int = 96
+    """Units of every cell."""
+    examples: int = 40_000
+    """Dates drawn for training, each in a random language and length."""
+    own_words: float = 0.0
+    """Scheduled sampling: the part of letters that the decoder reads from itself in training."""
+    ask: tuple[str, ...] = ("3 mai 1979", "torsdag 24. december 2026", "1.2.03")
+    """Dates to ask the first network about; more may be asked of a finished run, with --resume."""
+    batch_size: int = 128
+    """Examples side by side."""
+    updates: int = 100
+    """Optimizer steps from one look to the next."""
+    out: Path = Path("runs/dates/default")
+    """The run folder."""
+
+
+SMOKE = {"encoder": "gru", "hidden_size": 16, "seeds": 1, "looks": 2, "updates": 5, "examples": 500, "batch_size": 16}
+
+
+# %% [markdown]
+# ## The network
+
+
+# %%
+def make_cell(name: str, option: str, input_size: int, hidden_size: int) -> rnn.Cell | rnn.Layer:
+    """A gated cell by name, alone, in both directions, or as a stack of two.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    gated = (
+        "gru",
+        "lstm",
+        "mgu",
+        "ugrnn",
+        "janet",
+        "gru_reset_before",
+        "peephole_lstm",
+        "cifg_lstm",
+        "layer_norm_lstm",
+    )
+    *how, kind = name.split() or [""]
+    if kind not in gated or how not in ([], ["bidirectional"], ["stack"]):
+        raise ValueError(
+            f"--{option} got {name!r}; want one of {', '.join(gated)}, alone or after bidirectional or stack"
+        )
+    row = initializers.scaled_normal(input_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+    cell = getattr(rnn, kind)(input_size, hidden_size, input_init=row)
+    if how == ["bidirectional"]:
+        return rnn.bidirectional(cell, cell)
+    return rnn.stack(cell, getattr(rnn, kind)(hidden_size, hidden_size)) if how else cell
+
+
+def make_model(config: Config, letters: Vocabulary) -> EncoderDecoder:
+    """An encoder of any kind and a decoder of any kind that reads in one direction."""
+    decoder = make_cell(config.decoder, "decoder", ANSWER.size, config.hidden_size)
+    if not isinstance(decoder, rnn.Cell):
+        raise ValueError(f"--decoder got {config.decoder!r}; want a cell that reads in one direction, as it writes")
+    encoder = make_cell(config.encoder, "encoder", letters.size, config.hidden_size)
+    return encoder_decoder(encoder, readout(decoder, ANSWER.size))
+
+
+def translate(model: EncoderDecoder, params: Any, sources: Any, lengths: Any) -> Decoded:
+    """Reads dates and writes each letter by letter, reading its own."""
+    told = model.encode(params, model.start(params, lengths.shape), sources, lengths=lengths)
+    return greedy(model.decoder, params, told, jnp.full(lengths.shape, END), LENGTH, end=END)
+
+
+def answer_to(model: EncoderDecoder, params: Any, letters: Vocabulary, line: str) -> str:
+    """What is written for one date."""
+    sources, lengths = pad([letters.encode(line)])
+    return ANSWER.decode(np.asarray(translate(model, params, jnp.asarray(sources), lengths).ids)[:, 0]).split("\n")[0]
+
+
+def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
+    """What is learned from what."""
+
+    def loss(params: Any, sources: Any, lengths: Any, targets: Any, key: Any = None) -> jax.Array:
+        h0, first = model.start(params, lengths.shape), jnp.full(lengths.shape, END, targets.dtype)
+        if key is None or config.own_words == 0:
+            logits = sequence_to_sequence(model, params, h0, sources, first, targets, lengths=lengths)
+        else:
+            told = model.encode(params, h0, sources, lengths=lengths)
+            logits = scheduled_sampling(model.decoder, params, key, told, first, targets, config.own_words)
+        return cross_entropy(logits, targets) / LENGTH
+
+    def score(params: Any, sources: Any, lengths: Any, targets: Any, _locales: Any) -> dict[str, jax.Array]:
+        same = translate(model, params, sources, lengths).ids == targets
+        return {
+            "exact": same.all(axis=0).mean(),
+            "letters": same.mean(),
+            "loss": loss(params, sources, lengths, targets),
+        }
+
+    def batches(rng: np.random.Generator, look: int) -> tuple[Any, ...]:
+        sources, lengths, targets, _ = dates.train
+        chosen = rng.integers(len(lengths), size=(config.updates, config.batch_size))
+        keys = jax.random.split(jax.random.key(rng.integers(2**31)), config.updates)
+        return sources[:, chosen].swapaxes(0, 1), lengths[chosen], targets[:, chosen].swapaxes(0, 1), keys
+
+    return Task(
+        learner=batch_learner(model.init, loss, optimizer(config)),
+        batches=batches,
+        score=score,
+        validation=dates.validation,
+        test=dates.test,
+        facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+    )
+
+
+# %% [markdown]
+# ## The run
+
+
+# %%
+def commonest(dates: Dates) -> dict[str, dict[str, float]]:
+    """What one gets by writing the commonest letter at every place, whatever is asked."""
+    guess = np.array([np.bincount(row, minlength=ANSWER.size).argmax() for row in dates.train.targets])
+    same = dates.test.targets == guess[:, None]
+    label = "the commonest letters"
+    return {"exact": {label: float(same.all(axis=0).mean())}, "letters": {label: float(same.mean())}}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the experiment; returns the exit code."""
+    with wrong_use():
+        config, default = read_options(Config, SMOKE, argv)
+        require_positive(config, "examples", "hidden_size")
+        require_locales(config.locales)
+        if not config.locales or not 0 <= config.own_words <= 1:
+            raise ValueError("--locales got nothing, or --own-words what is no share; want at least one, and 0 … 1")
+        dates = draw_dates(config.locales, config.examples)
+        for line in config.ask:
+            if not line:
+                raise ValueError("--ask got an empty source; want a date such as '3 mai 1979'")
+            dates.letters.encode(line)
+        model = make_model(config, dates.letters)
+        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+    networks: Networks = {}
+    kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
+
+    def shown(scores: Scores) -> Shown:
+        _, params = next(iter(networks[kind].items()))
+        written = jax.jit(partial(translate, model))(params, *dates.test[:2])
+        asked = [(line, answer_to(model, params, dates.letters, line)) for line in config.ask]
+        return show(
+            model,
+            params,
+            dates,
+            np.asarray(written.ids),
+            np.asarray(written.log_prob),
+            asked,
+            run,
+            chance["exact"],
+            scores[kind],
+        )
+
+    page = partial(
+        publish,
+        run,
+        (config, default),
+        script="dates.py",
+        title="Sequence to sequence: dates as twelve languages write them",
+        question=f"{config.examples:,} dates of {len(config.locales)} languages to learn from, "
+        f"{DAYS_TESTED:,} of days never seen to test on",
+        baselines=chance,
+        show=shown,
+        legend="Exact: test dates without a fault; letters: right at their place; mean over seeds ± half their range, "
+        "the decoder reading its own letters. Nats: cross-entropy a letter, told the right ones.",
+    )
+    return carry_out(lambda: learn_all(config, run, {kind: make_task(config, model, dates)}, networks), page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
