@@ -44,11 +44,12 @@ class Dates(NamedTuple):
 def draw_dates(locales: Sequence[str], examples: int) -> Dates:
     """Days, languages and lengths drawn at random: a part to learn from, and others to validate and to test on."""
     rng = np.random.default_rng(0)
-    written = []
+    written: list[tuple] = []
     for days, count in zip(split(DAYS, (0.05, 0.1)), (examples, DAYS_TESTED // 4, DAYS_TESTED), strict=True):
         day = [FIRST_DAY + datetime.timedelta(int(d)) for d in rng.choice(days, count)]
         locale, style = rng.integers(len(locales), size=count), rng.integers(len(STYLES), size=count)
-        lines = [write_date(d, locales[i], STYLES[j]) for d, i, j in zip(day, locale, style, strict=True)]
+        ways = zip(day, locale.tolist(), style.tolist(), strict=True)
+        lines = [write_date(d, str(locales[i]), STYLES[j]) for d, i, j in ways]
         targets = np.stack([ANSWER.encode(d.isoformat() + "\n") for d in day], axis=1)
         written.append((lines, targets, locale))
     letters = vocabulary("".join(line for lines, *_ in written for line in lines))

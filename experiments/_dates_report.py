@@ -115,8 +115,8 @@ def draw_doubt(run: Run, model: EncoderDecoder, params: Any, dates: Dates, ids: 
     run.draw("confidences", figure, ("place", "letter", "confidence"), rows)
     says = (
         f"“{line_of(dates, n)}” is {truth.strip()}; the decoder reads its own letters, along the top, and these are "
-        "its likeliest next ones: green the right one, red a first guess that is wrong. Of all test dates this one has the "
-        "letter of which it is least sure."
+        "its likeliest next ones: green the right one, red a first guess that is wrong. Of all test dates this one "
+        "has the letter of which it is least sure."
     )
     return Section("Where it doubts", "confidences", says)
 
@@ -130,6 +130,7 @@ def show(
     asked: Sequence[tuple[str, str]],
     run: Run,
     chance: Mapping[str, float],
+    kind: str,
     scores: Mapping[str, np.ndarray],
 ) -> Shown:
     """Draws the figures of the first network.
@@ -141,7 +142,7 @@ def show(
         asked: questions and answers.
         run: the folder.
         chance: baselines of whole dates.
-        scores: of all seeds.
+        kind, scores: the kind of network, and the scores of all seeds.
     """
     same = ids == dates.test.targets
     right, wrong = np.flatnonzero(same.all(axis=0)), np.flatnonzero(~same.all(axis=0))
@@ -149,7 +150,7 @@ def show(
     by_length = sorted(some, key=lambda n: -dates.test.lengths[n])
     locales, by_language = draw_locales(run, dates, same)
     sections = [
-        draw_curves(run, "exact", chance, "dates without a fault"),
+        draw_curves(run, [kind], "exact", chance, "dates without a fault"),
         locales,
         draw_alignment(run, "alignment_long", model, params, dates, ids, by_length[0]),
         draw_alignment(run, "alignment", model, params, dates, ids, by_length[len(by_length) // 3]),

@@ -1,7 +1,7 @@
 """How the scores of a study are shown: the table, the curves, the summary, the page."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +19,13 @@ NOT_SCORES = {"compile_s", "hidden_size", "parameters", "cell", "seed", "step", 
 NOT_SCORES |= {"learning_rate"}
 
 
-def test_scores(run: Run) -> Scores:
-    """The scores of trained networks on the test part, as the metrics have them."""
-    found: dict[str, dict[str, list[float]]] = {}
+def test_scores(run: Run, kinds: Sequence[str]) -> Scores:
+    """The scores of trained networks on the test part, as the metrics have them, in the order of ``kinds``."""
+    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for row in _rows(run, "test"):
         for name in row.keys() - NOT_SCORES:
-            found.setdefault(row["cell"], {}).setdefault(name, []).append(row[name])
-    return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items()}
+            found[row["cell"]].setdefault(name, []).append(row[name])
+    return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items() if scores}
 
 
 def shown(values: np.ndarray) -> str:
@@ -38,12 +38,12 @@ def shown(values: np.ndarray) -> str:
     return f"{100 * values.mean():.1f}" + (f" ± {100 * half:.1f} %" if len(values) > 1 else " %")
 
 
-def draw_curves(run: Run, score: str, baselines: Mapping[str, float], label: str) -> Section:
+def draw_curves(run: Run, kinds: Iterable[str], score: str, baselines: Mapping[str, float], label: str) -> Section:
     """The score on the validation part while learning."""
     columns = ("cell", "seed", "examples", score)
     rows = [tuple(row[column] for column in columns) for row in _rows(run, "validation")]
     curves = {}
-    for kind in dict.fromkeys(kind for kind, *_ in rows):
+    for kind in kinds:
         of_seed: dict[int, list[tuple[float, float]]] = {}
         for _, seed, *point in (row for row in rows if row[0] == kind):
             of_seed.setdefault(seed, []).append(tuple(point))
@@ -76,6 +76,7 @@ def publish(
     title: str,
     question: str,
     legend: str,
+    kinds: Sequence[str],
     baselines: Mapping[str, Mapping[str, float]],
     show: Callable[[Scores], Shown],
 ) -> None:
@@ -87,10 +88,11 @@ def publish(
         status: how the run ended.
         script: the experiment's file.
         title, question, legend: of the page.
+        kinds: of networks, in the order of the table.
         baselines: ``{score: {label: value}}`` of what needs no network.
         show: draws the figures of what is finished.
     """
-    scores = test_scores(run)
+    scores = test_scores(run, kinds)
     told = show(scores) if scores else Shown(f"The run is {status}; no network was finished.", [])
     answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
     columns, rows = _table(run, scores, baselines)

@@ -48,6 +48,11 @@ class Programs(NamedTuple):
     compile_s: float
 
 
+def first_of(networks: Networks, kind: str) -> Params:
+    """The network of a kind whose seed is the lowest of those that are finished."""
+    return networks[kind][min(networks[kind])]
+
+
 def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Networks) -> None:
     """Trains every kind of network from every seed; each is added to ``networks`` and to the run folder as it ends.
 

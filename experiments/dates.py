@@ -26,7 +26,7 @@ from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
 from _dates_report import show
 from _showing import Scores, Shown, publish
 from _study import Study, carry_out, optimizer, read_options, require_positive
-from _training import Networks, Task, learn_all
+from _training import Networks, Task, first_of, learn_all
 
 import rnn_jax as rnn
 from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
 
     def shown(scores: Scores) -> Shown:
-        _, params = next(iter(networks[kind].items()))
+        params = first_of(networks, kind)
         written = jax.jit(partial(translate, model))(params, *dates.test[:2])
         asked = [(line, answer_to(model, params, dates.letters, line)) for line in config.ask]
         return show(
@@ -204,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
             asked,
             run,
             chance["exact"],
+            kind,
             scores[kind],
         )
 
@@ -215,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         title="Sequence to sequence: dates as twelve languages write them",
         question=f"{config.examples:,} dates of {len(config.locales)} languages to learn from, "
         f"{DAYS_TESTED:,} of days never seen to test on",
+        kinds=[kind],
         baselines=chance,
         show=shown,
         legend="Exact: test dates without a fault; letters: right at their place; mean over seeds ± half their range, "

@@ -17,7 +17,7 @@ import numpy as np
 from _digits import CLASSES, Parts, classify, confusion, draw_batches, load_digits, majority
 from _showing import Scores, Shown, draw_curves, publish, shown
 from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, learn_all
+from _training import Networks, Task, first_of, learn_all
 from matplotlib.figure import Figure
 
 from rnn_jax import Cell, one_to_one, readout, vanilla
@@ -98,7 +98,7 @@ def misread_figure(images: np.ndarray, truth: np.ndarray, confidences: np.ndarra
 
 def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[str, float], scores: Scores) -> Shown:
     """Draws the figures of the first network."""
-    seed, params = next(iter(networks[NAME].items()))
+    params = first_of(networks, NAME)
     images, truth = parts.test
     confidences = np.asarray(jax.nn.softmax(logits(model, params, images)))
     counts = confusion(confidences.argmax(-1), truth)
@@ -106,9 +106,9 @@ def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[s
     rows = [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)]
     run.draw("misread", misread_figure(images, truth, confidences), ("image", "truth", *labels), rows)
     run.draw("confusion", confusion_figure(counts, labels), ("truth", *labels), [(i, *r) for i, r in enumerate(counts)])
-    wrong = f"The network of seed {seed} misreads {len(truth) - np.trace(counts)} of {len(truth)} test digits."
+    wrong = f"The first network misreads {len(truth) - np.trace(counts)} of {len(truth)} test digits."
     sections = [
-        draw_curves(run, "accuracy", chance, "digits read right"),
+        draw_curves(run, scores, "accuracy", chance, "digits read right"),
         Section("Misread", "misread", wrong + " In red what they were taken for, and how surely."),
         Section("What is taken for what", "confusion", "The same network on the test part; each row is a truth."),
     ]
@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         script="digit_class.py",
         title="One to one: which digit is on the image?",
         question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
+        kinds=[NAME],
         baselines={"accuracy": chance},
         show=lambda scores: show(model, parts, run, networks, chance, scores),
         legend="Accuracy: test digits read right, mean over seeds ± half their range; nats: cross-entropy of a digit.",

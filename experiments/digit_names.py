@@ -19,7 +19,7 @@ import numpy as np
 from _digits import CLASSES, Parts, draw_batches, load_digits, majority
 from _showing import Scores, Shown, draw_curves, publish, shown
 from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, learn_all
+from _training import Networks, Task, first_of, learn_all
 from matplotlib.figure import Figure
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
@@ -153,7 +153,7 @@ def spelled_figure(images: np.ndarray, truth: np.ndarray, ids: np.ndarray, confi
 
 def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chance: dict, scores: Scores) -> Shown:
     """Draws the figures of the first network."""
-    seed, params = next(iter(networks[NAME].items()))
+    params = first_of(networks, NAME)
     images, truth = parts.test
     written = spell(model, params, images).ids
     told = one_to_many(model.decoder, params, see(model, params, images), jnp.full(truth.shape, END), written)
@@ -176,10 +176,13 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     run.draw("spelled", figure, ("image", "truth", "place", "letter", "confidence"), rows)
     wrong = {f"{NAMES[truth[i]]} read as": LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)}
     says = (
-        f"Ten digits that the network of seed {seed} spells right, and what it does not, {(~right).sum()} of "
+        f"Ten digits that the first network spells right, and what it does not, {(~right).sum()} of "
         f"{len(truth)}: the likeliest letters of each place, green if right, red a wrong first guess; ⏎ is the end."
     )
-    sections = [Section("Spelled", "spelled", says), draw_curves(run, "exact", chance, "names spelled without a fault")]
+    sections = [
+        Section("Spelled", "spelled", says),
+        draw_curves(run, scores, "exact", chance, "names spelled right"),
+    ]
     samples = {"Names that were not right": "\n".join(f"{a} {b}" for a, b in wrong.items())} if wrong else {}
     answer = f"Of unseen digits {shown(scores[NAME]['exact'])} are spelled without a fault, letter after letter."
     return Shown(answer, sections, samples)
@@ -202,6 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         script="digit_names.py",
         title="One to many: an image is spelled",
         question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
+        kinds=[NAME],
         baselines={"exact": chance},
         show=lambda scores: show(model, parts, run, networks, chance, scores),
         legend="H: of the decoder. Exact: names of test digits without a fault; letters: right at their place, ends "

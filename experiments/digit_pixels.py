@@ -125,7 +125,7 @@ def show(models: dict[str, Cell], parts: Parts, run: Run, networks: Networks, ch
         "more than half of the digits right after " + ", ".join(f"{n} {k} pixels" for n, k in half.items()) + "."
     )
     sections = [
-        draw_curves(run, "accuracy", chance, "digits read right"),
+        draw_curves(run, scores, "accuracy", chance, "digits read right"),
         Section("When do they know?", "after_each_pixel", says),
     ]
     best = max(scores, key=lambda name: scores[name]["accuracy"].mean())
@@ -150,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         script="digit_pixels.py",
         title="Many to one: a digit, pixel by pixel",
         question=f"{', '.join(models)} at equal numbers of parameters on {len(parts.train.classes):,} digits",
+        kinds=list(models),
         baselines={"accuracy": chance},
         show=lambda scores: show(models, parts, run, networks, chance, scores),
         legend="Accuracy: test digits named right, mean over seeds ± half their range; nats: cross-entropy of a digit.",

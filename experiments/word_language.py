@@ -19,7 +19,7 @@ import numpy as np
 from _digits import classify, confusion
 from _showing import Scores, Shown, draw_curves, publish, shown
 from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, learn_all
+from _training import Networks, Task, first_of, learn_all
 
 from rnn_jax import Layer, bidirectional, causal, gru, initializers, many_to_one, readout_layer
 from rnn_jax.counting import parameter_count
@@ -152,7 +152,7 @@ def show(
 ) -> Shown:
     """Draws the figures of the first network."""
     kind = BEST if BEST in networks else next(iter(networks))
-    model, params = models[kind], next(iter(networks[kind].values()))
+    model, params = models[kind], first_of(networks, kind)
     ids, lengths, truth = words.test
     guesses = guess(model, params, ids, lengths).argmax(axis=-1)
     counts, names = confusion(guesses, truth, len(LOCALES)), list(LOCALES.values())
@@ -166,7 +166,7 @@ def show(
     )
     sections = [
         Section("What is taken for what", "confusion", says),
-        draw_curves(run, "accuracy", chance, "words given to the right language"),
+        draw_curves(run, scores, "accuracy", chance, "words given to the right language"),
     ]
     asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
     told = " and ".join(f"{shown(of['accuracy'])} ({name})" for name, of in scores.items())
@@ -197,6 +197,7 @@ def main(argv: list[str] | None = None) -> int:
         title="Many to one: which language is this word from?",
         question=f"{len(words.train.classes):,} words of 12 languages to learn from, {len(words.test.classes)} others "
         "to test on: months, days, languages and territories",
+        kinds=list(models),
         baselines={"accuracy": chance},
         show=lambda scores: show(models, words, config.ask, run, networks, chance, scores),
         legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "

@@ -1,0 +1,244 @@
+# %% [markdown]
+# # Many to many: the next letter
+#
+# At every step a letter goes in, and what comes out is how likely each letter is to be the next: the lecture's "hello",
+# on a text of half a million letters. Beside the network stand what needs none: the commonest letter, and the commonest
+# letter after each letter. Then the network writes, in every way of decoding: greedily, drawing at several
+# temperatures, from the likeliest few, from the nucleus, and by beam search.
+
+# %%
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _showing import Scores, Shown, draw_curves, publish, shown
+from _study import Study, carry_out, optimizer, read_options, require_positive
+from _training import Networks, Task, first_of, learn_all
+
+from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
+from rnn_jax.counting import parameter_count
+from rnn_jax.datasets import python_reference, read_text
+from rnn_jax.decoding import beam_search, greedy, sample
+from rnn_jax.losses import bits_per_char, cross_entropy
+from rnn_jax.plots import confidence_figure
+from rnn_jax.report import Section
+from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.text import Vocabulary, streams, vocabulary
+from rnn_jax.training import window_learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Study):
+    """Which letter comes next? Asked at every letter of a text."""
+
+    text: Path | None = None
+    """A UTF-8 text file; by default the Python language reference that CPython carries."""
+    hidden_size: int = 128
+    """Units of the GRU."""
+    batch_size: int = 32
+    """Lanes of text read side by side."""
+    window: int = 64
+    """Letters between updates; the gradient goes back to the window's beginning."""
+    updates: int = 60
+    """Optimizer steps from one look to the next."""
+    learning_rate: float = 1e-2
+    """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
+    prompt: str = "The "
+    """What the network goes on from when it writes."""
+    letters: int = 200
+    """Letters that it writes."""
+    out: Path = Path("runs/next_letter/default")
+    """The run folder."""
+
+
+SMOKE = {"hidden_size": 16, "batch_size": 8, "window": 16, "seeds": 1, "looks": 2, "updates": 10, "letters": 30}
+NAME = "GRU"
+HELD_OUT = 40_000  # letters each of validation and test, of a long text
+SHOWN = 72  # letters of the picture
+
+
+# %% [markdown]
+# ## The text
+# The last tenth is held out: its first half to validate on, its second to test on.
+
+
+# %%
+class Data(NamedTuple):
+    """The text as numbers."""
+
+    letters: Vocabulary
+    windows: tuple[np.ndarray, np.ndarray]
+    """Letters and those that follow, each ``(W, K, B)``."""
+    validation: tuple[np.ndarray, np.ndarray]
+    """``(T, B)``: one long stretch in several lanes."""
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def load(config: Config) -> Data:
+    """Reads and cuts the text; raises a ValueError when it is too short."""
+    text = python_reference() if config.text is None else read_text(config.text)
+    letters = vocabulary(text)
+    letters.encode(config.prompt)
+    ids = letters.encode(text)
+    held = min(len(ids) // 20, HELD_OUT)
+    if held < SHOWN + 1:
+        raise ValueError(f"text got {len(ids)} characters; want at least {20 * (SHOWN + 1)}: give a longer text")
+    lanes = max(1, held // 1000)
+    parts = []
+    for part in (ids[-2 * held : -held], ids[-held:]):
+        xs, targets = streams(part, lanes, (len(part) - 1) // lanes)
+        parts.append((xs[0], targets[0]))
+    return Data(letters, streams(ids[: -2 * held], config.batch_size, config.window), *parts)
+
+
+# %% [markdown]
+# ## The network
+# One update after each window; the state is carried on to the next, its gradient is not.
+
+
+# %%
+def make_task(config: Config, model: Cell, data: Data) -> Task:
+    """What is learned from what."""
+
+    def score(params: Any, xs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        ys = many_to_many(model, params, model.start(params, xs.shape[1:]), xs)
+        return {"accuracy": jnp.mean(ys.argmax(axis=-1) == targets), "loss": cross_entropy(ys, targets) / len(targets)}
+
+    def batches(rng: np.random.Generator, look: int) -> tuple[np.ndarray, ...]:
+        which = (look * config.updates + np.arange(config.updates)) % len(data.windows[0])
+        return tuple(part[which] for part in data.windows)
+
+    def loss(ys: jax.Array, targets: jax.Array) -> jax.Array:
+        return cross_entropy(ys, targets) / config.window
+
+    return Task(
+        learner=window_learner(model, loss, optimizer(config)),
+        batches=batches,
+        score=score,
+        validation=data.validation,
+        test=data.test,
+        lanes=(config.batch_size,),
+        facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+    )
+
+
+def without_network(data: Data) -> dict[str, dict[str, float]]:
+    """Accuracy and nats of the commonest letter, and of the commonest letter after each letter, plus one each."""
+    (xs, ys), (test_xs, test_ys), V = data.windows, data.test, data.letters.size
+    pairs = np.bincount(xs.ravel() * V + ys.ravel(), minlength=V * V).reshape(V, V) + 1.0
+    found: dict[str, dict[str, float]] = {"accuracy": {}, "loss": {}}
+    for name, counts in (("commonest letter", np.tile(pairs.sum(axis=0), (V, 1))), ("commonest after each", pairs)):
+        p = counts / counts.sum(axis=1, keepdims=True)
+        found["accuracy"][name] = float(np.mean(p.argmax(axis=1)[test_xs] == test_ys))
+        found["loss"][name] = float(-np.mean(np.log(p[test_xs, test_ys])))
+    return found
+
+
+# %% [markdown]
+# ## What it writes, and how sure it is
+
+
+# %%
+def most_letters(data: Data) -> tuple[int, int]:
+    """The lane and the place at which the test text, past its first hundred letters, has most letters in a row."""
+    alphabetic = np.array([letter.isalpha() for letter in data.letters.characters])[data.test[0]]
+    count = np.lib.stride_tricks.sliding_window_view(alphabetic, SHOWN + 1, axis=0).sum(axis=-1)
+    warm = min(100, len(count) - 1)  # letters that the network has read before
+    place, lane = np.unravel_index(count[warm:].argmax(), count[warm:].shape)
+    return int(lane), int(place) + warm
+
+
+def write(model: Cell, params: Any, config: Config, letters: Vocabulary) -> dict[str, str]:
+    """What follows the prompt, in every way of decoding."""
+    ids = jnp.asarray(letters.encode(config.prompt))
+    h, _ = rollout(model, params, model.start(params), ids[:-1])
+    key = jax.random.key(config.seed)
+    ways = {
+        "greedy": partial(greedy, model),
+        "drawn, temperature 0.5": lambda *a: sample(model, a[0], key, *a[1:], temperature=0.5),
+        "drawn, temperature 1": lambda *a: sample(model, a[0], key, *a[1:]),
+        "drawn from the likeliest 5": lambda *a: sample(model, a[0], key, *a[1:], top_k=5),
+        "drawn from the nucleus of 0.9": lambda *a: sample(model, a[0], key, *a[1:], top_p=0.9),
+        "beam search, width 8": partial(beam_search, model, width=8),
+    }
+    written = {}
+    for name, way in ways.items():
+        out = np.asarray(jax.jit(way, static_argnums=3)(params, h, ids[-1], config.letters).ids)
+        written[name] = config.prompt + letters.decode(out if out.ndim == 1 else out[:, 0])
+    return written
+
+
+def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, bars: dict, scores: Scores) -> Shown:
+    """Draws how sure the first network is of each letter, and lets it write."""
+    params = first_of(networks, NAME)
+    lane, begin = most_letters(data)
+    stretch = data.test[0][: begin + SHOWN + 1, lane]
+    _, hs = rollout(model, params, model.start(params), jnp.asarray(stretch[:-1]))
+    p = np.asarray(jax.nn.softmax(model.output(params, hs)))[begin:]
+    read, told = (data.letters.decode(of) for of in (stretch[begin:-1], stretch[begin + 1 :]))
+    rows = [
+        (t, read[t], told[t], data.letters.characters[i], f"{p[t, i]:.5f}")
+        for t in range(SHOWN)
+        for i in np.argsort(-p[t])[:5]
+    ]
+    figure = confidence_figure(read, told, p, data.letters.characters)
+    run.draw("confidences", figure, ("place", "read", "next", "guess", "confidence"), rows)
+    right = float(np.mean(p.argmax(axis=1) == stretch[begin + 1 :]))
+    says = (
+        "The stretch of the test text with the fewest blanks and signs, read from left to right along the top (␣ is a "
+        "blank, ⏎ a new line). Under each letter stand the five that the first network takes for the likeliest to come "
+        "next, a bar as long as each is likely: green the right one, red a first guess that is wrong. Here "
+        f"{right:.0%} of the first guesses are right."
+    )
+    sections = [
+        Section("How sure it is of the next letter", "confidences", says),
+        draw_curves(run, scores, "accuracy", bars["accuracy"], "next letters guessed right"),
+    ]
+    nats = scores[NAME]["loss"].mean()
+    answer = (
+        f"The next letter is guessed right {shown(scores[NAME]['accuracy'])} of the time; it costs {nats:.3f} nats, "
+        f"{bits_per_char(nats):.3f} bits."
+    )
+    return Shown(answer, sections, write(model, params, config, data.letters))
+
+
+# %%
+def main(argv: list[str] | None = None) -> int:
+    """Runs the experiment; returns the exit code."""
+    with wrong_use():
+        config, default = read_options(Config, SMOKE, argv)
+        require_positive(config, "window", "letters")
+        if not config.prompt:
+            raise ValueError("--prompt got nothing; want at least one letter to go on from")
+        data = load(config)
+        row = initializers.scaled_normal(data.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+        model = readout(gru(data.letters.size, config.hidden_size, input_init=row), data.letters.size)
+        facts = {"letters": data.letters.size, "windows": len(data.windows[0])}
+        run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
+    networks: Networks = {}
+    bars = without_network(data)
+    page = partial(
+        publish,
+        run,
+        (config, default),
+        script="next_letter.py",
+        title="Many to many: the next letter",
+        question=f"{data.windows[0].size:,} letters of "
+        + (str(config.text) if config.text else "the Python reference")
+        + f" to learn from, {data.test[0].size:,} to test on",
+        kinds=[NAME],
+        baselines=bars,
+        show=lambda scores: show(model, data, config, run, networks, bars, scores),
+        legend="Accuracy: first guesses that are right on the test part, mean over seeds ± half their range; nats: "
+        "cross-entropy a letter.",
+    )
+    return carry_out(lambda: learn_all(config, run, {NAME: make_task(config, model, data)}, networks), page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
