@@ -23,7 +23,7 @@ def test_scores(run: Run, kinds: Sequence[str]) -> Scores:
     """The scores of trained networks on the test part, as the metrics have them, in the order of ``kinds``."""
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for row in _rows(run, "test"):
-        for name in row.keys() - NOT_SCORES:
+        for name in (name for name in row if name not in NOT_SCORES):
             found[row["cell"]].setdefault(name, []).append(row[name])
     return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items() if scores}
 

@@ -179,8 +179,10 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "examples", "hidden_size")
         require_locales(config.locales)
-        if not config.locales or not 0 <= config.own_words <= 1:
-            raise ValueError("--locales got nothing, or --own-words what is no share; want at least one, and 0 … 1")
+        if not config.locales:
+            raise ValueError(f"--locales got nothing; want one or more of {', '.join(LOCALES)}")
+        if not 0 <= config.own_words <= 1:
+            raise ValueError(f"--own-words got {config.own_words}; want a part of the letters, from 0 to 1")
         dates = draw_dates(config.locales, config.examples)
         for line in config.ask:
             if not line:

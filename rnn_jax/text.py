@@ -58,7 +58,7 @@ def vocabulary(text: str) -> Vocabulary:
     return Vocabulary("".join(sorted(set(text))))
 
 
-def pad(sequences: Sequence[Int[np.ndarray, " n"]]) -> tuple[Int[np.ndarray, "T N"], Int[np.ndarray, " N"]]:
+def pad(sequences: Sequence[Int[np.ndarray, " _"]]) -> tuple[Int[np.ndarray, "T N"], Int[np.ndarray, " N"]]:
     """Sequences of many lengths as one array, filled up with zeros: ``(ids, lengths)``, time leading.
 
     Args:

@@ -1,11 +1,16 @@
 """One compiled rollout with its gradients for each cell and schedule: the laws are questions to it."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import Cell, outputs, rollout
@@ -93,3 +98,26 @@ def lab(name: str, schedule: str) -> Lab:
 def any_nonzero(tree: Any) -> bool:
     """Whether there is anything but exact zeros."""
     return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(tree))
+
+
+def random_params(model: Any, seed: int = 0, scale: float = 1.0) -> Any:
+    """Params of normal numbers; nothing is compiled, and no bias is zero."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape)), shapes)
+
+
+@contextlib.contextmanager
+def as_a_user_has_it() -> Iterator[None]:
+    """Without the tests' own checks of types, which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def refused(call: Callable[[], Any], says: str) -> None:
+    """Asserts that a call raises a ValueError of one line that begins so."""
+    with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{re.escape(says)}") as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -6,7 +6,6 @@
 import functools
 import gc
 import itertools
-import re
 
 import chex
 import jax
@@ -18,7 +17,7 @@ from scipy.stats import chisquare
 from rnn_jax import cell_from_step, conv_lstm, gru, learned_start, lstm, one_to_many, outputs, readout, rollout, stack
 from rnn_jax.decoding import beam_search, greedy, keep_nucleus, keep_top_k, sample, stream
 from tests.cases import A_FEW, CASES
-from tests.test_errors import as_a_user_has_it
+from tests.laboratory import random_params, refused
 
 V = 4
 KEY, FIRST = jax.random.key(0), jnp.array(0)
@@ -35,12 +34,6 @@ chain = cell_from_step(  # its params are the logits of each id's successors, an
     output=lambda logits, h: h @ logits,
 )
 BY_HEART = 5 * jnp.eye(V)[jnp.array([1, 2, 3, 0])]  # 0 1 2 3 0 1 …
-
-
-def random_params(model, seed=0, scale=1.0):
-    """Params of normal numbers; nothing is compiled, and no bias is zero."""
-    rng, shapes = np.random.default_rng(seed), jax.eval_shape(model.init, KEY)
-    return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape)), shapes)
 
 
 @functools.cache
@@ -334,12 +327,6 @@ def test_the_memory_of_a_stream_does_not_grow_with_its_steps():
         gc.collect()
         sizes.append((len(jax.live_arrays()), sum(a.nbytes for a in jax.live_arrays())))
     assert sizes[0] == sizes[1]
-
-
-def refused(call, says):
-    with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{re.escape(says)}") as caught:
-        call()
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,10 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
-import contextlib
 import re
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -36,18 +34,9 @@ from rnn_jax import (
     window_cuts,
 )
 from tests.cases import CASES, H, I
+from tests.laboratory import as_a_user_has_it
 
 KEY = jax.random.key(0)
-
-
-@contextlib.contextmanager
-def as_a_user_has_it():
-    """Without the tests' own checks of types, which would come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("factory", [vanilla, gru, gru_reset_before, lstm, mgu, min_gru, slstm])

@@ -41,7 +41,8 @@ def test_a_smoke_run_writes_the_whole_run_folder(script, tmp_path):
         json.loads((folder / name).read_text())
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert {row["split"] for row in rows} == {"train", "validation"}
+    assert {"train", "validation"} <= {row["split"] for row in rows} <= {"train", "validation", "test"}
+    assert all(np.isfinite(row["loss"]) for row in rows)
     page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the report holds everything inside"
     assert "nan" not in page.lower().replace("nano", "")
@@ -97,6 +98,17 @@ def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
     assert [row for row in rows if row["cell"] == "tanh"] == before, "a finished cell is not run again"
     steps = [(row["cell"], row["split"], row["seed"], row["step"]) for row in rows]
     assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 15, "no row is missing, none stands twice"
+
+
+def test_a_finished_network_is_kept_and_may_be_asked_again(tmp_path):
+    folder, script = tmp_path / "run", ROOT / "experiments" / "word_language.py"
+    args = ["--smoke", "--out", folder]
+    assert finish(start(script, *args))[0] == 0
+    before = (folder / "metrics.jsonl").read_text()
+    code, _, err = finish(start(script, *args, "--resume", "--ask", "lördag"))
+    assert (code, err) == (0, "")
+    assert (folder / "metrics.jsonl").read_text() == before, "nothing is trained again"
+    assert "lördag: " in (folder / "samples.txt").read_text()
 
 
 def test_a_cell_that_diverges_is_shown_as_diverged(tmp_path):

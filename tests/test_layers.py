@@ -16,8 +16,10 @@ from rnn_jax import (
     initializers,
     length_mask,
     lstm,
+    many_to_one,
     outputs,
     readout,
+    readout_layer,
     residual,
     reverse_sequence,
     rollout,
@@ -162,3 +164,21 @@ def test_directions_and_layers_that_do_not_fit_are_refused():
     params, h0, xs = example(wrong)
     with pytest.raises(ValueError, match=r"^layer 1 of stack_layers \(GRU\): xs got shape .*; want 3 features"):
         wrong.apply(params, h0, xs)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_that_is_read_is_a_linear_layer_on_the_layer(name):
+    layer = readout_layer(LAYERS[name], 5, bias_init=random)
+    params, h0, xs = example(layer)
+    lengths = jnp.array([6, 1, 4])
+    h_T, ys = layer.apply(params, h0, xs, lengths=lengths)
+    inner_T, seen = LAYERS[name].apply(params.cell, h0, xs, lengths=lengths)
+    chex.assert_trees_all_equal(h_T, inner_T)
+    np.testing.assert_allclose(ys, np.asarray(seen) @ params.W_hy + np.asarray(params.b_y)[None, None], rtol=1e-12)
+    last = np.asarray(LAYERS[name].output(params.cell, inner_T)) @ params.W_hy + np.asarray(params.b_y)[None]
+    np.testing.assert_allclose(many_to_one(layer, params, h0, xs, lengths=lengths), last, rtol=1e-12)
+
+
+def test_a_layer_is_read_into_at_least_one_number():
+    with pytest.raises(ValueError, match=r"^output_size got 0; want a positive integer"):
+        readout_layer(ONE, 0)

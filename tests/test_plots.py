@@ -1,8 +1,22 @@
 """Figures show the numbers they are given; how they look is looked at."""
 
 import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
 
-from rnn_jax.plots import Band, LearningCurve, gain_figure, lag_figure, learning_figure
+from rnn_jax.plots import (
+    COLOURS,
+    Band,
+    LearningCurve,
+    ScoreCurve,
+    alignment_figure,
+    confidence_figure,
+    confusion_figure,
+    gain_figure,
+    lag_figure,
+    learning_figure,
+    score_figure,
+)
 
 
 def test_a_lag_figure_draws_every_cell_in_every_panel_as_powers_of_ten():
@@ -40,3 +54,47 @@ def test_a_gain_figure_has_a_map_for_each_cell_and_an_edge_where_the_gradient_ke
     assert not np.ma.is_masked(colours)
     assert colours.min() == -10.0
     figure.draw_without_rendering()
+
+
+def test_a_score_figure_draws_means_and_bars_to_clear():
+    curve = ScoreCurve(np.arange(1.0, 5), np.array([[0.1, 0.3], [0.5, 0.7], [0.8, 0.8], [0.9, 1.0]]))
+    axis = score_figure({"gru": curve}, {"chance": 0.25}, "right", "seen").axes[0]
+    lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in axis.get_lines()}
+    np.testing.assert_allclose(lines.pop("gru"), [0.2, 0.6, 0.8, 0.95])
+    assert [set(line) for line in lines.values()] == [{0.25}]
+
+
+def test_a_confusion_figure_shades_by_share_and_writes_counts():
+    counts = np.array([[8, 2], [0, 5]])
+    axis = confusion_figure(counts, ["a", "b"]).axes[0]
+    np.testing.assert_allclose(np.asarray(axis.images[0].get_array()), [[0.8, 0.2], [0, 1]])
+    assert [text.get_text() for text in axis.texts] == ["8", "2", "5"]
+
+
+def test_confidences_are_green_where_right_and_red_where_the_first_guess_is_wrong():
+    p = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+    figure = confidence_figure("ab", "bc", p, "abc", top=3)
+    rectangles = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    bars = {(bar.get_x(), round(bar.get_y() + 0.43)): bar for bar in rectangles}
+    widths = {place: bar.get_width() / 0.9 for place, bar in bars.items()}
+    np.testing.assert_allclose([widths[0, row] for row in range(3)], [0.6, 0.3, 0.1])
+    np.testing.assert_allclose([widths[1, row] for row in range(3)], [0.7, 0.2, 0.1])
+    colours = {place: to_hex(bar.get_facecolor()).upper() for place, bar in bars.items()}
+    green, red = COLOURS[3], COLOURS[1]
+    assert (colours[0, 0], colours[0, 1], colours[1, 0]) == (red, green, green)
+    assert not {green, red} & {colours[0, 2], colours[1, 1], colours[1, 2]}
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert shown == ["a", "a", "b", "c", "b", "c", "b", "a"]
+
+
+def test_long_texts_take_several_lines_and_blanks_are_seen():
+    figure = confidence_figure("a b$\n" * 3, " b$\na" * 3, np.full((15, 5), 0.2), "a b$\n", width=6)
+    assert len(figure.axes) == 3
+    assert "␣" in {text.get_text() for text in figure.axes[0].texts}
+    figure.draw_without_rendering()
+
+
+def test_an_alignment_figure_shades_each_row_by_its_own_largest():
+    figure = alignment_figure("abc", "xy", np.array([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(np.asarray(figure.axes[0].images[0].get_array()), [[0.25, 0.5, 1], [0, 0, 0]])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y"]

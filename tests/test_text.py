@@ -11,7 +11,7 @@ from rnn_jax import lstm, readout, rollout
 from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from rnn_jax.text import streams, vocabulary
+from rnn_jax.text import pad, streams, vocabulary
 
 
 @given(st.text(min_size=1, max_size=50))
@@ -106,3 +106,11 @@ def test_sampling_follows_the_softmax_at_its_temperature():
         p = np.asarray(jax.nn.softmax(model.output(params, h)[0] / temperature))
         found = np.bincount(ids, minlength=3) / 4000
         np.testing.assert_allclose(found, p, atol=4 * 0.5 / 4000**0.5)  # four standard errors at most
+
+
+def test_padded_sequences_keep_their_ids_and_lengths():
+    sequences = [np.array([3, 1, 2]), np.array([], int), np.array([4])]
+    ids, lengths = pad(sequences)
+    assert lengths.tolist() == [3, 0, 1]
+    assert ids.T.tolist() == [[3, 1, 2], [0, 0, 0], [4, 0, 0]]
+    assert ids.dtype == lengths.dtype == np.int32

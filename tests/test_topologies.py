@@ -42,8 +42,7 @@ from rnn_jax import (
 from rnn_jax.decoding import greedy
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import batch_learner
-from tests.laboratory import any_nonzero
-from tests.test_decoding import random_params, refused
+from tests.laboratory import any_nonzero, random_params, refused
 
 T, B, I, H, V = 5, 3, 2, 3, 4  # steps of targets, examples, sizes
 S, LENGTHS = 6, np.array([6, 4, 1])  # steps of the source

@@ -1,0 +1,77 @@
+"""Data that needs no download: what it promises, and that no part of it leaks into another."""
+
+import datetime
+import sys
+
+import numpy as np
+import pytest
+
+from rnn_jax.datasets import LOCALES, STYLES, digits, locale_words, split, write_date
+
+FIRST_DAY = datetime.date(1969, 1, 1)
+
+
+def test_the_digits_are_ink_from_0_to_1_of_ten_classes():
+    images, classes = digits()
+    assert images.shape == (1797, 8, 8)
+    assert images.dtype == np.float32
+    assert (images.min(), images.max()) == (0, 1)
+    assert np.bincount(classes).min() > 170
+    assert len(np.bincount(classes)) == 10
+
+
+@pytest.mark.parametrize(
+    ("locale", "some"),
+    [
+        ("fr", ["août", "mercredi", "néerlandais", "suède"]),
+        ("tr", ["mayıs", "ingilizce", "italyanca"]),
+        ("pl", ["października", "środa", "niemiecki"]),
+        ("de", ["märz", "donnerstag", "französisch", "österreich"]),
+    ],
+)
+def test_the_words_of_a_language_keep_their_accents_and_are_in_lower_case(locale, some):
+    words = locale_words(locale)
+    assert set(some) <= set(words)
+    assert words == sorted(set(words))
+    assert len(words) > 900
+    assert all(word == word.lower() and len(word) >= 3 and word.isalpha() for word in words)
+
+
+def test_no_two_locales_write_different_days_alike():
+    rng = np.random.default_rng(0)
+    days = {FIRST_DAY + datetime.timedelta(int(d)) for d in rng.choice(36_525, 120)}
+    days |= {
+        day.replace(month=day.day, day=day.month) for day in days if day.day <= 12
+    }  # what another order would read
+    read = {}
+    for day in days:
+        for locale in LOCALES:
+            for style in STYLES:
+                read.setdefault(write_date(day, locale, style), set()).add(day)
+    assert all(len(of) == 1 for of in read.values())
+    assert write_date(datetime.date(1979, 5, 3), "es", "long") == "3 de mayo de 1979"
+
+
+def test_an_unknown_locale_or_style_lists_the_known():
+    day = datetime.date(1979, 5, 3)
+    for call in (lambda: locale_words("xx"), lambda: write_date(day, "en_US", "short")):
+        with pytest.raises(ValueError, match=r"^locale got '(xx|en_US)'; want one of da, de, en_GB, es, fi, "):
+            call()
+    with pytest.raises(ValueError, match=r"^style got 'tiny'; want one of short, medium, long, full"):
+        write_date(day, "fr", "tiny")
+
+
+def test_data_whose_package_is_missing_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "babel", None)
+    with pytest.raises(ValueError, match=r"got no babel, which carries it; want it: pip install 'rnn-jax-lab\[data\]'"):
+        locale_words("fr")
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.2), (0.5,), (0.0, 0.3)])
+def test_the_parts_of_a_split_hold_everything_once(shares):
+    parts = split(203, shares, seed=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(203))
+    assert [len(part) for part in parts[1:]] == [round(203 * share) for share in shares]
+    assert not np.array_equal(np.concatenate(parts), np.arange(203))
+    np.testing.assert_array_equal(np.concatenate(split(203, shares, seed=3)), np.concatenate(parts))
+    assert not np.array_equal(np.concatenate(split(203, shares, seed=4)), np.concatenate(parts))

@@ -1,0 +1,27 @@
+"""Which inputs moved which output."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnn_jax import gru, input_gradients, outputs, readout, rollout
+
+
+def test_input_gradients_are_norms_of_finite_differences_and_zero_ahead_of_time():
+    model = readout(gru(3, 4), 2)
+    k_params, k_x = jax.random.split(jax.random.key(0))
+    params, xs = model.init(k_params), jax.random.normal(k_x, (5, 3))
+
+    @jax.jit
+    def f(xs):
+        _, hs = rollout(model, params, model.start(params), xs)
+        return outputs(model, params, hs)[:, 0] ** 2
+
+    found, step = np.asarray(input_gradients(f, xs)), 1e-6
+    assert found.shape == (5, 5)
+    for t in range(5):
+        moved = [(f(xs.at[t, i].add(step)) - f(xs.at[t, i].add(-step))) / (2 * step) for i in range(3)]
+        np.testing.assert_allclose(found[:, t], np.linalg.norm(np.stack(moved), axis=0), rtol=1e-6, atol=1e-9)
+        assert not found[:t, t].any(), "no output is moved by what comes after it"
+        assert found[t, t] > 0
+    assert jnp.isfinite(found).all()

@@ -1,0 +1,192 @@
+"""What the experiments learn from: no test example in training, and every answer the right one."""
+
+import dataclasses
+import datetime
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_find_their_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    monkeypatch.setenv("NPROC", "4")
+    yield
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(EXPERIMENTS))]:
+        del sys.modules[name]
+
+
+def test_moved_digits_are_the_digits_moved_by_at_most_a_pixel():
+    from _digits import draw_batches, load_digits
+
+    parts = load_digits()
+    images, classes = draw_batches(parts.train, np.random.default_rng(0), 3, 40)
+    assert images.shape == (3, 40, 8, 8)
+    framed = np.pad(parts.train.images, ((0, 0), (1, 1), (1, 1)))
+    windows = {
+        framed[n, y : y + 8, x : x + 8].tobytes(): (int(parts.train.classes[n]), y, x)
+        for n in range(len(framed))
+        for y in range(3)
+        for x in range(3)
+    }
+    found = [windows[image.tobytes()] for image in images.reshape(-1, 8, 8)]
+    np.testing.assert_array_equal([digit for digit, *_ in found], classes.ravel())
+    assert {(y, x) for _, y, x in found} == {(y, x) for y in range(3) for x in range(3)}
+
+
+def test_no_image_word_or_day_of_the_test_is_learned_from():
+    from _dates import ANSWER, draw_dates
+    from _digits import load_digits
+    from word_language import load_words
+
+    def overlaps(parts, names):
+        seen = [set(names(part)) for part in parts]
+        return [a & b for n, a in enumerate(seen) for b in seen[:n] if a & b]
+
+    assert not overlaps(load_digits(), lambda part: [image.tobytes() for image in part.images])
+    words = load_words()
+    assert not overlaps(
+        words[1:], lambda part: [words.letters.decode(w[:n]) for w, n in zip(part.ids.T, part.lengths, strict=True)]
+    )
+    dates = draw_dates(["fr", "tr"], examples=3000)
+    assert not overlaps(dates[2:], lambda part: [tuple(column) for column in part.targets.T])
+    assert len(dates.train.lengths) == 3000
+    assert ANSWER.decode(dates.test.targets[:, 0])[4::3] == "--\n"
+
+
+def test_what_is_read_is_the_date_that_is_to_be_written():
+    from _dates import ANSWER, draw_dates
+
+    from rnn_jax.datasets import STYLES, write_date
+
+    dates = draw_dates(["sv", "fi"], examples=30)
+    for n in range(30):
+        line = dates.letters.decode(dates.train.sources[: dates.train.lengths[n], n])
+        day = datetime.date.fromisoformat(ANSWER.decode(dates.train.targets[:-1, n]))
+        assert line in {write_date(day, dates.locales[int(dates.train.locales[n])], style) for style in STYLES}
+
+
+def test_a_confusion_matrix_counts_truths_in_rows():
+    from _digits import confusion
+
+    counts = confusion(np.array([1, 1, 2, 0]), np.array([1, 0, 2, 0]), count=3)
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
+
+
+def test_names_are_spelled_with_their_end():
+    from digit_names import END, LENGTHS, LETTERS, SPELLED
+
+    assert LETTERS.decode(SPELLED[7]) == "seven\n"
+    assert LETTERS.decode(SPELLED[6]) == "six\n\n\n"
+    np.testing.assert_array_equal(LENGTHS, [1 + np.flatnonzero(row == END)[0] for row in SPELLED])
+
+
+def test_what_needs_no_network_is_counted_right():
+    from next_letter import Data, without_network
+
+    from rnn_jax.text import vocabulary
+
+    ids = np.array([0, 1, 0, 1, 0, 1, 0, 2])
+    xs, ys = ids[:-1].reshape(1, -1, 1), ids[1:].reshape(1, -1, 1)
+    data = Data(vocabulary("abc"), (xs, ys), (xs[0], ys[0]), (xs[0], ys[0]))
+    found = without_network(data)
+    # Of what follows, b and a come three times, c once; after a comes b three times of four, after b always a.
+    np.testing.assert_allclose(found["accuracy"]["commonest after each"], 6 / 7)
+    a, b = np.array([1, 4, 2]) / 7, np.array([4, 1, 1]) / 6  # plus one each
+    np.testing.assert_allclose(found["loss"]["commonest after each"], -np.log([*[a[1]] * 3, a[2], *[b[0]] * 3]).mean())
+    np.testing.assert_allclose(found["accuracy"]["commonest letter"], 3 / 7)
+
+
+def test_a_kept_network_is_read_back_whole(tmp_path):
+    import optax
+    from _training import _keep, _read
+
+    from rnn_jax import lstm, readout, stack, vanilla
+    from rnn_jax.training import batch_learner
+
+    model = readout(stack(lstm(2, 3), vanilla(3, 12)), 4)
+    learner = batch_learner(model.init, lambda params: jnp.zeros(()), optax.adam(1e-3))
+    params = model.init(jax.random.key(0))
+    _keep(tmp_path / "cells" / "a-0.npz", params)
+    back = _read(tmp_path / "cells" / "a-0.npz", learner)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
+    import optax
+    from _study import Study
+    from _training import Task, learn_all
+
+    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.training import batch_learner
+
+    def init(key):
+        return jax.random.normal(key, (3,))
+
+    def score(params, x):
+        return {"loss": jnp.sum((params - jnp.broadcast_to(x, (3,))) ** 2)}
+
+    learner = batch_learner(init, lambda params, x: score(params, x)["loss"], optax.sgd(0.1))
+    part = (jnp.asarray(2.0),)
+    task = Task(learner, lambda rng, look: (jnp.asarray(rng.normal(size=5)),), score, part, part)
+    config = Study(seeds=1, looks=2, updates=5, out=tmp_path / "run")
+    run, networks = open_run(config.out, config), {}
+    learn_all(config, run, {"point": task}, networks)
+    first = read_metrics(run.folder)
+    run.log(cell="point", seed=1, split="train", step=5, loss=1.0)  # of a network that was never finished
+
+    more, again = dataclasses.replace(config, seeds=2), {}
+    learn_all(more, run, {"point": task}, again)
+    np.testing.assert_array_equal(again["point"][0], networks["point"][0])
+    rows = read_metrics(run.folder)
+    assert rows[: len(first)] == first
+    steps = [(row["seed"], row["split"], row["step"]) for row in rows]
+    assert sorted(steps) == sorted(
+        (s, *of)
+        for s in (0, 1)
+        for of in [("train", 5), ("train", 10), ("validation", 5), ("validation", 10), ("test", 10)]
+    )
+    np.testing.assert_allclose(rows[-1]["loss"], score(again["point"][1], 2.0)["loss"], rtol=1e-6)
+    assert np.any(again["point"][0] != again["point"][1]), "seeds differ"
+
+
+WRONG = {
+    "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
+    "dates --ask=": "--ask got an empty source; want a date",
+    "dates --ask 三月": "text got characters outside the vocabulary, such as '三' '月'",
+    "dates --encoder swoosh": "--encoder got 'swoosh'; want one of gru, lstm",
+    "dates --decoder bidirectional_gru": "--decoder got 'bidirectional gru'; want a cell that reads in one direction",
+    "dates --own-words 2": "--own-words got 2.0; want",
+    "dates --seeds 0": "--seeds got 0; want a positive integer",
+    "word_language --ask=": "--ask got an empty word",
+    "word_language --ask Ω": "such as 'Ω'",
+    "digit_pixels --cells swoosh": "--cells got 'swoosh'; want one or more of tanh, relu, gru, lstm",
+    "digit_class --hidden-size 0": "hidden_size got 0; want a positive integer",
+    "digit_names --decoder-size 0": "hidden_size got 0; want a positive integer",
+    "next_letter --prompt=": "--prompt got nothing",
+    "next_letter --prompt 三": "such as '三'",
+    "next_letter --text none.txt": "which is no file",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_use_gives_one_line_and_writes_nothing(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script, *argv = (word.replace("_gru", " gru") for word in line.split())
+    argv += ["--examples", "300"] if script == "dates" else []
+    main = importlib.import_module(script).main
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert WRONG[line] in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
