@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_id, require_positive
 from rnn_jax.rollout import batch_shape, check_fit
@@ -41,7 +41,7 @@ def greedy(
     cell: Cell,
     params: Params,
     h: State,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     length: int,
     *,
     end: int | None = None,
@@ -77,7 +77,7 @@ def sample(
     params: Params,
     key: PRNGKeyArray,
     h: State,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     length: int,
     *,
     temperature: float | Float[Array, ""] = 1.0,
@@ -156,7 +156,7 @@ def beam_search(
     cell: Cell,
     params: Params,
     h: State,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     length: int,
     *,
     width: int,
@@ -233,7 +233,7 @@ def _write(
     cell: Cell,
     params: Params,
     h: State,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     keys: Array,
     end: int | None,
     choose: Callable[[Any, Array], Array],

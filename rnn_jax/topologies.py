@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.combinators import inside, name_of, seen_of
@@ -38,7 +38,7 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
 
 
 def one_to_many(
-    cell: Cell, params: Params, h0: State, first: Integer[Array, "*batch"], targets: Integer[Array, "T *batch"]
+    cell: Cell, params: Params, h0: State, first: Integer[ArrayLike, "*batch"], targets: Integer[Array, "T *batch"]
 ) -> Float[Array, "T *batch V"]:
     """One start, many outputs: what the model expects at each place of a sequence whose right beginning it is told.
 
@@ -57,7 +57,7 @@ def one_to_many(
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
-    check_writer(cell, params, h0, first)
+    check_writer(cell, params, h0, first := jnp.asarray(first))
     first = first.astype(targets.dtype)
     return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
 
@@ -67,7 +67,7 @@ def scheduled_sampling(
     params: Params,
     key: PRNGKeyArray,
     h0: State,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     targets: Integer[Array, "T *batch"],
     rate: float | Float[Array, ""],
 ) -> Float[Array, "T *batch V"]:
@@ -88,7 +88,8 @@ def scheduled_sampling(
     """
     if not isinstance(rate, Tracer) and not 0 <= rate <= 1:
         raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
-    check_writer(cell, params, h0, first)
+    check_writer(cell, params, h0, first := jnp.asarray(first))
+    first = first.astype(targets.dtype)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
@@ -99,7 +100,7 @@ def scheduled_sampling(
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
-    return jax.lax.scan(step, (h0, first.astype(targets.dtype)), (targets, keys))[1]
+    return jax.lax.scan(step, (h0, first), (targets, keys))[1]
 
 
 def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
@@ -282,7 +283,7 @@ def sequence_to_sequence(
     params: EncoderDecoderParams,
     h0: State,
     xs: PyTree,
-    first: Integer[Array, "*batch"],
+    first: Integer[ArrayLike, "*batch"],
     targets: Integer[Array, "T *batch"],
     **marks: Any,
 ) -> Float[Array, "T *batch V"]:

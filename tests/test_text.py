@@ -71,6 +71,21 @@ def test_cross_entropy_sums_over_time_and_means_over_the_batch():
     np.testing.assert_allclose(cross_entropy(logits, targets), by_hand.sum(0).mean(), rtol=1e-12)
 
 
+def test_masked_steps_cost_nothing_and_nothing_reaches_them():
+    rng, mask = np.random.default_rng(0), np.array([[1, 1], [1, 0], [0, 0]], bool)
+    logits, targets = rng.normal(size=(3, 2, 4)), rng.integers(0, 4, (3, 2))
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    nats = -np.log(np.take_along_axis(p, targets[..., None], axis=-1)[..., 0])
+    to_logits = np.where(mask[..., None], p - np.eye(4)[targets], 0) / 2
+    dirty = np.where(mask[..., None], logits, np.nan), np.where(mask, targets, -1)
+    ask = jax.jit(jax.value_and_grad(cross_entropy))
+    for said in ((logits, targets), dirty):
+        value, gradient = ask(*map(jnp.asarray, said), jnp.asarray(mask))
+        np.testing.assert_allclose(value, (nats[0, 0] + nats[1, 0] + nats[0, 1]) / 2, rtol=1e-12)
+        np.testing.assert_allclose(gradient, to_logits, rtol=1e-10, atol=1e-14)
+        assert np.all(np.asarray(gradient)[~mask] == 0)
+
+
 def test_units_of_surprise():
     np.testing.assert_allclose([bits_per_char(np.log(8)), perplexity(np.log(8))], [3, 8])
     assert perplexity(1e4) == float("inf")

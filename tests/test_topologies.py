@@ -349,21 +349,6 @@ def test_an_update_on_a_batch_is_one_of_gradient_descent_and_no_padding_of_targe
     chex.assert_trees_all_equal(update(learner.init(KEY, ()), (xs, padded)), (after, info))
 
 
-def test_masked_steps_cost_nothing_and_nothing_reaches_them():
-    rng, mask = np.random.default_rng(0), np.array([[1, 1], [1, 0], [0, 0]], bool)
-    logits, targets = rng.normal(size=(3, 2, V)), rng.integers(0, V, (3, 2))
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    nats = -np.log(np.take_along_axis(p, targets[..., None], axis=-1)[..., 0])
-    to_logits = np.where(mask[..., None], p - np.eye(V)[targets], 0) / 2
-    dirty = np.where(mask[..., None], logits, np.nan), np.where(mask, targets, -1)
-    ask = jax.jit(jax.value_and_grad(cross_entropy))
-    for said in ((logits, targets), dirty):
-        value, gradient = ask(*map(jnp.asarray, said), jnp.asarray(mask))
-        np.testing.assert_allclose(value, (nats[0, 0] + nats[1, 0] + nats[0, 1]) / 2, rtol=1e-12)
-        np.testing.assert_allclose(gradient, to_logits, rtol=1e-10, atol=1e-14)
-        assert np.all(np.asarray(gradient)[~mask] == 0)
-
-
 READS, TELLS = gru(I, H), told(gru(V, H))
 
 
