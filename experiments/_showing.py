@@ -38,7 +38,9 @@ def shown(values: np.ndarray) -> str:
     return f"{100 * values.mean():.1f}" + (f" ± {100 * half:.1f} %" if len(values) > 1 else " %")
 
 
-def draw_curves(run: Run, kinds: Iterable[str], score: str, baselines: Mapping[str, float], label: str) -> Section:
+def draw_curves(
+    run: Run, kinds: Iterable[str], score: str, baselines: Mapping[str, float], label: str, seen: str = "examples"
+) -> Section:
     """The score on the validation part while learning."""
     columns = ("cell", "seed", "examples", score)
     rows = [tuple(row[column] for column in columns) for row in _rows(run, "validation")]
@@ -50,7 +52,7 @@ def draw_curves(run: Run, kinds: Iterable[str], score: str, baselines: Mapping[s
         longest = max(map(len, of_seed.values()))  # a network that was interrupted has a shorter curve
         points = np.array([curve for curve in of_seed.values() if len(curve) == longest], float)  # (S, N, 2)
         curves[kind] = ScoreCurve(points[0, :, 0], points[:, :, 1].T)
-    run.draw("learning_curves", score_figure(curves, baselines, label, "examples seen by each network"), columns, rows)
+    run.draw("learning_curves", score_figure(curves, baselines, label, f"{seen} seen by each network"), columns, rows)
     told = ", ".join(f"{kind} {100 * curve.values[-1].mean():.1f} %" for kind, curve in curves.items())
     beside = ", ".join(f"{name} {100 * value:.1f} %" for name, value in baselines.items())
     says = f"On the part held out for validation, {told} at the end; the bar to clear: {beside}. Bands hold all seeds."

@@ -174,7 +174,7 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
         for place, letter in enumerate(ids[image])
     ]
     run.draw("spelled", figure, ("image", "truth", "place", "letter", "confidence"), rows)
-    wrong = {f"{NAMES[truth[i]]} read as": LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)}
+    wrong = [f"{NAMES[truth[i]]} read as " + LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)]
     says = (
         f"Ten digits that the first network spells right, and what it does not, {(~right).sum()} of "
         f"{len(truth)}: the likeliest letters of each place, green if right, red a wrong first guess; ⏎ is the end."
@@ -183,7 +183,7 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
         Section("Spelled", "spelled", says),
         draw_curves(run, scores, "exact", chance, "names spelled right"),
     ]
-    samples = {"Names that were not right": "\n".join(f"{a} {b}" for a, b in wrong.items())} if wrong else {}
+    samples = {"Names that were not right": "\n".join(wrong)} if wrong else {}
     answer = f"Of unseen digits {shown(scores[NAME]['exact'])} are spelled without a fault, letter after letter."
     return Shown(answer, sections, samples)
 

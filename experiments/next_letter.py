@@ -197,7 +197,7 @@ def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, 
     )
     sections = [
         Section("How sure it is of the next letter", "confidences", says),
-        draw_curves(run, scores, "accuracy", bars["accuracy"], "next letters guessed right"),
+        draw_curves(run, scores, "accuracy", bars["accuracy"], "next letters guessed right", "windows"),
     ]
     nats = scores[NAME]["loss"].mean()
     answer = (

@@ -248,8 +248,10 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
         written: K letters.
         weights: of each source letter for each written one, at least 0, such as ``input_gradients`` gives.
     """
-    figure = Figure(figsize=(0.34 * len(source) + 1.0, 0.34 * len(written) + 1.0), layout="constrained")
+    size = max(10.8, 0.28 * len(source) + 0.6), 0.28 * len(written) + 0.6  # letters as large in every figure
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
+    axis.set_anchor("W")
     shares = weights / np.maximum(weights.max(axis=1, keepdims=True), np.finfo(float).tiny)
     axis.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="equal")
     axis.set_xticks(range(len(source)), [_visible(letter) for letter in source], fontsize=11)
