@@ -2,12 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.datasets import digits, split
-from rnn_jax.losses import next_token_nats
 
 CLASSES = 10
 
@@ -48,14 +45,3 @@ def majority(parts: Parts) -> float:
     """How often the commonest digit of the training part is right on the test part."""
     commonest = np.bincount(parts.train.classes).argmax()
     return float(np.mean(parts.test.classes == commonest))
-
-
-def classify(logits: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-    """Scores of a classifier: ``logits (N, C)`` against the truth ``(N,)``."""
-    right = logits.argmax(axis=-1) == classes
-    return {"accuracy": jnp.mean(right), "loss": jnp.mean(next_token_nats(logits, classes))}
-
-
-def confusion(guesses: np.ndarray, truth: np.ndarray, count: int = CLASSES) -> np.ndarray:
-    """``(C, C)``: how often each truth, a row, was taken for each class, a column."""
-    return np.bincount(truth * count + guesses, minlength=count * count).reshape(count, count)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from _study import Study
+from _study import Study, carry_out
+from _training import Networks, Task, learn_all
 from rich.console import Console
 from rich.table import Table
 
@@ -59,6 +60,11 @@ def draw_curves(
     return Section("While learning", "learning_curves", says)
 
 
+def confusion(guesses: np.ndarray, truth: np.ndarray, count: int) -> np.ndarray:
+    """``(C, C)``: how often each truth, a row, was taken for each class, a column."""
+    return np.bincount(truth * count + guesses, minlength=count * count).reshape(count, count)
+
+
 class Shown(NamedTuple):
     """What an experiment says and draws."""
 
@@ -69,33 +75,54 @@ class Shown(NamedTuple):
     """More for ``summary.json``."""
 
 
+def conduct(
+    run: Run,
+    options: tuple[Study, Study],
+    tasks: Mapping[str, Task],
+    show: Callable[[Networks, Scores], Shown],
+    **page: Any,
+) -> int:
+    """Trains the networks, shows what is finished whatever happens, and returns the exit code.
+
+    Args:
+        run: the open folder.
+        options: the configuration, and the defaults it was read against.
+        tasks: ``{kind: task}``, in the order of the table.
+        show: says and draws what the networks and their scores on the test part show.
+        **page: script, the experiment's file; title, question, legend; baselines ``{score: {label: value}}`` of what
+            needs no network.
+    """
+    networks: Networks = {}
+
+    def show_all(status: str) -> None:
+        scores = test_scores(run, list(tasks))
+        publish(run, options, status, scores, lambda: show(networks, scores), **page)
+
+    return carry_out(lambda: learn_all(options[0], run, tasks, networks), show_all)
+
+
 def publish(
     run: Run,
     options: tuple[Study, Study],
     status: str,
+    scores: Scores,
+    show: Callable[[], Shown],
     *,
     script: str,
     title: str,
     question: str,
     legend: str,
-    kinds: Sequence[str],
     baselines: Mapping[str, Mapping[str, float]],
-    show: Callable[[Scores], Shown],
 ) -> None:
     """Writes the summary and the report of the networks that are finished, and prints the table.
 
     Args:
-        run: the folder, with its metrics.
-        options: the configuration, and the defaults it was read against.
+        run, options, script, title, question, legend, baselines: as in ``conduct``.
         status: how the run ended.
-        script: the experiment's file.
-        title, question, legend: of the page.
-        kinds: of networks, in the order of the table.
-        baselines: ``{score: {label: value}}`` of what needs no network.
-        show: draws the figures of what is finished.
+        scores: of the networks that are finished, in the order of the table.
+        show: says and draws what they show.
     """
-    scores = test_scores(run, kinds)
-    told = show(scores) if scores else Shown(f"The run is {status}; no network was finished.", [])
+    told = show() if scores else Shown(f"The run is {status}; no network was finished.", [])
     answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
     columns, rows = _table(run, scores, baselines)
     page = {"title": title, "question": question, "answer": answer, "columns": columns, "rows": rows, "legend": legend}

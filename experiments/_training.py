@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from _study import Study, Tick, compiled, learning_rate, side_by_side
 
+from rnn_jax.losses import next_token_nats
 from rnn_jax.runs import Run, read_metrics
 from rnn_jax.training import Learner, fit
 from rnn_jax.types import Params
@@ -46,6 +48,12 @@ class Programs(NamedTuple):
     validate: Callable
     test: Callable
     compile_s: float
+
+
+def classify(logits: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
+    """Scores of a classifier: ``logits (N, C)`` against the truth ``(N,)``."""
+    right = logits.argmax(axis=-1) == classes
+    return {"accuracy": jnp.mean(right), "loss": jnp.mean(next_token_nats(logits, classes))}
 
 
 def first_of(networks: Networks, kind: str) -> Params:
@@ -138,4 +146,4 @@ def _read(file: Path, learner: Learner) -> Params:
     """The network that ``_keep`` wrote."""
     tree = jax.tree.structure(jax.eval_shape(learner.init, jax.random.key(0), ()).params)
     with np.load(file) as kept:
-        return jax.tree.unflatten(tree, [jax.numpy.asarray(kept[name]) for name in kept.files])
+        return jax.tree.unflatten(tree, [jnp.asarray(kept[name]) for name in kept.files])

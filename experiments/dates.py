@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
 from _dates_report import show
-from _showing import Scores, Shown, publish
-from _study import Study, carry_out, optimizer, read_options, require_positive
-from _training import Networks, Task, first_of, learn_all
+from _showing import Scores, Shown, conduct
+from _study import Study, optimizer, read_options, require_positive
+from _training import Networks, Task, first_of
 
 import rnn_jax as rnn
 from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
@@ -190,10 +190,9 @@ def main(argv: list[str] | None = None) -> int:
             dates.letters.encode(line)
         model = make_model(config, dates.letters)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
 
-    def shown(scores: Scores) -> Shown:
+    def shown(networks: Networks, scores: Scores) -> Shown:
         params = first_of(networks, kind)
         written = jax.jit(partial(translate, model))(params, *dates.test[:2])
         asked = [(line, answer_to(model, params, dates.letters, line)) for line in config.ask]
@@ -210,21 +209,19 @@ def main(argv: list[str] | None = None) -> int:
             scores[kind],
         )
 
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        {kind: make_task(config, model, dates)},
+        shown,
         script="dates.py",
         title="Sequence to sequence: dates as twelve languages write them",
         question=f"{config.examples:,} dates of {len(config.locales)} languages to learn from, "
         f"{DAYS_TESTED:,} of days never seen to test on",
-        kinds=[kind],
         baselines=chance,
-        show=shown,
         legend="Exact: test dates without a fault; letters: right at their place; mean over seeds ± half their range, "
         "the decoder reading its own letters. Nats: cross-entropy a letter, told the right ones.",
     )
-    return carry_out(lambda: learn_all(config, run, {kind: make_task(config, model, dates)}, networks), page)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@
 # %%
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from _digits import CLASSES, Parts, classify, confusion, draw_batches, load_digits, majority
-from _showing import Scores, Shown, draw_curves, publish, shown
-from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, first_of, learn_all
+from _digits import CLASSES, Parts, draw_batches, load_digits, majority
+from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
+from _study import Study, optimizer, read_options
+from _training import Networks, Task, classify, first_of
 from matplotlib.figure import Figure
 
 from rnn_jax import Cell, one_to_one, readout, vanilla
@@ -101,7 +100,7 @@ def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[s
     params = first_of(networks, NAME)
     images, truth = parts.test
     confidences = np.asarray(jax.nn.softmax(logits(model, params, images)))
-    counts = confusion(confidences.argmax(-1), truth)
+    counts = confusion(confidences.argmax(-1), truth, CLASSES)
     labels = [str(digit) for digit in range(CLASSES)]
     rows = [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)]
     run.draw("misread", misread_figure(images, truth, confidences), ("image", "truth", *labels), rows)
@@ -123,21 +122,18 @@ def main(argv: list[str] | None = None) -> int:
         parts = load_digits()
         model = readout(vanilla(64, config.hidden_size), CLASSES)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     chance = {"the commonest digit": majority(parts)}
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        {NAME: make_task(config, model, parts)},
+        lambda networks, scores: show(model, parts, run, networks, chance, scores),
         script="digit_class.py",
         title="One to one: which digit is on the image?",
         question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
-        kinds=[NAME],
         baselines={"accuracy": chance},
-        show=lambda scores: show(model, parts, run, networks, chance, scores),
         legend="Accuracy: test digits read right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
     )
-    return carry_out(lambda: learn_all(config, run, {NAME: make_task(config, model, parts)}, networks), page)
 
 
 if __name__ == "__main__":

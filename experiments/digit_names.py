@@ -9,7 +9,6 @@
 # %%
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _digits import CLASSES, Parts, draw_batches, load_digits, majority
-from _showing import Scores, Shown, draw_curves, publish, shown
-from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, first_of, learn_all
+from _showing import Scores, Shown, conduct, draw_curves, shown
+from _study import Study, optimizer, read_options
+from _training import Networks, Task, first_of
 from matplotlib.figure import Figure
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
@@ -196,22 +195,19 @@ def main(argv: list[str] | None = None) -> int:
         parts = load_digits()
         model = make_model(config)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     chance = {"the commonest digit's name": majority(parts)}
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        {NAME: make_task(config, model, parts)},
+        lambda networks, scores: show(model, parts, run, networks, chance, scores),
         script="digit_names.py",
         title="One to many: an image is spelled",
         question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
-        kinds=[NAME],
         baselines={"exact": chance},
-        show=lambda scores: show(model, parts, run, networks, chance, scores),
         legend="H: of the decoder. Exact: names of test digits without a fault; letters: right at their place, ends "
         "among them; mean over seeds ± half their range. Nats: cross-entropy of a whole name under teacher forcing.",
     )
-    return carry_out(lambda: learn_all(config, run, {NAME: make_task(config, model, parts)}, networks), page)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from _digits import CLASSES, Parts, classify, draw_batches, load_digits, majority
-from _showing import Scores, Shown, draw_curves, publish, shown
-from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, learn_all
+from _digits import CLASSES, Parts, draw_batches, load_digits, majority
+from _showing import Scores, Shown, conduct, draw_curves, shown
+from _study import Study, optimizer, read_options
+from _training import Networks, Task, classify
 
 from rnn_jax import Cell, gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
@@ -140,22 +140,19 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         parts, models = load_digits(), make_models(config)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     chance = {"the commonest digit": majority(parts)}
     tasks = {name: make_task(config, model, parts) for name, model in models.items()}
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        tasks,
+        lambda networks, scores: show(models, parts, run, networks, chance, scores),
         script="digit_pixels.py",
         title="Many to one: a digit, pixel by pixel",
         question=f"{', '.join(models)} at equal numbers of parameters on {len(parts.train.classes):,} digits",
-        kinds=list(models),
         baselines={"accuracy": chance},
-        show=lambda scores: show(models, parts, run, networks, chance, scores),
         legend="Accuracy: test digits named right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
     )
-    return carry_out(lambda: learn_all(config, run, tasks, networks), page)
 
 
 if __name__ == "__main__":

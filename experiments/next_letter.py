@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _showing import Scores, Shown, draw_curves, publish, shown
-from _study import Study, carry_out, optimizer, read_options, require_positive
-from _training import Networks, Task, first_of, learn_all
+from _showing import Scores, Shown, conduct, draw_curves, shown
+from _study import Study, optimizer, read_options, require_positive
+from _training import Networks, Task, first_of
 
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
@@ -220,24 +220,21 @@ def main(argv: list[str] | None = None) -> int:
         model = readout(gru(data.letters.size, config.hidden_size, input_init=row), data.letters.size)
         facts = {"letters": data.letters.size, "windows": len(data.windows[0])}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     bars = without_network(data)
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        {NAME: make_task(config, model, data)},
+        lambda networks, scores: show(model, data, config, run, networks, bars, scores),
         script="next_letter.py",
         title="Many to many: the next letter",
         question=f"{data.windows[0].size:,} letters of "
         + (str(config.text) if config.text else "the Python reference")
         + f" to learn from, {data.test[0].size:,} to test on",
-        kinds=[NAME],
         baselines=bars,
-        show=lambda scores: show(model, data, config, run, networks, bars, scores),
         legend="Accuracy: first guesses that are right on the test part, mean over seeds ± half their range; nats: "
         "cross-entropy a letter.",
     )
-    return carry_out(lambda: learn_all(config, run, {NAME: make_task(config, model, data)}, networks), page)
 
 
 if __name__ == "__main__":

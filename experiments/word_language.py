@@ -10,16 +10,14 @@
 import dataclasses
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from _digits import classify, confusion
-from _showing import Scores, Shown, draw_curves, publish, shown
-from _study import Study, carry_out, optimizer, read_options
-from _training import Networks, Task, first_of, learn_all
+from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
+from _study import Study, optimizer, read_options
+from _training import Networks, Task, classify, first_of
 
 from rnn_jax import Layer, bidirectional, causal, gru, initializers, many_to_one, readout_layer
 from rnn_jax.counting import parameter_count
@@ -184,26 +182,23 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError("--ask got an empty word; want at least one letter")
             words.letters.encode(word)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    networks: Networks = {}
     models = make_models(config, words.letters)
     commonest = np.bincount(words.train.classes).argmax()
     chance = {"chance": 1 / len(LOCALES), "the commonest language": float(np.mean(words.test.classes == commonest))}
     tasks = {name: make_task(config, model, words) for name, model in models.items()}
-    page = partial(
-        publish,
+    return conduct(
         run,
         (config, default),
+        tasks,
+        lambda networks, scores: show(models, words, config.ask, run, networks, chance, scores),
         script="word_language.py",
         title="Many to one: which language is this word from?",
         question=f"{len(words.train.classes):,} words of 12 languages to learn from, {len(words.test.classes)} others "
         "to test on: months, days, languages and territories",
-        kinds=list(models),
         baselines={"accuracy": chance},
-        show=lambda scores: show(models, words, config.ask, run, networks, chance, scores),
         legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "
         "range; nats: cross-entropy of a word's language.",
     )
-    return carry_out(lambda: learn_all(config, run, tasks, networks), page)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_what_is_read_is_the_date_that_is_to_be_written():
 
 
 def test_a_confusion_matrix_counts_truths_in_rows():
-    from _digits import confusion
+    from _showing import confusion
 
     counts = confusion(np.array([1, 1, 2, 0]), np.array([1, 0, 2, 0]), count=3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 0, 1]])
