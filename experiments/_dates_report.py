@@ -160,8 +160,9 @@ def show(
     samples = {
         "Dates of the test": log_of(dates, ids, first_of_each),
         f"What was wrong, {len(wrong)} of {ids.shape[1]}": log_of(dates, ids, wrong[:30].tolist()) or "nothing",
-        "Asked": "\n".join(f"{line} -> {answer}" for line, answer in asked),
     }
-    print(samples["Dates of the test"])
+    if asked:
+        samples["Asked"] = "\n".join(f"{line} -> {answer}" for line, answer in asked)
+    print(samples["Dates of the test"], samples.get("Asked", ""), sep="\n")
     answer = f"Of dates whose days were never seen, {shown(scores['exact'])} are written without a fault."
     return Shown(answer, sections, samples, {"by_language": by_language})

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _study import Study, carry_out
-from _training import Networks, Task, learn_all
+from _training import Networks, Task, finished, learn_all
 from rich.console import Console
 from rich.table import Table
 
@@ -16,12 +16,14 @@ from rnn_jax.runs import Run, command_line, read_metrics
 
 Scores = dict[str, dict[str, np.ndarray]]
 """``{kind: {score: (S,)}}`` on the test part, one for each seed."""
+DIVERGED = 100.0
+"""Nats of a network that has come apart: it predicts worse than any guess."""
 NOT_SCORES = {"compile_s", "hidden_size", "parameters", "cell", "seed", "step", "examples", "wall_s", "split"}
 NOT_SCORES |= {"learning_rate"}
 
 
-def test_scores(run: Run, kinds: Sequence[str]) -> Scores:
-    """The scores of trained networks on the test part, as the metrics have them, in the order of ``kinds``."""
+def test_scores(run: Run, kinds: Iterable[str]) -> Scores:
+    """The scores of finished networks on the test part, as the metrics have them, in the order of ``kinds``."""
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     for row in _rows(run, "test"):
         for name in (name for name in row if name not in NOT_SCORES):
@@ -56,7 +58,10 @@ def draw_curves(
     run.draw("learning_curves", score_figure(curves, baselines, label, f"{seen} seen by each network"), columns, rows)
     told = ", ".join(f"{kind} {100 * curve.values[-1].mean():.1f} %" for kind, curve in curves.items())
     beside = ", ".join(f"{name} {100 * value:.1f} %" for name, value in baselines.items())
-    says = f"On the part held out for validation, {told} at the end; the bar to clear: {beside}. Bands hold all seeds."
+    says = (
+        f"On the part held out for validation, {told} at the end; the bar to clear: {beside}. "
+        "Bands hold every seed that has come as far."
+    )
     return Section("While learning", "learning_curves", says)
 
 
@@ -92,10 +97,10 @@ def conduct(
         **page: script, the experiment's file; title, question, legend; baselines ``{score: {label: value}}`` of what
             needs no network.
     """
-    networks: Networks = {}
+    networks = finished(options[0], run, tasks)
 
     def show_all(status: str) -> None:
-        scores = test_scores(run, list(tasks))
+        scores = test_scores(run, tasks)
         publish(run, options, status, scores, lambda: show(networks, scores), **page)
 
     return carry_out(lambda: learn_all(options[0], run, tasks, networks), show_all)
@@ -154,7 +159,7 @@ def _table(
             f"{facts[kind]['hidden_size']}",
             f"{facts[kind]['parameters']:,}",
             *(shown(of[name]) for name in names),
-            f"{of['loss'].mean():.3f}",
+            f"{of['loss'].mean():.3f}" if of["loss"].mean() < DIVERGED else "diverged",
             f"{len(of['loss'])}",
         )
         for kind, of in scores.items()

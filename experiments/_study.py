@@ -15,6 +15,7 @@ import optax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rnn_jax.runs import INTERRUPTED, parse, uninterrupted
+from rnn_jax.text import Vocabulary
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -26,7 +27,7 @@ class Study:
     seeds: int = 3
     """Networks of each kind."""
     seed: int = 0
-    """The one source of randomness."""
+    """The one source of randomness, of networks and batches; how data is cut is the same in every run."""
     batch_size: int = 64
     """Examples, or lanes of text, read side by side."""
     looks: int = 10
@@ -90,6 +91,17 @@ def require_positive(config: Study, *names: str, kind: str = "integer") -> None:
         value = getattr(config, name)
         if not 0 < value < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+
+
+def require_known(letters: Vocabulary, asked: tuple[str, ...]) -> None:
+    """Raises a ValueError for a question that is empty, or has letters outside the vocabulary."""
+    for line in asked:
+        if not line:
+            raise ValueError("--ask got an empty source; want at least one letter")
+        try:
+            letters.encode(line)
+        except ValueError as error:
+            raise ValueError(f"--ask got {line!r}: {error}") from None
 
 
 def learning_rate(config: Study) -> optax.Schedule:

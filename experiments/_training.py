@@ -61,18 +61,25 @@ def first_of(networks: Networks, kind: str) -> Params:
     return networks[kind][min(networks[kind])]
 
 
-def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Networks) -> None:
-    """Trains every kind of network from every seed; each is added to ``networks`` and to the run folder as it ends.
-
-    What an earlier start of the run has finished is kept, and the metrics of what it has not are dropped.
-    """
+def finished(config: Study, run: Run, tasks: Mapping[str, Task]) -> Networks:
+    """What an earlier start of the run has finished; the metrics of what it has not are dropped."""
+    networks: Networks = {}
+    rows = read_metrics(run.folder)
+    tested = {(row["cell"], row["seed"]) for row in rows if row["split"] == "test"}
     for kind, task in tasks.items():
         for seed in range(config.seeds):
-            if (file := _file(run, kind, seed)).is_file():
+            if (kind, seed) in tested and (file := _file(run, kind, seed)).is_file():
                 networks.setdefault(kind, {})[seed] = _read(file, task.learner)
-    kept = [row for row in read_metrics(run.folder) if row["seed"] in networks.get(row["cell"], {})]
+    kept = [row for row in rows if row["seed"] in networks.get(row["cell"], {})]
     run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+    return networks
 
+
+def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Networks) -> None:
+    """Trains every kind of network from every seed, except those that are finished.
+
+    Each is kept in the run folder and added to ``networks`` as it ends, and only then has its row of the test part.
+    """
     wanted = {
         f"{kind} {seed}": (kind, seed)
         for seed in range(config.seeds)
@@ -81,16 +88,17 @@ def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Netw
     }
     programs, locks = {}, {kind: threading.Lock() for kind in tasks}
 
-    def job(kind: str, seed: int, tick: Tick) -> Params:
+    def job(kind: str, seed: int, tick: Tick) -> tuple[Params, dict[str, Any]]:
         tick("compiling")
         with locks[kind]:
             if kind not in programs:
                 programs[kind] = _compile(config, tasks[kind])
         return _train(config, run, kind, seed, tasks[kind], programs[kind], tick)
 
-    def done(name: str, params: Params) -> None:
-        kind, seed = wanted[name]
+    def done(name: str, result: tuple[Params, dict[str, Any]]) -> None:
+        (kind, seed), (params, tested) = wanted[name], result
         _keep(_file(run, kind, seed), params)
+        run.log(**tested)
         networks.setdefault(kind, {})[seed] = params
 
     side_by_side(config, {name: partial(job, *which) for name, which in wanted.items()}, done)
@@ -105,8 +113,10 @@ def _compile(config: Study, task: Task) -> Programs:
     return Programs(init, learn, validate, test, round(time.perf_counter() - begin, 2))
 
 
-def _train(config: Study, run: Run, kind: str, seed: int, task: Task, programs: Programs, tick: Tick) -> Params:
-    """Trains one network, and writes its rows of the metrics."""
+def _train(
+    config: Study, run: Run, kind: str, seed: int, task: Task, programs: Programs, tick: Tick
+) -> tuple[Params, dict[str, Any]]:
+    """Trains one network and writes its rows of the metrics, except that of the test part, which it returns."""
     row: dict[str, Any] = {}
     state = programs.init(jax.random.fold_in(jax.random.key(config.seed), seed))
     rng, seconds, rate = np.random.default_rng((config.seed, seed)), 0.0, learning_rate(config)
@@ -122,8 +132,7 @@ def _train(config: Study, run: Run, kind: str, seed: int, task: Task, programs: 
         scores = _numbers(programs.validate(state.params, *task.validation))
         run.log(**row, split="validation", **scores)
         tick(", ".join(f"{name} {value:.3f}" for name, value in scores.items()), 1)
-    run.log(**row, split="test", **_numbers(programs.test(state.params, *task.test)))
-    return state.params
+    return state.params, {**row, "split": "test", **_numbers(programs.test(state.params, *task.test))}
 
 
 def _numbers(scores: dict[str, jax.Array]) -> dict[str, float]:

@@ -25,7 +25,7 @@ import numpy as np
 from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
 from _dates_report import show
 from _showing import Scores, Shown, conduct
-from _study import Study, optimizer, read_options, require_positive
+from _study import Study, optimizer, read_options, require_known, require_positive
 from _training import Networks, Task, first_of
 
 import rnn_jax as rnn
@@ -55,9 +55,9 @@ class Config(Study):
     examples: int = 40_000
     """Dates drawn for training, each in a random language and length."""
     own_words: float = 0.0
-    """Scheduled sampling: the part of letters that the decoder reads from itself in training."""
-    ask: tuple[str, ...] = ("3 mai 1979", "torsdag 24. december 2026", "1.2.03")
-    """Dates to ask the first network about; more may be asked of a finished run, with --resume."""
+    """Scheduled sampling: the part of letters that the decoder reads from itself at the end of training."""
+    ask: tuple[str, ...] = ()
+    """Dates to ask the first network about, also of a finished run, with --resume."""
     batch_size: int = 128
     """Examples side by side."""
     updates: int = 100
@@ -127,13 +127,13 @@ def answer_to(model: EncoderDecoder, params: Any, letters: Vocabulary, line: str
 def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
     """What is learned from what."""
 
-    def loss(params: Any, sources: Any, lengths: Any, targets: Any, key: Any = None) -> jax.Array:
+    def loss(params: Any, sources: Any, lengths: Any, targets: Any, key: Any = None, rate: Any = 0.0) -> jax.Array:
         h0, first = model.start(params, lengths.shape), jnp.full(lengths.shape, END, targets.dtype)
         if key is None or config.own_words == 0:
             logits = sequence_to_sequence(model, params, h0, sources, first, targets, lengths=lengths)
         else:
             told = model.encode(params, h0, sources, lengths=lengths)
-            logits = scheduled_sampling(model.decoder, params, key, told, first, targets, config.own_words)
+            logits = scheduled_sampling(model.decoder, params, key, told, first, targets, rate)
         return cross_entropy(logits, targets) / LENGTH
 
     def score(params: Any, sources: Any, lengths: Any, targets: Any, _locales: Any) -> dict[str, jax.Array]:
@@ -148,7 +148,8 @@ def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
         sources, lengths, targets, _ = dates.train
         chosen = rng.integers(len(lengths), size=(config.updates, config.batch_size))
         keys = jax.random.split(jax.random.key(rng.integers(2**31)), config.updates)
-        return sources[:, chosen].swapaxes(0, 1), lengths[chosen], targets[:, chosen].swapaxes(0, 1), keys
+        rates = config.own_words * np.linspace(look, look + 1, config.updates, dtype=np.float32) / config.looks
+        return sources[:, chosen].swapaxes(0, 1), lengths[chosen], targets[:, chosen].swapaxes(0, 1), keys, rates
 
     return Task(
         learner=batch_learner(model.init, loss, optimizer(config)),
@@ -184,10 +185,7 @@ def main(argv: list[str] | None = None) -> int:
         if not 0 <= config.own_words <= 1:
             raise ValueError(f"--own-words got {config.own_words}; want a part of the letters, from 0 to 1")
         dates = draw_dates(config.locales, config.examples)
-        for line in config.ask:
-            if not line:
-                raise ValueError("--ask got an empty source; want a date such as '3 mai 1979'")
-            dates.letters.encode(line)
+        require_known(dates.letters, config.ask)
         model = make_model(config, dates.letters)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
     kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
@@ -219,8 +217,9 @@ def main(argv: list[str] | None = None) -> int:
         question=f"{config.examples:,} dates of {len(config.locales)} languages to learn from, "
         f"{DAYS_TESTED:,} of days never seen to test on",
         baselines=chance,
-        legend="Exact: test dates without a fault; letters: right at their place; mean over seeds ± half their range, "
-        "the decoder reading its own letters. Nats: cross-entropy a letter, told the right ones.",
+        legend="Exact: test dates without a fault; letters: right at their place, dashes and end among them; mean over "
+        "seeds ± half their range, the decoder reading its own letters. Nats: cross-entropy a letter, when told the "
+        "right ones.",
     )
 
 

@@ -108,7 +108,11 @@ def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[s
     wrong = f"The first network misreads {len(truth) - np.trace(counts)} of {len(truth)} test digits."
     sections = [
         draw_curves(run, scores, "accuracy", chance, "digits read right"),
-        Section("Misread", "misread", wrong + " In red what they were taken for, and how surely."),
+        Section(
+            "Misread",
+            "misread",
+            wrong + " In red what the first of them were taken for.",
+        ),
         Section("What is taken for what", "confusion", "The same network on the test part; each row is a truth."),
     ]
     return Shown(f"A single step reads {shown(scores[NAME]['accuracy'])} of unseen digits right.", sections)
@@ -132,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
         title="One to one: which digit is on the image?",
         question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
         baselines={"accuracy": chance},
-        legend="Accuracy: test digits read right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
+        legend="Parameters: with W_hh, which one step from a state of zeros does not use. Accuracy: test digits read "
+        "right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
     )
 
 

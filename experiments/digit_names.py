@@ -51,6 +51,7 @@ class Config(Study):
 
 SMOKE = {"hidden_size": 32, "decoder_size": 16, "seeds": 1, "looks": 2, "updates": 20}
 NAME = "tanh to GRU"
+WRONG_SHOWN = 8  # names that are not right, in the picture
 
 
 # %% [markdown]
@@ -144,7 +145,8 @@ def spelled_figure(images: np.ndarray, truth: np.ndarray, ids: np.ndarray, confi
             break
         digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=1)
         told = LETTERS.decode(SPELLED[truth[n]])
-        length = min(LONGEST, 1 + LETTERS.decode(ids[n]).find("\n"))
+        length = len((LETTERS.decode(ids[n]) + "\n").split("\n")[0]) + 1
+        length = min(length, LONGEST)  # where it has not come to an end
         draw_confidences(letters, told[:length], confidences[n][:length], LETTERS.characters, top=3)
         letters.set_xlim(-0.1, LONGEST)
     return figure
@@ -159,7 +161,7 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     ids, confidences = np.asarray(written).T, np.asarray(jax.nn.softmax(told)).transpose(1, 0, 2)
     right = (ids == SPELLED[truth]).all(axis=1)
     one_of_each = [np.flatnonzero((truth == digit) & right)[:1] for digit in range(CLASSES)]
-    chosen = np.concatenate([*one_of_each, np.flatnonzero(~right)[:8]])
+    chosen = np.concatenate([*one_of_each, np.flatnonzero(~right)[:WRONG_SHOWN]])
     figure = spelled_figure(images[chosen], truth[chosen], ids[chosen], confidences[chosen])
     rows = [
         (
@@ -175,8 +177,9 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     run.draw("spelled", figure, ("image", "truth", "place", "letter", "confidence"), rows)
     wrong = [f"{NAMES[truth[i]]} read as " + LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)]
     says = (
-        f"Ten digits that the first network spells right, and what it does not, {(~right).sum()} of "
-        f"{len(truth)}: the likeliest letters of each place, green if right, red a wrong first guess; ⏎ is the end."
+        f"The first network misspells {len(wrong)} of {len(truth)} test digits. Here is one of each that it spells "
+        f"right, and {min(len(wrong), WRONG_SHOWN)} of the others, with the likeliest letters of each place: green if "
+        "right, red a wrong first guess; ⏎ is the end."
     )
     sections = [
         Section("Spelled", "spelled", says),

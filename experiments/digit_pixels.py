@@ -112,25 +112,26 @@ def right_after_each_pixel(model: Cell, params: Any, images: Any, classes: Any) 
 def show(models: dict[str, Cell], parts: Parts, run: Run, networks: Networks, chance: dict, scores: Scores) -> Shown:
     """Draws what the networks know after each pixel."""
     curves = {}
-    for name, of_seeds in networks.items():
+    for name in scores:
         measure = jax.jit(partial(right_after_each_pixel, models[name]))
-        found = np.array([measure(params, *parts.test) for params in of_seeds.values()])
+        found = np.array([measure(params, *parts.test) for params in networks[name].values()])
         curves[name] = ScoreCurve(np.arange(1, 65), found.T)
     figure = score_figure(curves, chance, "test digits named right", "pixels read, eight a row")
     rows = [(name, k, f"{right:.4f}") for name, c in curves.items() for k, right in enumerate(c.values.mean(1), 1)]
     run.draw("after_each_pixel", figure, ("cell", "pixels", "accuracy"), rows)
-    half = {name: int(np.argmax(curve.values.mean(1) > 0.5)) + 1 for name, curve in curves.items()}
+    known = {name: np.flatnonzero(curve.values.mean(1) > 0.5) for name, curve in curves.items()}
     says = (
         "The same networks, asked after every pixel though they were trained to answer after the last. They first name "
-        "more than half of the digits right after " + ", ".join(f"{n} {k} pixels" for n, k in half.items()) + "."
+        "more than half of the digits right after "
+        + ", ".join(f"{name} {k[0] + 1} pixels" if k.size else f"{name} never" for name, k in known.items())
+        + "."
     )
     sections = [
         draw_curves(run, scores, "accuracy", chance, "digits read right"),
         Section("When do they know?", "after_each_pixel", says),
     ]
-    best = max(scores, key=lambda name: scores[name]["accuracy"].mean())
     told = ", ".join(f"{name} {shown(of['accuracy'])}" for name, of in scores.items())
-    return Shown(f"After 64 pixels the network names the digit: {told}. Best is {best}.", sections)
+    return Shown(f"After 64 pixels the network names the digit: {told}.", sections)
 
 
 # %%

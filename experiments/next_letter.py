@@ -8,6 +8,7 @@
 
 # %%
 import dataclasses
+import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ SHOWN = 72  # letters of the picture
 
 # %% [markdown]
 # ## The text
-# The last tenth is held out: its first half to validate on, its second to test on.
+# The last tenth is held out, or less of a long text: its first half to validate on, its second to test on.
 
 
 # %%
@@ -77,6 +78,8 @@ class Data(NamedTuple):
     validation: tuple[np.ndarray, np.ndarray]
     """``(T, B)``: one long stretch in several lanes."""
     test: tuple[np.ndarray, np.ndarray]
+    sha256: str = ""
+    """Of the text, so that only a run on the same text goes on."""
 
 
 def load(config: Config) -> Data:
@@ -84,7 +87,7 @@ def load(config: Config) -> Data:
     text = python_reference() if config.text is None else read_text(config.text)
     letters = vocabulary(text)
     letters.encode(config.prompt)
-    ids = letters.encode(text)
+    ids, sha256 = letters.encode(text), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     held = min(len(ids) // 20, HELD_OUT)
     if held < SHOWN + 1:
         raise ValueError(f"text got {len(ids)} characters; want at least {20 * (SHOWN + 1)}: give a longer text")
@@ -93,7 +96,7 @@ def load(config: Config) -> Data:
     for part in (ids[-2 * held : -held], ids[-held:]):
         xs, targets = streams(part, lanes, (len(part) - 1) // lanes)
         parts.append((xs[0], targets[0]))
-    return Data(letters, streams(ids[: -2 * held], config.batch_size, config.window), *parts)
+    return Data(letters, streams(ids[: -2 * held], config.batch_size, config.window), parts[0], parts[1], sha256)
 
 
 # %% [markdown]
@@ -218,8 +221,9 @@ def main(argv: list[str] | None = None) -> int:
         data = load(config)
         row = initializers.scaled_normal(data.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
         model = readout(gru(data.letters.size, config.hidden_size, input_init=row), data.letters.size)
-        facts = {"letters": data.letters.size, "windows": len(data.windows[0])}
-        run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
+        run = open_run(
+            config.out, config, facts={"text_sha256": data.sha256}, resume=config.resume, overwrite=config.overwrite
+        )
     bars = without_network(data)
     return conduct(
         run,

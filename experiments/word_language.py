@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
-from _study import Study, optimizer, read_options
+from _study import Study, optimizer, read_options, require_known
 from _training import Networks, Task, classify, first_of
 
 from rnn_jax import Layer, bidirectional, causal, gru, initializers, many_to_one, readout_layer
@@ -33,8 +33,8 @@ from rnn_jax.training import batch_learner
 class Config(Study):
     """Which of twelve languages is this word from? Read letter by letter."""
 
-    ask: tuple[str, ...] = ("torstai", "september", "schweizerdeutsch", "macedónio")
-    """Words to ask the first network about; more may be asked of a finished run, with --resume."""
+    ask: tuple[str, ...] = ()
+    """Words to ask the first network about, also of a finished run, with --resume."""
     hidden_size: int = 96
     """Units of each direction."""
     updates: int = 100
@@ -44,7 +44,7 @@ class Config(Study):
 
 
 SMOKE = {"hidden_size": 12, "seeds": 1, "looks": 2, "updates": 10}
-BEST = "GRU, both ways"
+BOTH_WAYS = "GRU, both ways"
 
 
 # %% [markdown]
@@ -95,7 +95,7 @@ def make_models(config: Config, letters: Vocabulary) -> dict[str, Layer]:
     cell = gru(letters.size, config.hidden_size, input_init=row)
     return {
         "GRU": readout_layer(causal(cell), len(LOCALES)),
-        BEST: readout_layer(bidirectional(cell, cell), len(LOCALES)),
+        BOTH_WAYS: readout_layer(bidirectional(cell, cell), len(LOCALES)),
     }
 
 
@@ -149,7 +149,7 @@ def show(
     scores: Scores,
 ) -> Shown:
     """Draws the figures of the first network."""
-    kind = BEST if BEST in networks else next(iter(networks))
+    kind = BOTH_WAYS if BOTH_WAYS in networks else next(iter(networks))
     model, params = models[kind], first_of(networks, kind)
     ids, lengths, truth = words.test
     guesses = guess(model, params, ids, lengths).argmax(axis=-1)
@@ -168,7 +168,8 @@ def show(
     ]
     asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
     told = " and ".join(f"{shown(of['accuracy'])} ({name})" for name, of in scores.items())
-    return Shown(f"Of unseen words {told} are given to the right one of 12 languages.", sections, {"Asked": asked})
+    answer = f"Of unseen words {told} are given to the right one of 12 languages."
+    return Shown(answer, sections, {"Asked": asked} if ask else {})
 
 
 # %%
@@ -177,10 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         words = load_words()
-        for word in config.ask:
-            if not word:
-                raise ValueError("--ask got an empty word; want at least one letter")
-            words.letters.encode(word)
+        require_known(words.letters, config.ask)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
     models = make_models(config, words.letters)
     commonest = np.bincount(words.train.classes).argmax()

@@ -27,6 +27,7 @@ def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:
     for name, given in ids.items():
         if given is None or isinstance(given, Tracer):
             continue
-        outside = [i for i in np.ravel(given) if not 0 <= i < vocabulary_size]
-        if outside:
+        known = np.ravel(given)
+        outside = known[(known < 0) | (known >= vocabulary_size)]
+        if outside.size:
             raise ValueError(f"{name} got {outside[0]}; want ids in [0, {vocabulary_size}), the vocabulary")

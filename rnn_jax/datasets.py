@@ -108,12 +108,17 @@ def split(count: int, parts: Sequence[float], seed: int = 0) -> list[Int[np.ndar
         parts: the share of each part after the first, which takes what is left.
         seed: of the order.
 
+    Raises:
+        ValueError: for a share below 0, or shares of more than everything.
+
     >>> [len(part) for part in split(100, (0.1, 0.2))]
     [70, 10, 20]
     """
+    sizes = [round(count * share) for share in parts]
+    if min(sizes, default=0) < 0 or sum(sizes) > count:
+        raise ValueError(f"parts got {tuple(parts)} of {count}; want shares of at least 0 that sum to at most 1")
     order = np.random.default_rng(seed).permutation(count)
-    borders = count - np.cumsum([round(count * share) for share in reversed(parts)])[::-1]
-    return np.split(order, borders)
+    return np.split(order, np.cumsum([count - sum(sizes), *sizes[:-1]]))
 
 
 def python_reference() -> str:

@@ -1,5 +1,6 @@
 """Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness."""
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
@@ -93,7 +95,7 @@ def sample(
         cell, params, h, first, length, end: as in ``greedy``.
         key: all the randomness there is.
         temperature: below 1 the likeliest are favoured, and 0 equals ``greedy``; may be traced.
-        top_k: draws among the k likeliest; see ``keep_top_k``.
+        top_k: draws among the k likeliest; see ``keep_top_k``. Known when compiled, as is top_p.
         top_p: draws from the nucleus; see ``keep_nucleus``.
 
     Raises:
@@ -126,7 +128,7 @@ def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch
     Reference: Fan, Lewis, Dauphin. Hierarchical neural story generation. 2018.
     """
     V = logits.shape[-1]
-    if not 1 <= k <= V:
+    if not isinstance(k, int | np.integer) or not 1 <= k <= V:
         raise ValueError(f"top_k got {k}; want 1 … {V}, the size of the vocabulary")
     return jnp.where(_rank(logits) < k, logits, -jnp.inf)
 
@@ -147,7 +149,7 @@ def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*b
     if p == 1:  # rounding would lose the least likely
         return logits
     rank = _rank(logits)
-    likeliest_first = -jnp.sort(-jax.nn.softmax(logits, axis=-1), axis=-1)
+    likeliest_first = -jnp.sort(-jax.nn.softmax(_summable(logits), axis=-1), axis=-1)
     before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
     return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < p) | (rank == 0), logits, -jnp.inf)
 
@@ -171,15 +173,18 @@ def beam_search(
     Args:
         cell, params, h, first, length, end: as in ``greedy``.
         width: W, hypotheses that are kept.
-        length_penalty: 0 compares plain probabilities, which favours the short; 1 the mean of ln p over the ids.
+        length_penalty: 0 compares plain probabilities, which favours the short; 1 the mean of ln p over the ids. Known
+            when compiled, as are width and length.
 
     Raises:
-        ValueError: as ``greedy``, and for a width below 1.
+        ValueError: as ``greedy``, for a width below 1, or a length_penalty that is not finite.
 
     Reference: Graves. Sequence transduction with recurrent neural networks. 2012; Sutskever, Vinyals, Le. Sequence to
     sequence learning with neural networks. 2014.
     """
     require_positive(width=width)
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty got {length_penalty}; want a number, such as 0 or 1")
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
@@ -195,7 +200,7 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
     """One input at a time, for live use: a compiled ``(h, x) -> (h, y)`` that keeps nothing but the state.
 
     Args:
-        cell, params: any cell and its weights.
+        cell, params: any cell and its weights; an id outside its vocabulary gives NaN, as everywhere.
 
     Returns:
         The step. It compiles once for each shape of x, and its memory does not grow with the steps.
@@ -223,10 +228,10 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
 
 
 def length_of(length: int) -> int:
-    """The number of ids to write; a ValueError when it is negative."""
-    if length < 0:
-        raise ValueError(f"length got {length}; want a number of ids of at least 0")
-    return length
+    """The number of ids to write; a ValueError when it is negative or no whole number."""
+    if not isinstance(length, int | np.integer) or length < 0:
+        raise ValueError(f"length got {length}; want a whole number of ids of at least 0, known when compiled")
+    return int(length)
 
 
 def _write(
@@ -247,7 +252,7 @@ def _write(
         h = cell.step(params, h, x)
         logits = cell.output(params, h)
         x = choose(key, logits).astype(first.dtype)
-        log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], axis=-1)[..., 0]
+        log_prob = jnp.take_along_axis(jax.nn.log_softmax(_summable(logits)), x[..., None], axis=-1)[..., 0]
         written, log_prob = (x, log_prob) if end is None else _unless_ended(going, x, log_prob, end)
         return (h, written, going if end is None else going & (written != end)), (written, log_prob, going)
 
@@ -278,7 +283,7 @@ def _search(
     def step(carry: tuple[Any, ...], t: Array) -> tuple[tuple[Any, ...], Array]:
         h, ids, last, log_prob, lengths, going = carry
         h = cell.step(params, h, last)
-        each = jax.nn.log_softmax(cell.output(params, h))
+        each = jax.nn.log_softmax(_summable(cell.output(params, h)))
         each = jnp.where(going[:, None], each, jnp.where(ended, 0, -jnp.inf)[None].astype(each.dtype))
         total, lengths = log_prob[:, None] + each, lengths + going.astype(lengths.dtype)
         score, best = jax.lax.top_k((total / lengths.astype(each.dtype)[:, None] ** length_penalty).ravel(), W)
@@ -286,7 +291,8 @@ def _search(
         h, going, lengths = jax.tree.map(lambda a: a[parent], (h, going, lengths))
         return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score
 
-    log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf).astype(jax.eval_shape(cell.output, params, h).dtype)
+    log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf)
+    log_prob = log_prob.astype(jax.eval_shape(lambda p, h: _summable(cell.output(p, h)), params, h).dtype)
     h = jax.tree.map(lambda a: jnp.broadcast_to(a, (W, *a.shape)), h)
     ids, last = jnp.zeros((length, W), first.dtype), jnp.broadcast_to(first, (W,))
     begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
@@ -294,6 +300,11 @@ def _search(
         return Beams(ids, log_prob, begin[4])
     (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
     return Beams(ids, scores[-1], lengths)
+
+
+def _summable(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+    """Logits in a type in which many terms can be added up: of 32 bits or more."""
+    return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
 
 
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
@@ -311,7 +322,7 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
     if not isinstance(y, jax.ShapeDtypeStruct) or y.ndim != len(batch) + 1 or y.shape[:-1] != batch:
         raise ValueError(f"the model's output got {y}; want logits (*batch, V): put a readout on the cell")
     misfit = _refusal_of_vectors(cell, params, h, y)
-    if misfit.startswith("xs got shape"):  # anything else is a cell of one's own that reads nothing but ids
+    if misfit.startswith("xs got shape"):  # as project_input says it; any other cell may read nothing but ids
         raise ValueError(
             f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit.splitlines()[0]}); want one "
             "vocabulary for both, with the first and the last id in it"

@@ -26,6 +26,7 @@ def cross_entropy(
     4.1589 4.1589
     """
     if mask is not None:
+        chex.assert_equal_shape([mask, targets])
         logits = jnp.where(mask[..., None], logits, 0)  # before the logarithm, so that no gradient becomes NaN
     nats = next_token_nats(logits, targets)
     return jnp.mean(jnp.sum(nats if mask is None else jnp.where(mask, nats, 0), axis=0))

@@ -207,7 +207,7 @@ def confidence_figure(
         top: guesses that are shown.
         width: places a line.
     """
-    lines = -(-len(read) // width)
+    lines = max(1, -(-len(read) // width))
     figure = Figure(figsize=(0.52 * min(width, len(read)) + 1.2, (0.22 * top + 0.75) * lines), layout="constrained")
     axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
     for line, axis in enumerate(axes):
@@ -267,8 +267,9 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
 
 
 def _visible(letter: str) -> str:
-    """A letter as a figure can show it: blanks and line ends as signs, a dollar as no mathematics."""
-    return {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}.get(letter, letter)
+    """A letter as a figure can show it: signs for blanks and for what cannot be printed, a dollar as no mathematics."""
+    known = {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}
+    return known.get(letter, letter if letter.isprintable() else "·")
 
 
 def _quiet(axis: Any) -> None:

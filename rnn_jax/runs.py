@@ -114,7 +114,7 @@ def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite
     if foreign:
         raise ValueError(f"--out got {folder}, which no run wrote (see {foreign[0]}); want another folder")
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    differ = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
+    differ = sorted(k for k in (before.keys() | wanted.keys()) - set(NOT_KEPT) if before.get(k) != wanted.get(k))
     if resume and differ:
         named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
         raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
+from rnn_jax.checks import require_id
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
@@ -33,6 +34,15 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
 
     Returns:
         y ``(*batch, O)``.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import one_to_one, readout, vanilla
+    >>> model = readout(vanilla(input_size=64, hidden_size=16), output_size=10)
+    >>> params = model.init(jax.random.key(0))
+    >>> one_to_one(model, params, model.start(params, (5,)), jnp.ones((5, 64))).shape
+    (5, 10)
     """
     return cell.output(params, cell.step(params, h0, x))
 
@@ -52,13 +62,12 @@ def one_to_many(
         targets: the ids that follow. Fill short ones up with any id of the vocabulary, and mask them in the loss.
 
     Raises:
-        ValueError: for ids outside the vocabulary, a state that does not fit, or a model that does not predict the
-            ids that it reads.
+        ValueError: for ids that are known and outside the vocabulary, a state or targets that do not fit, or a model
+            that does not predict the ids that it reads.
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
-    check_writer(cell, params, h0, first := jnp.asarray(first))
-    first = first.astype(targets.dtype)
+    first = read_first(cell, params, h0, first, targets)
     return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
 
 
@@ -88,8 +97,7 @@ def scheduled_sampling(
     """
     if not isinstance(rate, Tracer) and not 0 <= rate <= 1:
         raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
-    check_writer(cell, params, h0, first := jnp.asarray(first))
-    first = first.astype(targets.dtype)
+    first = read_first(cell, params, h0, first, targets)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
@@ -113,6 +121,21 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
 
     Returns:
         y ``(*batch, O)``.
+
+    Raises:
+        ValueError: as ``rollout``.
+
+    Example: two words of five letters and of three.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, many_to_many, many_to_one, readout
+    >>> model = readout(gru(input_size=26, hidden_size=8), output_size=12)
+    >>> params, words = model.init(jax.random.key(0)), jnp.ones((5, 2), int)
+    >>> h0 = model.start(params, (2,))
+    >>> many_to_one(model, params, h0, words, lengths=jnp.array([5, 3])).shape
+    (2, 12)
+    >>> many_to_many(model, params, h0, words).shape
+    (5, 2, 12)
     """
     layer = as_layer(model)
     h_T, _ = layer.apply(params, h0, xs, **marks)
@@ -139,7 +162,8 @@ class EncoderDecoder(NamedTuple):
     start: Start
     """``(params, batch_shape=()) -> h0`` of the encoder."""
     encode: Callable[..., State]
-    """``(params, h0, xs, **marks) -> the decoder's h0``; marks are those of ``rollout``."""
+    """``(params, h0, xs, **marks) -> the decoder's h0``; marks are those of ``rollout``. A ValueError for a
+    source without a step, as far as that is known."""
     decoder: Cell
     """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
 
@@ -171,7 +195,7 @@ class LinearBridgeParams(NamedTuple):
 def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
     """The decoder starts from a linear function of what is seen of the encoder: h_0 = start + W s + b.
 
-    Fits any encoder to any decoder, whatever their states.
+    Fits any encoder to any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first step.)
 
     Args:
         encoder: whose output is one array ``(*batch, S)``.
@@ -254,6 +278,8 @@ def encoder_decoder(
     >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
     (4, 2, 3)
     """
+    if not isinstance(decoder, Cell):
+        raise ValueError("decoder got a layer; want a cell, which reads in one direction, as it writes")
     shapes = jax.eval_shape(decoder.init, jax.random.key(0))
     try:
         check_writer(decoder, shapes, jax.eval_shape(decoder.start, shapes), jnp.array(0))
@@ -270,12 +296,33 @@ def encoder_decoder(
         return layer.start(params.encoder, batch_shape)
 
     def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
-        T, lengths = jax.tree.leaves(xs)[0].shape[0], marks.get("lengths")
-        if T == 0 or (lengths is not None and not isinstance(lengths, Tracer) and np.any(np.asarray(lengths) == 0)):
-            raise ValueError("xs got an empty source; want at least one step of every example")
+        require_source(jax.tree.leaves(xs)[0].shape[0], marks.get("lengths"), marks.get("mask"))
         return across.cross(params, layer.apply(params.encoder, h0, xs, **marks)[0])
 
     return EncoderDecoder(init, start, encode, inside(decoder, "decoder"))
+
+
+def read_first(
+    cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[Array, "T *batch"]
+) -> Integer[Array, "*batch"]:
+    """``first`` in the type of the targets; a ValueError where it or they do not fit the model."""
+    first = jnp.asarray(first)
+    V = check_writer(cell, params, h0, first)
+    if targets.shape[1:] != first.shape:
+        raise ValueError(f"targets got shape {targets.shape}; want (T, *batch) with the batch of first, {first.shape}")
+    require_id(V, targets=targets)
+    return first.astype(targets.dtype)
+
+
+def require_source(T: int, lengths: Any, mask: Any) -> None:
+    """Raises a ValueError for a source without a step, as far as it is known."""
+    known = {
+        name: np.asarray(a)
+        for name, a in [("lengths", lengths), ("mask", mask)]
+        if a is not None and not isinstance(a, Tracer)
+    }
+    if T == 0 or np.any(known.get("lengths", 1) == 0) or not np.all(known.get("mask", np.ones((1, 1))).any(axis=0)):
+        raise ValueError("xs got an empty source; want at least one step of every example")
 
 
 def sequence_to_sequence(
@@ -295,5 +342,12 @@ def sequence_to_sequence(
         xs: the source ``(S, *batch, I)``, or ids ``(S, *batch)``, of any length.
         first, targets: as in ``one_to_many``.
         **marks: mask, lengths and the like, of the source, as in ``rollout``.
+
+    Raises:
+        ValueError: for an empty source, and as ``one_to_many``.
+
+    Example: at ``encoder_decoder``.
+
+    Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``hand_over``.
     """
     return one_to_many(model.decoder, params, model.encode(params, h0, xs, **marks), first, targets)

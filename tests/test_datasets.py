@@ -75,3 +75,9 @@ def test_the_parts_of_a_split_hold_everything_once(shares):
     assert not np.array_equal(np.concatenate(parts), np.arange(203))
     np.testing.assert_array_equal(np.concatenate(split(203, shares, seed=3)), np.concatenate(parts))
     assert not np.array_equal(np.concatenate(split(203, shares, seed=4)), np.concatenate(parts))
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.6), (-0.2, 0.5), (1.1,)])
+def test_shares_that_are_no_parts_are_refused(shares):
+    with pytest.raises(ValueError, match=r"^parts got .* of 10; want shares of at least 0 that sum to at most 1"):
+        split(10, shares)

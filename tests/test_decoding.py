@@ -192,6 +192,20 @@ def test_what_is_drawn_follows_the_truncated_softmax_at_every_step(temperature, 
     assert chisquare(found[possible], expected[possible]).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sums_over_many_ids_are_exact_in_few_bits_too(dtype):
+    logits = (3 * np.random.default_rng(0).normal(size=(V, V))).astype(dtype)
+    h, length = chain.start(jnp.asarray(logits)), 300
+    one = jax.jit(lambda p, h: beam_search(chain, p, h, FIRST, length, width=1))(jnp.asarray(logits), h)
+    line = jax.jit(lambda p, h: greedy(chain, p, h, FIRST, length))(jnp.asarray(logits), h)
+    np.testing.assert_array_equal(one.ids[:, 0], line.ids)
+    read = np.concatenate([[int(FIRST)], np.asarray(line.ids)[:-1]])
+    exact = log_softmax(logits.astype(np.float64))[read, np.asarray(line.ids)]
+    np.testing.assert_allclose(one.score[0], exact.mean(), rtol=1e-4)
+    kept = np.isfinite(np.asarray(keep_nucleus(jnp.zeros(2000, dtype), 0.9), np.float32)).sum()
+    assert abs(kept - 1800) <= 1
+
+
 def test_a_temperature_of_zero_is_greedy_and_it_may_be_traced():
     cell, params, h = model_of("stack", batch=(5,))
     first = jnp.arange(5) % V
@@ -338,8 +352,10 @@ def test_the_memory_of_a_stream_does_not_grow_with_its_steps():
         ({"first": jnp.array(1.0)}, "first got float64[]; want one id"),
         ({"end": 4}, "end got 4; want ids in [0, 4), the vocabulary"),
         ({"end": -1}, "end got -1; want ids in [0, 4), the vocabulary"),
-        ({"length": -1}, "length got -1; want a number of ids of at least 0"),
+        ({"length": -1}, "length got -1; want a whole number of ids of at least 0"),
         ({"width": 0}, "width got 0; want a positive integer"),
+        ({"length": 2.5}, "length got 2.5; want a whole number of ids of at least 0"),
+        ({"top_k": 2.5}, "top_k got 2.5; want 1 … 4, the size of the vocabulary"),
         ({"temperature": -0.1}, "temperature got -0.1; want at least 0"),
         ({"temperature": float("nan")}, "temperature got nan; want at least 0"),
         ({"temperature": jnp.array(-1.0)}, "temperature got -1.0; want at least 0"),

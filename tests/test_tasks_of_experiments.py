@@ -123,7 +123,7 @@ def test_a_kept_network_is_read_back_whole(tmp_path):
 def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
     import optax
     from _study import Study
-    from _training import Task, learn_all
+    from _training import Task, finished, learn_all
 
     from rnn_jax.runs import open_run, read_metrics
     from rnn_jax.training import batch_learner
@@ -143,7 +143,9 @@ def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
     first = read_metrics(run.folder)
     run.log(cell="point", seed=1, split="train", step=5, loss=1.0)  # of a network that was never finished
 
-    more, again = dataclasses.replace(config, seeds=2), {}
+    more = dataclasses.replace(config, seeds=2)
+    again = finished(more, run, {"point": task})
+    assert list(again["point"]) == [0]
     learn_all(more, run, {"point": task}, again)
     np.testing.assert_array_equal(again["point"][0], networks["point"][0])
     rows = read_metrics(run.folder)
@@ -160,13 +162,13 @@ def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
 
 WRONG = {
     "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
-    "dates --ask=": "--ask got an empty source; want a date",
+    "dates --ask=": "--ask got an empty source; want at least one letter",
     "dates --ask 三月": "text got characters outside the vocabulary, such as '三' '月'",
     "dates --encoder swoosh": "--encoder got 'swoosh'; want one of gru, lstm",
     "dates --decoder bidirectional_gru": "--decoder got 'bidirectional gru'; want a cell that reads in one direction",
     "dates --own-words 2": "--own-words got 2.0; want",
     "dates --seeds 0": "--seeds got 0; want a positive integer",
-    "word_language --ask=": "--ask got an empty word",
+    "word_language --ask=": "--ask got an empty source",
     "word_language --ask Ω": "such as 'Ω'",
     "digit_pixels --cells swoosh": "--cells got 'swoosh'; want one or more of tanh, relu, gru, lstm",
     "digit_class --hidden-size 0": "hidden_size got 0; want a positive integer",

@@ -10,7 +10,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
@@ -41,7 +40,6 @@ from rnn_jax import (
 )
 from rnn_jax.decoding import greedy
 from rnn_jax.losses import cross_entropy
-from rnn_jax.training import batch_learner
 from tests.laboratory import any_nonzero, random_params, refused
 
 T, B, I, H, V = 5, 3, 2, 3, 4  # steps of targets, examples, sizes
@@ -335,18 +333,10 @@ def test_the_gradient_of_telling_agrees_with_finite_differences():
     check_grads(jax.jit(lambda v, xs: loss(unravel(v), xs, targets)), (vector, xs), order=1, modes=["rev"])
 
 
-def test_an_update_on_a_batch_is_one_of_gradient_descent_and_no_padding_of_targets_matters():
+def test_what_fills_up_short_targets_does_not_matter():
     params, loss, xs, targets, mask = lesson()
-    learner = batch_learner(lambda key: params, loss, optax.sgd(0.1))
-    update = jax.jit(learner.update)
-    after, info = update(learner.init(KEY, ()), (xs, targets))
-    value, gradient = jax.jit(jax.value_and_grad(loss))(params, xs, targets)
-    chex.assert_trees_all_close(after.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), rtol=1e-12)
-    norm = np.sqrt(sum(np.sum(np.asarray(g) ** 2) for g in jax.tree.leaves(gradient)))
-    np.testing.assert_allclose((info.loss, info.grad_norm), (value, norm), rtol=1e-12)
-    assert after.h == ()
-    padded = jnp.where(mask, targets, (targets + 1) % V)
-    chex.assert_trees_all_equal(update(learner.init(KEY, ()), (xs, padded)), (after, info))
+    ask = jax.jit(jax.value_and_grad(loss))
+    chex.assert_trees_all_equal(ask(params, xs, targets), ask(params, xs, jnp.where(mask, targets, (targets + 1) % V)))
 
 
 READS, TELLS = gru(I, H), told(gru(V, H))
@@ -373,12 +363,22 @@ def test_what_cannot_be_joined_is_refused(encoder, decoder, bridge, says):
     refused(lambda: jax.eval_shape(encoder_decoder(encoder, decoder, bridge=bridge).init, KEY), says)
 
 
+def test_targets_and_decoders_that_do_not_fit_are_refused():
+    cell, params, h0, first, targets = teller()
+    outside, narrow = targets.at[0, 0].set(V), targets[:, :1]
+    for wrong, says in ((outside, "targets got 4; want ids in"), (narrow, "targets got shape (5, 1)")):
+        refused(lambda w=wrong: one_to_many(cell, params, h0, first, w), says)
+        refused(lambda w=wrong: scheduled_sampling(cell, params, KEY, h0, first, w, 0.5), says)
+    refused(lambda: encoder_decoder(READS, bidirectional(TELLS, TELLS)), "decoder got a layer; want a cell")
+
+
 def test_an_empty_source_is_refused():
     question, _ = laboratory(name := "gru to gru")
     encode = functools.partial(MODELS[name].encode, question.params, question.h0)
     refused(lambda: encode(question.xs[:0]), "xs got an empty source; want at least one step of every example")
     for lengths in (jnp.array([6, 0, 3]), np.array([0, 0, 0])):
         refused(lambda: encode(question.xs, lengths=lengths), "xs got an empty source; want at least one step of every")
+    refused(lambda: encode(question.xs, mask=jnp.zeros((S, B), bool)), "xs got an empty source; want at least one step")
     refused(lambda: encode(question.xs[..., :1]), "xs got shape (T, 3, 1); want 2 features on the last axis")
 
 

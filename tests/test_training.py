@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import gru, lstm, outputs, readout, rollout, vanilla
+from rnn_jax import gru, lstm, many_to_one, outputs, readout, rollout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.losses import cross_entropy
 from rnn_jax.text import streams, vocabulary
-from rnn_jax.training import evaluate, fit, window_learner
+from rnn_jax.training import batch_learner, evaluate, fit, window_learner
 
 
 def hello(window=5, batch_size=2, repeats=12):
@@ -38,6 +38,25 @@ def test_an_update_is_the_gradient_of_its_window_from_the_carried_state():
     chex.assert_trees_all_close(after.params, by_hand, rtol=1e-12)
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
     np.testing.assert_allclose(info.grad_norm, norm, rtol=1e-12)
+
+
+def test_an_update_on_a_batch_of_whole_examples_is_one_step_of_gradient_descent():
+    model = readout(gru(3, 4), 2)
+
+    def loss(params, xs, targets):
+        ys = many_to_one(model, params, model.start(params, targets.shape), xs)
+        return cross_entropy(ys[None], targets[None])
+
+    batch = jax.random.normal(jax.random.key(1), (5, 6, 3)), jnp.array([0, 1, 1, 0, 1, 1])
+    learner = batch_learner(model.init, loss, optax.sgd(0.1))
+    state = learner.init(jax.random.key(0), ())
+    after, info = jax.jit(learner.update)(state, batch)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params, *batch)
+    by_hand = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    chex.assert_trees_all_close(after.params, by_hand, rtol=1e-12)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose((info.loss, info.grad_norm), (value, norm), rtol=1e-12)
+    assert after.h == ()
 
 
 @pytest.mark.parametrize("factory", [vanilla, gru, lstm])

@@ -15,6 +15,9 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
             unlike their probabilities keep a gradient when the decoder is sure.
         xs: ``(T, I)``; ids as one-hot vectors.
 
+    Raises:
+        ValueError: for steps that are ids.
+
     Example: a linear network that halves its memory at each step.
 
     >>> import jax, jax.numpy as jnp
@@ -30,5 +33,7 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
     Reference: Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks: visualising image classification
     models and saliency maps. 2014.
     """
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise ValueError(f"xs got {xs.dtype}; want floating steps: ids as one-hot vectors, jax.nn.one_hot")
     J = jax.jacrev(f)(xs)
     return jnp.sqrt(jnp.sum(jnp.square(J), axis=range(2, J.ndim)))
