@@ -29,7 +29,7 @@ from rnn_jax.runs import Run, open_run, wrong_use
 from rnn_jax.training import batch_learner
 
 CELLS = {"tanh": vanilla, "relu": irnn, "gru": gru, "lstm": lstm}
-"""``relu`` begins with the identity as W_hh; with another start it learns nothing here."""
+"""``relu`` begins with the identity as W_hh."""
 
 
 @dataclasses.dataclass(frozen=True)

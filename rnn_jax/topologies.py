@@ -199,7 +199,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
 
     Args:
         encoder: whose output is one array ``(*batch, S)``.
-        decoder: any cell; every part of its state gets its own rows of W.
+        decoder: any cell; every part of its state gets its own columns of W.
         weight_init: how W begins.
 
     Raises:
@@ -208,14 +208,12 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder-decoder for statistical machine translation. 2014.
     """
-
     key = jax.random.key(0)
     s = seen_of(encoder, jax.eval_shape(encoder.init, key))
     if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
         raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
-    N = sum(
-        math.prod(part.shape) for part in jax.tree.leaves(jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key))
-    )
+    h0 = jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key)
+    N = sum(math.prod(part.shape) for part in jax.tree.leaves(h0))
 
     def init(key: PRNGKeyArray) -> LinearBridgeParams:
         return LinearBridgeParams(weight_init(key, (*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
