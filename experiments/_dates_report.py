@@ -35,6 +35,11 @@ def alignment(model: EncoderDecoder, params: Any, source: jax.Array, size: int, 
     return np.asarray(jax.jit(lambda xs: input_gradients(odds, xs))(jax.nn.one_hot(source, size)))
 
 
+def up_to_the_end(ids: np.ndarray) -> np.ndarray:
+    """What was written, up to its end and with it."""
+    return ids[: np.argmax(ids == END) + 1] if END in ids else ids
+
+
 def line_of(dates: Dates, n: int) -> str:
     """A date of the test as it is read."""
     return dates.letters.decode(dates.test.sources[: dates.test.lengths[n], n])
@@ -63,7 +68,7 @@ def locales_figure(names: Sequence[str], exact: np.ndarray, letters: np.ndarray)
     axis.set_xlim(0, 1.08)
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2, framealpha=1)
+    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
     return figure
 
 
@@ -87,9 +92,10 @@ def draw_alignment(
     run: Run, name: str, model: EncoderDecoder, params: Any, dates: Dates, ids: np.ndarray, n: int
 ) -> Section:
     """Which letters of one date moved which letters of its answer."""
-    line, written = line_of(dates, n), ANSWER.decode(ids[:, n])
+    line, ids = line_of(dates, n), up_to_the_end(ids[:, n])
+    written = ANSWER.decode(ids)
     source = jnp.asarray(dates.test.sources[: dates.test.lengths[n], n])
-    weights = alignment(model, params, source, dates.letters.size, jnp.asarray(ids[:, n]))
+    weights = alignment(model, params, source, dates.letters.size, jnp.asarray(ids))
     rows = [
         (row, a, column, b, f"{w:.5g}")
         for (row, column), w in np.ndenumerate(weights)
@@ -105,16 +111,18 @@ def draw_alignment(
 
 def draw_doubt(run: Run, model: EncoderDecoder, params: Any, dates: Dates, ids: np.ndarray, n: int) -> Section:
     """How sure the decoder is of every letter of one answer."""
-    source, written = jnp.asarray(dates.test.sources[: dates.test.lengths[n], n]), jnp.asarray(ids[:, n])
+    ids = up_to_the_end(ids[:, n])
+    source, written = jnp.asarray(dates.test.sources[: dates.test.lengths[n], n]), jnp.asarray(ids)
     p = np.asarray(jax.nn.softmax(told(model, params, source, written)))
-    truth, read = ANSWER.decode(dates.test.targets[:, n]), "\n" + ANSWER.decode(ids[:-1, n])
+    truth, read = ANSWER.decode(dates.test.targets[: len(ids), n]), "\n" + ANSWER.decode(ids[:-1])
     figure = confidence_figure(read, truth, p, ANSWER.characters, top=4)
     rows = [
         (t, (ANSWER.characters[i].strip() or "end"), f"{p[t, i]:.5f}") for t in range(LENGTH) for i in range(p.shape[1])
     ]
     run.draw("confidences", figure, ("place", "letter", "confidence"), rows)
     says = (
-        f"“{line_of(dates, n)}” is {truth.strip()}; the decoder reads its own letters, along the top, and these are "
+        f"“{line_of(dates, n)}” is {ANSWER.decode(dates.test.targets[:-1, n])}; the decoder reads its own letters, "
+        "along the top, and these are "
         "its likeliest next ones: green the right one, red a first guess that is wrong. Of all test dates this one "
         "has the letter of which it is least sure."
     )

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -93,15 +93,15 @@ def require_positive(config: Study, *names: str, kind: str = "integer") -> None:
             raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
 
 
-def require_known(letters: Vocabulary, asked: tuple[str, ...]) -> None:
-    """Raises a ValueError for a question that is empty, or has letters outside the vocabulary."""
-    for line in asked:
+def require_known(letters: Vocabulary, option: str, lines: Iterable[str]) -> None:
+    """Raises a ValueError that names the option if a line is empty, or has letters outside the vocabulary."""
+    for line in lines:
         if not line:
-            raise ValueError("--ask got an empty source; want at least one letter")
+            raise ValueError(f"--{option} got an empty source; want at least one letter")
         try:
             letters.encode(line)
         except ValueError as error:
-            raise ValueError(f"--ask got {line!r}: {error}") from None
+            raise ValueError(f"--{option} got {line!r}: {error}") from None
 
 
 def learning_rate(config: Study) -> optax.Schedule:

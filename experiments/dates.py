@@ -185,9 +185,10 @@ def main(argv: list[str] | None = None) -> int:
         if not 0 <= config.own_words <= 1:
             raise ValueError(f"--own-words got {config.own_words}; want a part of the letters, from 0 to 1")
         dates = draw_dates(config.locales, config.examples)
-        require_known(dates.letters, config.ask)
+        require_known(dates.letters, "ask", config.ask)
         model = make_model(config, dates.letters)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+    run.write_json("vocab.json", list(dates.letters.characters))
     kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
 
     def shown(networks: Networks, scores: Scores) -> Shown:
@@ -213,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         {kind: make_task(config, model, dates)},
         shown,
         script="dates.py",
-        title="Sequence to sequence: dates as twelve languages write them",
+        title="Sequence to sequence: dates as many languages write them",
         question=f"{config.examples:,} dates of {len(config.locales)} languages to learn from, "
         f"{DAYS_TESTED:,} of days never seen to test on",
         baselines=chance,

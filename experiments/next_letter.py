@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _showing import Scores, Shown, conduct, draw_curves, shown
-from _study import Study, optimizer, read_options, require_positive
+from _study import Study, optimizer, read_options, require_known, require_positive
 from _training import Networks, Task, first_of
 
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
@@ -49,8 +49,8 @@ class Config(Study):
     """Optimizer steps from one look to the next."""
     learning_rate: float = 1e-2
     """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
-    prompt: str = "The "
-    """What the network goes on from when it writes."""
+    prompt: str = ""
+    """What the network goes on from when it writes; when empty, the first letters of the text."""
     letters: int = 200
     """Letters that it writes."""
     out: Path = Path("runs/next_letter/default")
@@ -73,6 +73,7 @@ class Data(NamedTuple):
     """The text as numbers."""
 
     letters: Vocabulary
+    prompt: str
     windows: tuple[np.ndarray, np.ndarray]
     """Letters and those that follow, each ``(W, K, B)``."""
     validation: tuple[np.ndarray, np.ndarray]
@@ -86,7 +87,8 @@ def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when it is too short."""
     text = python_reference() if config.text is None else read_text(config.text)
     letters = vocabulary(text)
-    letters.encode(config.prompt)
+    prompt = config.prompt or text[:4]
+    require_known(letters, "prompt", [prompt])
     ids, sha256 = letters.encode(text), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     held = min(len(ids) // 20, HELD_OUT)
     if held < SHOWN + 1:
@@ -96,7 +98,9 @@ def load(config: Config) -> Data:
     for part in (ids[-2 * held : -held], ids[-held:]):
         xs, targets = streams(part, lanes, (len(part) - 1) // lanes)
         parts.append((xs[0], targets[0]))
-    return Data(letters, streams(ids[: -2 * held], config.batch_size, config.window), parts[0], parts[1], sha256)
+    return Data(
+        letters, prompt, streams(ids[: -2 * held], config.batch_size, config.window), parts[0], parts[1], sha256
+    )
 
 
 # %% [markdown]
@@ -156,9 +160,9 @@ def most_letters(data: Data) -> tuple[int, int]:
     return int(lane), int(place) + warm
 
 
-def write(model: Cell, params: Any, config: Config, letters: Vocabulary) -> dict[str, str]:
+def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str]:
     """What follows the prompt, in every way of decoding."""
-    ids = jnp.asarray(letters.encode(config.prompt))
+    ids = jnp.asarray(data.letters.encode(data.prompt))
     h, _ = rollout(model, params, model.start(params), ids[:-1])
     key = jax.random.key(config.seed)
     ways = {
@@ -172,7 +176,7 @@ def write(model: Cell, params: Any, config: Config, letters: Vocabulary) -> dict
     written = {}
     for name, way in ways.items():
         out = np.asarray(jax.jit(way, static_argnums=3)(params, h, ids[-1], config.letters).ids)
-        written[name] = config.prompt + letters.decode(out if out.ndim == 1 else out[:, 0])
+        written[name] = data.prompt + data.letters.decode(out if out.ndim == 1 else out[:, 0])
     return written
 
 
@@ -207,7 +211,7 @@ def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, 
         f"The next letter is guessed right {shown(scores[NAME]['accuracy'])} of the time; it costs {nats:.3f} nats, "
         f"{bits_per_char(nats):.3f} bits."
     )
-    return Shown(answer, sections, write(model, params, config, data.letters))
+    return Shown(answer, sections, write(model, params, config, data))
 
 
 # %%
@@ -216,14 +220,13 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "window", "letters")
-        if not config.prompt:
-            raise ValueError("--prompt got nothing; want at least one letter to go on from")
         data = load(config)
         row = initializers.scaled_normal(data.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
         model = readout(gru(data.letters.size, config.hidden_size, input_init=row), data.letters.size)
         run = open_run(
             config.out, config, facts={"text_sha256": data.sha256}, resume=config.resume, overwrite=config.overwrite
         )
+    run.write_json("vocab.json", list(data.letters.characters))
     bars = without_network(data)
     return conduct(
         run,

@@ -178,8 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         words = load_words()
-        require_known(words.letters, config.ask)
+        require_known(words.letters, "ask", config.ask)
         run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+    run.write_json("vocab.json", list(words.letters.characters))
     models = make_models(config, words.letters)
     commonest = np.bincount(words.train.classes).argmax()
     chance = {"chance": 1 / len(LOCALES), "the commonest language": float(np.mean(words.test.classes == commonest))}

@@ -13,7 +13,7 @@ def require_positive(**sizes: int) -> None:
     ValueError: hidden_size got 0; want a positive integer, for example hidden_size=128
     """
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"{name} got {size}; want a positive integer, for example {name}=128")
 
 

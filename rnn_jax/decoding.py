@@ -113,13 +113,15 @@ def sample(
     >>> sorted(set(drawn.ids.tolist())), bool(drawn.log_prob.max() < 0)
     ([1, 2], True)
     """
-    if not isinstance(temperature, Tracer) and not temperature >= 0:
+    if jnp.ndim(temperature) or (not isinstance(temperature, Tracer) and not 0 <= temperature < math.inf):
         raise ValueError(f"temperature got {temperature}; want at least 0: 0 is greedy, 1 the model's own")
 
     def choose(key: Keys, logits: Float[Array, "*batch V"]) -> Array:
+        logits = widened(logits)
         T = jnp.asarray(temperature).astype(logits.dtype)
         cold = T == 0
         warm = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(cold, 1, T)  # the likeliest stays finite
+        warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
         warm = warm if top_k is None else keep_top_k(warm, top_k)
         warm = warm if top_p is None else keep_nucleus(warm, top_p)
         return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
@@ -155,12 +157,12 @@ def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*b
 
     Reference: Holtzman, Buys, Du, Forbes, Choi. The curious case of neural text degeneration. 2020.
     """
-    if not 0 < p <= 1:
-        raise ValueError(f"top_p got {p}; want a probability in (0, 1]")
+    if isinstance(p, Tracer) or not 0 < p <= 1:
+        raise ValueError(f"top_p got {p}; want a probability in (0, 1], known when compiled")
     if p == 1:  # rounding would lose the least likely
         return logits
     rank = _rank(logits)
-    likeliest_first = -jnp.sort(-jax.nn.softmax(_summable(logits), axis=-1), axis=-1)
+    likeliest_first = -jnp.sort(-jax.nn.softmax(widened(logits), axis=-1), axis=-1)
     before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
     return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < p) | (rank == 0), logits, -jnp.inf)
 
@@ -178,8 +180,8 @@ def beam_search(
 ) -> Beams:
     """Keeps the W best beginnings at every step: those of highest Σ ln p / lengths^length_penalty.
 
-    A finished hypothesis keeps its place among the W for as long as its score is good enough, and cannot grow. Width 1
-    equals ``greedy``; a width of at least the number of hypotheses is an exact search.
+    A finished hypothesis keeps its place among the W for as long as its score is good enough, and cannot grow. To
+    rounding, width 1 equals ``greedy``; a width of at least the number of hypotheses is an exact search.
 
     Args:
         cell, params, h, first, length, end: as in ``greedy``.
@@ -205,8 +207,8 @@ def beam_search(
     sequence learning with neural networks. 2014.
     """
     require_positive(width=width)
-    if not math.isfinite(length_penalty):
-        raise ValueError(f"length_penalty got {length_penalty}; want a number, such as 0 or 1")
+    if isinstance(length_penalty, Tracer) or not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty got {length_penalty}; want a number such as 0 or 1, known when compiled")
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
@@ -274,7 +276,7 @@ def _write(
         h = cell.step(params, h, x)
         logits = cell.output(params, h)
         x = choose(key, logits).astype(first.dtype)
-        log_prob = jnp.take_along_axis(jax.nn.log_softmax(_summable(logits)), x[..., None], axis=-1)[..., 0]
+        log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
         written, log_prob = (x, log_prob) if end is None else _unless_ended(going, x, log_prob, end)
         return (h, written, going if end is None else going & (written != end)), (written, log_prob, going)
 
@@ -305,7 +307,7 @@ def _search(
     def step(carry: tuple[Any, ...], t: Array) -> tuple[tuple[Any, ...], Array]:
         h, ids, last, log_prob, lengths, going = carry
         h = cell.step(params, h, last)
-        each = jax.nn.log_softmax(_summable(cell.output(params, h)))
+        each = jax.nn.log_softmax(widened(cell.output(params, h)))
         each = jnp.where(going[:, None], each, jnp.where(ended, 0, -jnp.inf)[None].astype(each.dtype))
         total, lengths = log_prob[:, None] + each, lengths + going.astype(lengths.dtype)
         score, best = jax.lax.top_k((total / lengths.astype(each.dtype)[:, None] ** length_penalty).ravel(), W)
@@ -314,7 +316,7 @@ def _search(
         return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score
 
     log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf)
-    log_prob = log_prob.astype(jax.eval_shape(lambda p, h: _summable(cell.output(p, h)), params, h).dtype)
+    log_prob = log_prob.astype(jax.eval_shape(lambda p, h: widened(cell.output(p, h)), params, h).dtype)
     h = jax.tree.map(lambda a: jnp.broadcast_to(a, (W, *a.shape)), h)
     ids, last = jnp.zeros((length, W), first.dtype), jnp.broadcast_to(first, (W,))
     begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
@@ -324,8 +326,8 @@ def _search(
     return Beams(ids, scores[-1], lengths)
 
 
-def _summable(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-    """Logits in a type in which many terms can be added up: of 32 bits or more."""
+def widened(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+    """Logits in a type of 32 bits or more, in which many terms can be added up and rare ids be drawn."""
     return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
 
 
@@ -337,6 +339,8 @@ def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
 def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
     """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
     batch = batch_shape(cell, params, h)
+    if end is not None and (np.ndim(end) or not jnp.issubdtype(jnp.asarray(end).dtype, jnp.integer)):
+        raise ValueError(f"end got {end}; want one id for all")
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
         raise ValueError(f"first got {first.dtype}{list(first.shape)}; want one id for each of h's {list(batch)}")
     check_fit(cell, params, h, jax.ShapeDtypeStruct((1, *first.shape), first.dtype))
@@ -349,6 +353,8 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
             f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit.splitlines()[0]}); want one "
             "vocabulary for both, with the first and the last id in it"
         )
+    if jnp.iinfo(first.dtype).max < y.shape[-1] - 1:
+        raise ValueError(f"first got {first.dtype}, which does not hold {y.shape[-1]} ids; want int32")
     require_id(y.shape[-1], first=first, end=end)
     return y.shape[-1]
 

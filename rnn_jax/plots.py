@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import colors
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#999933")
@@ -267,9 +268,10 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
 
 
 def _visible(letter: str) -> str:
-    """A letter as a figure can show it: signs for blanks and for what cannot be printed, a dollar as no mathematics."""
+    """A letter as a figure can show it: signs for blanks and for what the font lacks, a dollar as no mathematics."""
     known = {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}
-    return known.get(letter, letter if letter.isprintable() else "·")
+    drawn = letter.isprintable() and get_font(findfont(FontProperties())).get_char_index(ord(letter)) > 0
+    return known.get(letter, letter if drawn else "·")
 
 
 def _quiet(axis: Any) -> None:

@@ -202,7 +202,7 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
         if stop.code in (0, None):
             raise
     lines = (line.strip().strip("│╭╮╰╯─").strip() for line in answer.getvalue().splitlines())
-    _title, *words = (line for line in lines if line.strip("-"))
+    _title, *words = (line for line in lines if any(map(str.isalnum, line)))
     raise ValueError("; ".join(words))
 
 

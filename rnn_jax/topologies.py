@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_id
 from rnn_jax.combinators import inside, name_of, seen_of
-from rnn_jax.decoding import check_writer
+from rnn_jax.decoding import check_writer, widened
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.rollout import describe
@@ -48,7 +48,7 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
 
 
 def one_to_many(
-    cell: Cell, params: Params, h0: State, first: Integer[ArrayLike, "*batch"], targets: Integer[Array, "T *batch"]
+    cell: Cell, params: Params, h0: State, first: Integer[ArrayLike, "*batch"], targets: Integer[ArrayLike, "T *batch"]
 ) -> Float[Array, "T *batch V"]:
     """One start, many outputs: what the model expects at each place of a sequence whose right beginning it is told.
 
@@ -67,7 +67,7 @@ def one_to_many(
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
-    first = read_first(cell, params, h0, first, targets)
+    first, targets = read_targets(cell, params, h0, first, targets)
     return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
 
 
@@ -77,7 +77,7 @@ def scheduled_sampling(
     key: PRNGKeyArray,
     h0: State,
     first: Integer[ArrayLike, "*batch"],
-    targets: Integer[Array, "T *batch"],
+    targets: Integer[ArrayLike, "T *batch"],
     rate: float | Float[Array, ""],
 ) -> Float[Array, "T *batch V"]:
     """``one_to_many`` that must now and then go on from what it would have written itself.
@@ -95,16 +95,17 @@ def scheduled_sampling(
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
-    if not isinstance(rate, Tracer) and not 0 <= rate <= 1:
+    if jnp.ndim(rate) or (not isinstance(rate, Tracer) and not 0 <= rate <= 1):
         raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
-    first = read_first(cell, params, h0, first, targets)
+    first, targets = read_targets(cell, params, h0, first, targets)
+    rate = jnp.asarray(rate, float)
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
         h = cell.step(params, h, x)
         y = cell.output(params, h)
         k_coin, k_draw = jax.random.split(key)
-        own = jax.random.categorical(k_draw, y).astype(target.dtype)
+        own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
@@ -220,7 +221,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
 
     def cross(params: EncoderDecoderParams, h_T: State) -> State:
         s = encoder.output(params.encoder, h_T)
-        numbers, used = affine(s, *params.bridge), 0
+        numbers, used = affine(s.astype(params.bridge.W.dtype), *params.bridge), 0
         parts, tree = jax.tree.flatten(decoder.start(params.decoder, s.shape[:-1]))
         for i, part in enumerate(parts):
             size = math.prod(part.shape[s.ndim - 1 :])
@@ -257,7 +258,8 @@ def encoder_decoder(
     Args:
         encoder: a cell, a stack, a bidirectional layer.
         decoder: a cell of any kind under a readout: its inputs are ids, its outputs the logits of the next one.
-        bridge: how the decoder starts: ``linear_bridge``, ``hand_over``, or your own.
+        bridge: how the decoder starts: ``linear_bridge``, ``hand_over``, or a function ``(encoder as a layer, decoder)
+            -> Bridge`` of your own.
 
     Raises:
         ValueError: when the decoder does not read the ids that it predicts, or the bridge does not fit.
@@ -285,6 +287,7 @@ def encoder_decoder(
         raise ValueError(f"decoder got {name_of(shapes)}: {error}") from error
     layer = as_layer(encoder)
     across = bridge(layer, decoder)
+    _check_bridge(layer, across, decoder)
 
     def init(key: PRNGKeyArray) -> EncoderDecoderParams:
         k_encoder, k_bridge, k_decoder = jax.random.split(key, 3)
@@ -300,16 +303,30 @@ def encoder_decoder(
     return EncoderDecoder(init, start, encode, inside(decoder, "decoder"))
 
 
-def read_first(
-    cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[Array, "T *batch"]
-) -> Integer[Array, "*batch"]:
-    """``first`` in the type of the targets; a ValueError where it or they do not fit the model."""
-    first = jnp.asarray(first)
+def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
+    """Raises a ValueError unless a bridge makes a state of the decoder, of one example."""
+
+    def cross(key: PRNGKeyArray) -> tuple[State, State]:
+        params = EncoderDecoderParams(encoder.init(key), bridge.init(key), decoder.init(key))
+        return bridge.cross(params, encoder.start(params.encoder)), decoder.start(params.decoder)
+
+    made, wanted = map(describe, jax.eval_shape(cross, jax.random.key(0)))
+    if made != wanted:
+        raise ValueError(f"bridge got to a state of {made}; want the decoder's, {wanted}")
+
+
+def read_targets(
+    cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
+) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
+    """``first`` and targets as arrays of one type; a ValueError where they do not fit the model."""
+    first, targets = jnp.asarray(first), jnp.asarray(targets)
     V = check_writer(cell, params, h0, first)
+    if not jnp.issubdtype(targets.dtype, jnp.integer) or jnp.iinfo(targets.dtype).max < V - 1:
+        raise ValueError(f"targets got {targets.dtype}; want integer ids of a type that holds {V}, such as int32")
     if targets.shape[1:] != first.shape:
         raise ValueError(f"targets got shape {targets.shape}; want (T, *batch) with the batch of first, {first.shape}")
     require_id(V, targets=targets)
-    return first.astype(targets.dtype)
+    return first.astype(targets.dtype), targets
 
 
 def require_source(T: int, lengths: Any, mask: Any) -> None:
@@ -329,7 +346,7 @@ def sequence_to_sequence(
     h0: State,
     xs: PyTree,
     first: Integer[ArrayLike, "*batch"],
-    targets: Integer[Array, "T *batch"],
+    targets: Integer[ArrayLike, "T *batch"],
     **marks: Any,
 ) -> Float[Array, "T *batch V"]:
     """Reads a sequence, then tells another: many-to-one joined with one-to-many, under teacher forcing.

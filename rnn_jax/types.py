@@ -83,7 +83,9 @@ def cell_from_step(
 ) -> Cell:
     """Makes a cell of your own pure function ``step(params, h, x) -> h``.
 
-    Its ``project`` is the identity, and without ``output`` the whole state is seen.
+    Its ``project`` is the identity, and without ``output`` the whole state is seen. If it reads ids from a table E of
+    its own, ``E.at[x].get(mode="fill", fill_value=jnp.nan)`` gives NaN for an id outside, where ``E[x]`` under ``jit``
+    would give a neighbour's row.
 
     Example: a leaky integrator h_t = a·h_{t−1} + x_t.
 

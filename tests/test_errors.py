@@ -17,6 +17,7 @@ from rnn_jax import (
     conv_lstm,
     cornn,
     ctrnn,
+    encoder_decoder,
     gru,
     gru_reset_before,
     janet,
@@ -33,8 +34,10 @@ from rnn_jax import (
     vanilla,
     window_cuts,
 )
+from rnn_jax.decoding import greedy
+from rnn_jax.topologies import Bridge
 from tests.cases import CASES, H, I
-from tests.laboratory import as_a_user_has_it
+from tests.laboratory import as_a_user_has_it, random_params, refused
 
 KEY = jax.random.key(0)
 
@@ -185,3 +188,18 @@ def test_an_id_outside_the_vocabulary_gives_nan_and_no_neighbours_row():
     params = cell.init(KEY)
     for outside in (I, -1):
         assert jnp.all(jnp.isnan(cell.step(params, cell.start(params), jnp.asarray(outside))))
+
+
+def test_a_bridge_that_does_not_reach_the_decoder_is_refused():
+    def short(encoder, decoder):
+        return Bridge(init=lambda key: (), cross=lambda params, h_T: jnp.zeros(H + 1))
+
+    says = "bridge got to a state of float64[5]; want the decoder's, float64[4]"
+    refused(lambda: encoder_decoder(lstm(I, H), readout(gru(5, H), 5), bridge=short), says)
+
+
+def test_an_id_that_its_type_cannot_hold_is_refused():
+    model = readout(gru(300, 2), output_size=300)
+    params = random_params(model)
+    says = "first got uint8, which does not hold 300 ids"
+    refused(lambda: greedy(model, params, model.start(params), jnp.uint8(3), 4), says)

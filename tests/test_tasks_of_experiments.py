@@ -95,7 +95,7 @@ def test_what_needs_no_network_is_counted_right():
 
     ids = np.array([0, 1, 0, 1, 0, 1, 0, 2])
     xs, ys = ids[:-1].reshape(1, -1, 1), ids[1:].reshape(1, -1, 1)
-    data = Data(vocabulary("abc"), (xs, ys), (xs[0], ys[0]), (xs[0], ys[0]))
+    data = Data(vocabulary("abc"), "a", (xs, ys), (xs[0], ys[0]), (xs[0], ys[0]))
     found = without_network(data)
     # Of what follows, b and a come three times, c once; after a comes b three times of four, after b always a.
     np.testing.assert_allclose(found["accuracy"]["commonest after each"], 6 / 7)
@@ -173,8 +173,7 @@ WRONG = {
     "digit_pixels --cells swoosh": "--cells got 'swoosh'; want one or more of tanh, relu, gru, lstm",
     "digit_class --hidden-size 0": "hidden_size got 0; want a positive integer",
     "digit_names --decoder-size 0": "hidden_size got 0; want a positive integer",
-    "next_letter --prompt=": "--prompt got nothing",
-    "next_letter --prompt 三": "such as '三'",
+    "next_letter --prompt 三": "--prompt got '三': text got characters outside the vocabulary",
     "next_letter --text none.txt": "which is no file",
 }
 

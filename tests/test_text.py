@@ -129,3 +129,13 @@ def test_padded_sequences_keep_their_ids_and_lengths():
     assert lengths.tolist() == [3, 0, 1]
     assert ids.T.tolist() == [[3, 1, 2], [0, 0, 0], [4, 0, 0]]
     assert ids.dtype == lengths.dtype == np.int32
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_rare_letters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
+    model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    params = params._replace(b_y=params.b_y.at[0].set(6))
+    ids = sample(model, params, jax.random.key(1), model.start(params, (N,)), jnp.zeros(N, int), 1).ids[0]
+    p = np.exp(6) / (np.exp(6) + 49)
+    assert abs(np.mean(np.asarray(ids) == 0) - p) < 4 * np.sqrt(p * (1 - p) / N)
