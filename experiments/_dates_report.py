@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _dates import ANSWER, END, LENGTH, Dates
+from _dates import ANSWER, END, Dates
 from _showing import Shown, draw_curves, shown
 from matplotlib.figure import Figure
 
@@ -19,13 +19,13 @@ from rnn_jax.topologies import EncoderDecoder
 
 
 def told(model: EncoderDecoder, params: Any, source: jax.Array, written: jax.Array) -> jax.Array:
-    """``(LENGTH, V)``: the logits at every place of one answer, of ids ``(S,)`` or one-hot vectors ``(S, V)``."""
+    """``(K, V)``: the logits at every place of one answer, of ids ``(S,)`` or one-hot vectors ``(S, V)``."""
     h0 = model.encode(params, model.start(params), source)
     return one_to_many(model.decoder, params, h0, jnp.array(END, written.dtype), written)
 
 
 def alignment(model: EncoderDecoder, params: Any, source: jax.Array, size: int, written: jax.Array) -> np.ndarray:
-    """``(LENGTH, S)``: how much each letter read moves the log-odds ln p/(1 − p) of each letter written."""
+    """``(K, S)``: how much each letter read moves the log-odds ln p/(1 − p) of each letter written."""
 
     def odds(xs: jax.Array) -> jax.Array:
         y = told(model, params, xs, written)
@@ -116,15 +116,12 @@ def draw_doubt(run: Run, model: EncoderDecoder, params: Any, dates: Dates, ids: 
     p = np.asarray(jax.nn.softmax(told(model, params, source, written)))
     truth, read = ANSWER.decode(dates.test.targets[: len(ids), n]), "\n" + ANSWER.decode(ids[:-1])
     figure = confidence_figure(read, truth, p, ANSWER.characters, top=4)
-    rows = [
-        (t, (ANSWER.characters[i].strip() or "end"), f"{p[t, i]:.5f}") for t in range(LENGTH) for i in range(p.shape[1])
-    ]
+    rows = [(t, ANSWER.characters[i].strip() or "end", f"{confidence:.5f}") for (t, i), confidence in np.ndenumerate(p)]
     run.draw("confidences", figure, ("place", "letter", "confidence"), rows)
     says = (
         f"“{line_of(dates, n)}” is {ANSWER.decode(dates.test.targets[:-1, n])}; the decoder reads its own letters, "
-        "along the top, and these are "
-        "its likeliest next ones: green the right one, red a first guess that is wrong. Of all test dates this one "
-        "has the letter of which it is least sure."
+        "along the top, and these are its likeliest next ones: green the right one, red a first guess that is wrong. "
+        "Of all test dates this one has the letter of which it is least sure."
     )
     return Section("Where it doubts", "confidences", says)
 
@@ -145,8 +142,8 @@ def show(
 
     Args:
         model, params, dates: the network and its data.
-        ids: what it writes for the test dates, ``(LENGTH, N)``.
-        doubts: ln p of each letter written, ``(LENGTH, N)``.
+        ids: what it writes for the test dates, ``(K, N)``.
+        doubts: ln p of each letter written, ``(K, N)``.
         asked: questions and answers.
         run: the folder.
         chance: baselines of whole dates.
