@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from rnn_jax import input_gradients, one_to_many
 from rnn_jax.datasets import LOCALES
+from rnn_jax.decoding import Decoded
 from rnn_jax.plots import COLOURS, alignment_figure, confidence_figure
 from rnn_jax.report import Section
 from rnn_jax.runs import Run
@@ -33,11 +34,6 @@ def alignment(model: EncoderDecoder, params: Any, source: jax.Array, size: int, 
         return jnp.sum(y, where=chosen, axis=-1) - jax.nn.logsumexp(y, where=~chosen, axis=-1)
 
     return np.asarray(jax.jit(lambda xs: input_gradients(odds, xs))(jax.nn.one_hot(source, size)))
-
-
-def up_to_the_end(ids: np.ndarray) -> np.ndarray:
-    """What was written, up to its end and with it."""
-    return ids[: np.argmax(ids == END) + 1] if END in ids else ids
 
 
 def line_of(dates: Dates, n: int) -> str:
@@ -91,15 +87,13 @@ def draw_locales(run: Run, dates: Dates, same: np.ndarray) -> tuple[Section, dic
 def draw_alignment(
     run: Run, name: str, model: EncoderDecoder, params: Any, dates: Dates, ids: np.ndarray, n: int
 ) -> Section:
-    """Which letters of one date moved which letters of its answer."""
-    line, ids = line_of(dates, n), up_to_the_end(ids[:, n])
-    written = ANSWER.decode(ids)
+    """Which letters of date n moved which letters of its answer, ``ids (K,)``."""
+    line, written = line_of(dates, n), ANSWER.decode(ids)
     source = jnp.asarray(dates.test.sources[: dates.test.lengths[n], n])
     weights = alignment(model, params, source, dates.letters.size, jnp.asarray(ids))
     rows = [
-        (row, a, column, b, f"{w:.5g}")
-        for (row, column), w in np.ndenumerate(weights)
-        for a, b in [(written[row].strip() or "end", line[column])]
+        (row, written[row].strip() or "end", column, line[column], f"{weight:.5g}")
+        for (row, column), weight in np.ndenumerate(weights)
     ]
     run.draw(name, alignment_figure(line, written, weights), ("place", "written", "read_at", "read", "gradient"), rows)
     says = (
@@ -110,8 +104,7 @@ def draw_alignment(
 
 
 def draw_doubt(run: Run, model: EncoderDecoder, params: Any, dates: Dates, ids: np.ndarray, n: int) -> Section:
-    """How sure the decoder is of every letter of one answer."""
-    ids = up_to_the_end(ids[:, n])
+    """How sure the decoder is of every letter of its answer to date n, ``ids (K,)``."""
     source, written = jnp.asarray(dates.test.sources[: dates.test.lengths[n], n]), jnp.asarray(ids)
     p = np.asarray(jax.nn.softmax(told(model, params, source, written)))
     truth, read = ANSWER.decode(dates.test.targets[: len(ids), n]), "\n" + ANSWER.decode(ids[:-1])
@@ -130,8 +123,7 @@ def show(
     model: EncoderDecoder,
     params: Any,
     dates: Dates,
-    ids: np.ndarray,
-    doubts: np.ndarray,
+    written: Decoded,
     asked: Sequence[tuple[str, str]],
     run: Run,
     chance: Mapping[str, float],
@@ -142,24 +134,25 @@ def show(
 
     Args:
         model, params, dates: the network and its data.
-        ids: what it writes for the test dates, ``(K, N)``.
-        doubts: ln p of each letter written, ``(K, N)``.
+        written: what it writes for the test dates.
         asked: questions and answers.
         run: the folder.
         chance: baselines of whole dates.
         kind, scores: the kind of network, and the scores of all seeds.
     """
+    ids, doubts, lengths = (np.asarray(part) for part in written)
     same = ids == dates.test.targets
     right, wrong = np.flatnonzero(same.all(axis=0)), np.flatnonzero(~same.all(axis=0))
     some = right.tolist() or list(range(ids.shape[1]))
     by_length = sorted(some, key=lambda n: -dates.test.lengths[n])
+    long, middling, doubted = by_length[0], by_length[len(by_length) // 3], int(doubts.min(axis=0).argmin())
     locales, by_language = draw_locales(run, dates, same)
     sections = [
         draw_curves(run, [kind], "exact", chance, "dates without a fault"),
         locales,
-        draw_alignment(run, "alignment_long", model, params, dates, ids, by_length[0]),
-        draw_alignment(run, "alignment", model, params, dates, ids, by_length[len(by_length) // 3]),
-        draw_doubt(run, model, params, dates, ids, int(doubts.min(axis=0).argmin())),
+        draw_alignment(run, "alignment_long", model, params, dates, ids[: lengths[long], long], long),
+        draw_alignment(run, "alignment", model, params, dates, ids[: lengths[middling], middling], middling),
+        draw_doubt(run, model, params, dates, ids[: lengths[doubted], doubted], doubted),
     ]
     first_of_each = [int(np.flatnonzero(dates.test.locales == n)[0]) for n in np.unique(dates.test.locales)]
     samples = {

@@ -18,15 +18,14 @@ Scores = dict[str, dict[str, np.ndarray]]
 """``{kind: {score: (S,)}}`` on the test part, one for each seed."""
 DIVERGED = 100.0
 """Nats of a network that has come apart: it predicts worse than any guess."""
-NOT_SCORES = {"compile_s", "hidden_size", "parameters", "cell", "seed", "step", "examples", "wall_s", "split"}
-NOT_SCORES |= {"learning_rate"}
 
 
 def test_scores(run: Run, kinds: Iterable[str]) -> Scores:
     """The scores of finished networks on the test part, as the metrics have them, in the order of ``kinds``."""
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
+    facts = {name for row in _rows(run, "train") for name in row} - {"loss"}  # what stands on every row is no score
     for row in _rows(run, "test"):
-        for name in (name for name in row if name not in NOT_SCORES):
+        for name in (name for name in row if name not in facts):
             found[row["cell"]].setdefault(name, []).append(row[name])
     return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items() if scores}
 

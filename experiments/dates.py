@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _cells import RECURRENT
 from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
 from _dates_report import show
 from _showing import Scores, Shown, conduct
@@ -47,7 +48,7 @@ class Config(Study):
     locales: tuple[str, ...] = tuple(LOCALES)
     """Languages, of da de en_GB es fi fr it nl pl pt sv tr."""
     encoder: str = "bidirectional gru"
-    """gru, lstm, or any other gated cell of the library; two words make it bidirectional or a stack of two."""
+    """gru, lstm, or any other cell of the library with a W_hh; two words make it bidirectional or a stack of two."""
     decoder: str = "gru"
     """Likewise, but never bidirectional."""
     hidden_size: int = 96
@@ -75,32 +76,20 @@ SMOKE = {"encoder": "gru", "hidden_size": 16, "seeds": 1, "looks": 2, "updates":
 
 # %%
 def make_cell(name: str, option: str, input_size: int, hidden_size: int) -> rnn.Cell | rnn.Layer:
-    """A gated cell by name, alone, in both directions, or as a stack of two.
+    """A recurrent cell by name, alone, in both directions, or as a stack of two.
 
     Raises:
         ValueError: for a name that is none.
     """
-    gated = (
-        "gru",
-        "lstm",
-        "mgu",
-        "ugrnn",
-        "janet",
-        "gru_reset_before",
-        "peephole_lstm",
-        "cifg_lstm",
-        "layer_norm_lstm",
-    )
     *how, kind = name.split() or [""]
-    if kind not in gated or how not in ([], ["bidirectional"], ["stack"]):
-        raise ValueError(
-            f"--{option} got {name!r}; want one of {', '.join(gated)}, alone or after bidirectional or stack"
-        )
+    if kind not in RECURRENT or how not in ([], ["bidirectional"], ["stack"]):
+        known = ", ".join(RECURRENT)
+        raise ValueError(f"--{option} got {name!r}; want one of {known}, alone or after bidirectional or stack")
     row = initializers.scaled_normal(input_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-    cell = getattr(rnn, kind)(input_size, hidden_size, input_init=row)
+    cell = RECURRENT[kind](input_size, hidden_size, input_init=row)
     if how == ["bidirectional"]:
         return rnn.bidirectional(cell, cell)
-    return rnn.stack(cell, getattr(rnn, kind)(hidden_size, hidden_size)) if how else cell
+    return rnn.stack(cell, RECURRENT[kind](hidden_size, hidden_size)) if how else cell
 
 
 def make_model(config: Config, letters: Vocabulary) -> EncoderDecoder:
@@ -195,18 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         params = first_of(networks, kind)
         written = jax.jit(partial(translate, model))(params, *dates.test[:2])
         asked = [(line, answer_to(model, params, dates.letters, line)) for line in config.ask]
-        return show(
-            model,
-            params,
-            dates,
-            np.asarray(written.ids),
-            np.asarray(written.log_prob),
-            asked,
-            run,
-            chance["exact"],
-            kind,
-            scores[kind],
-        )
+        return show(model, params, dates, written, asked, run, chance["exact"], kind, scores[kind])
 
     return conduct(
         run,

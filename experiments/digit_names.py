@@ -127,13 +127,13 @@ def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:
 
 
 # %%
-def spelled_figure(images: np.ndarray, truth: np.ndarray, ids: np.ndarray, confidences: np.ndarray) -> Figure:
+def spelled_figure(images: np.ndarray, truth: np.ndarray, lengths: np.ndarray, confidences: np.ndarray) -> Figure:
     """A row for each image: the digit, and the decoder's likeliest letters at each place.
 
     Args:
         images: ``(N, 8, 8)``.
         truth: ``(N,)``, the digits.
-        ids: ``(N, LONGEST)``, what was spelled.
+        lengths: ``(N,)``, letters that were spelled, with the end.
         confidences: ``(N, LONGEST, V)``.
     """
     figure = Figure(figsize=(10.8, 0.95 * -(-len(images) // 2)), layout="constrained")
@@ -145,9 +145,7 @@ def spelled_figure(images: np.ndarray, truth: np.ndarray, ids: np.ndarray, confi
             break
         digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=1)
         told = LETTERS.decode(SPELLED[truth[n]])
-        length = len((LETTERS.decode(ids[n]) + "\n").split("\n")[0]) + 1
-        length = min(length, LONGEST)  # where it has not come to an end
-        draw_confidences(letters, told[:length], confidences[n][:length], LETTERS.characters, top=3)
+        draw_confidences(letters, told[: lengths[n]], confidences[n][: lengths[n]], LETTERS.characters, top=3)
         letters.set_xlim(-0.1, LONGEST)
     return figure
 
@@ -156,19 +154,19 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     """Draws the figures of the first network."""
     params = first_of(networks, NAME)
     images, truth = parts.test
-    written = spell(model, params, images).ids
-    told = one_to_many(model.decoder, params, see(model, params, images), jnp.full(truth.shape, END), written)
-    ids, confidences = np.asarray(written).T, np.asarray(jax.nn.softmax(told)).transpose(1, 0, 2)
+    written = spell(model, params, images)
+    told = one_to_many(model.decoder, params, see(model, params, images), jnp.full(truth.shape, END), written.ids)
+    ids, confidences = np.asarray(written.ids).T, np.asarray(jax.nn.softmax(told)).transpose(1, 0, 2)
     right = (ids == SPELLED[truth]).all(axis=1)
     one_of_each = [np.flatnonzero((truth == digit) & right)[:1] for digit in range(CLASSES)]
     chosen = np.concatenate([*one_of_each, np.flatnonzero(~right)[:WRONG_SHOWN]])
-    figure = spelled_figure(images[chosen], truth[chosen], ids[chosen], confidences[chosen])
+    figure = spelled_figure(images[chosen], truth[chosen], np.asarray(written.lengths)[chosen], confidences[chosen])
     rows = [
         (
             image,
             truth[image],
             place,
-            LETTERS.characters[letter].strip() or "end",
+            LETTERS.decode([letter]).strip() or "end",
             f"{confidences[image, place, letter]:.4f}",
         )
         for image in chosen

@@ -10,6 +10,7 @@
 import dataclasses
 import hashlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from _training import Networks, Task, first_of
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import python_reference, read_text
-from rnn_jax.decoding import beam_search, greedy, sample
+from rnn_jax.decoding import Decoded, beam_search, greedy, sample
 from rnn_jax.losses import bits_per_char, cross_entropy
 from rnn_jax.plots import confidence_figure
 from rnn_jax.report import Section
@@ -165,12 +166,16 @@ def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str
     ids = jnp.asarray(data.letters.encode(data.prompt))
     h, _ = rollout(model, params, model.start(params), ids[:-1])
     key = jax.random.key(config.seed)
+
+    def draw(**said: Any) -> Callable[..., Decoded]:
+        return lambda params, h, first, length: sample(model, params, key, h, first, length, **said)
+
     ways = {
         "greedy": partial(greedy, model),
-        "drawn, temperature 0.5": lambda *a: sample(model, a[0], key, *a[1:], temperature=0.5),
-        "drawn, temperature 1": lambda *a: sample(model, a[0], key, *a[1:]),
-        "drawn from the likeliest 5": lambda *a: sample(model, a[0], key, *a[1:], top_k=5),
-        "drawn from the nucleus of 0.9": lambda *a: sample(model, a[0], key, *a[1:], top_p=0.9),
+        "drawn, temperature 0.5": draw(temperature=0.5),
+        "drawn, temperature 1": draw(),
+        "drawn from the likeliest 5": draw(top_k=5),
+        "drawn from the nucleus of 0.9": draw(top_p=0.9),
         "beam search, width 8": partial(beam_search, model, width=8),
     }
     written = {}

@@ -19,7 +19,7 @@ from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known
 from _training import Networks, Task, classify, first_of
 
-from rnn_jax import Layer, bidirectional, causal, gru, initializers, many_to_one, readout_layer
+from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout, readout_layer
 from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import LOCALES, locale_words, split
 from rnn_jax.plots import confusion_figure
@@ -89,17 +89,17 @@ def load_words() -> Words:
 
 
 # %%
-def make_models(config: Config, letters: Vocabulary) -> dict[str, Layer]:
+def make_models(config: Config, letters: Vocabulary) -> dict[str, Cell | Layer]:
     """A reader in one direction and one in both."""
     row = initializers.scaled_normal(letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
     cell = gru(letters.size, config.hidden_size, input_init=row)
     return {
-        "GRU": readout_layer(causal(cell), len(LOCALES)),
+        "GRU": readout(cell, len(LOCALES)),
         BOTH_WAYS: readout_layer(bidirectional(cell, cell), len(LOCALES)),
     }
 
 
-def make_task(config: Config, model: Layer, words: Words) -> Task:
+def make_task(config: Config, model: Cell | Layer, words: Words) -> Task:
     """What is learned from what."""
 
     def score(params: Any, ids: jax.Array, lengths: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
@@ -125,13 +125,13 @@ def make_task(config: Config, model: Layer, words: Words) -> Task:
 
 
 # %%
-def guess(model: Layer, params: Any, ids: Any, lengths: Any) -> np.ndarray:
+def guess(model: Cell | Layer, params: Any, ids: Any, lengths: Any) -> np.ndarray:
     """``(N, 12)``: the confidence in each language."""
     logits = many_to_one(model, params, model.start(params, lengths.shape), jax.numpy.asarray(ids), lengths=lengths)
     return np.asarray(jax.nn.softmax(logits))
 
 
-def answer_to(model: Layer, params: Any, letters: Vocabulary, word: str) -> str:
+def answer_to(model: Cell | Layer, params: Any, letters: Vocabulary, word: str) -> str:
     """The three likeliest languages of a word."""
     ids, lengths = pad([letters.encode(word)])
     confidence = guess(model, params, ids, lengths)[0]
@@ -140,7 +140,7 @@ def answer_to(model: Layer, params: Any, letters: Vocabulary, word: str) -> str:
 
 
 def show(
-    models: dict[str, Layer],
+    models: dict[str, Cell | Layer],
     words: Words,
     ask: tuple[str, ...],
     run: Run,

@@ -91,6 +91,8 @@ def test_long_texts_take_several_lines_and_blanks_are_seen():
     figure = confidence_figure("a b$\n" * 3, " b$\na" * 3, np.full((15, 5), 0.2), "a b$\n", width=6)
     assert len(figure.axes) == 3
     assert "␣" in {text.get_text() for text in figure.axes[0].texts}
+    odd = confidence_figure("\x0c", "\U0001f389", np.full((1, 2), 0.5), "\x0c\U0001f389").axes[0].texts
+    assert {text.get_text() for text in odd} == {"·"}, "a control character would break the SVG"
     figure.draw_without_rendering()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -160,11 +161,44 @@ def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
     assert np.any(again["point"][0] != again["point"][1]), "seeds differ"
 
 
+def test_jobs_side_by_side_find_more_threads_than_cores(monkeypatch):
+    from _study import Study, read_options
+
+    monkeypatch.delenv("NPROC")
+    read_options(Study, {}, ["--workers", "3"])
+    assert int(os.environ["NPROC"]) >= (os.cpu_count() or 1) + 3
+
+
+def test_scheduled_sampling_grows_from_nothing_to_what_was_asked():
+    import dates
+
+    config = dates.Config(own_words=0.4, looks=2, updates=5, examples=50, hidden_size=4, batch_size=3)
+    data = dates.draw_dates(["fr"], 50)
+    task = dates.make_task(config, dates.make_model(config, data.letters), data)
+    rates = np.concatenate([task.batches(np.random.default_rng(0), look)[-1] for look in range(2)])
+    np.testing.assert_allclose(rates[[0, -1]], [0, 0.4], rtol=1e-6)
+    assert np.all(np.diff(rates) >= 0)
+
+
+def test_a_run_on_another_text_is_not_gone_on_with(tmp_path, capsys):
+    import next_letter
+
+    from rnn_jax.runs import open_run
+
+    (tmp_path / "text.txt").write_text("to be or not to be " * 200)
+    argv = ["--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
+    config, _ = next_letter.read_options(next_letter.Config, next_letter.SMOKE, argv)
+    open_run(config.out, config, facts={"text_sha256": "of another text"})
+    with pytest.raises(SystemExit):
+        next_letter.main([*argv, "--resume"])
+    assert "--resume got another configuration (text_sha256 was 'of another text'" in capsys.readouterr().err
+
+
 WRONG = {
     "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
     "dates --ask=": "--ask got an empty source; want at least one letter",
     "dates --ask 三月": "text got characters outside the vocabulary, such as '三' '月'",
-    "dates --encoder swoosh": "--encoder got 'swoosh'; want one of gru, lstm",
+    "dates --encoder swoosh": "--encoder got 'swoosh'; want one of tanh, relu",
     "dates --decoder bidirectional_gru": "--decoder got 'bidirectional gru'; want a cell that reads in one direction",
     "dates --own-words 2": "--own-words got 2.0; want",
     "dates --seeds 0": "--seeds got 0; want a positive integer",

@@ -131,6 +131,15 @@ def test_padded_sequences_keep_their_ids_and_lengths():
     assert ids.dtype == lengths.dtype == np.int32
 
 
+def test_what_is_impossible_is_never_drawn_however_hot():
+    model = readout(lstm(3, 2), 3)
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
+    h, first = model.start(params, (500,)), jnp.zeros(500, int)
+    for T in (1e30, jnp.inf):  # traced, so that it cannot be refused
+        ids = jax.jit(lambda T: sample(model, params, jax.random.key(1), h, first, 1, temperature=T).ids[0])(T)
+        assert set(ids.tolist()) == {1, 2}
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_rare_letters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
     model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000

@@ -206,7 +206,7 @@ def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_looks_at_no_target_
     free = ask(1.0, KEY, targets)
     chex.assert_trees_all_equal(ask(1.0, KEY, (targets + 1) % V), free)
     assert np.any(ask(1.0, jax.random.key(1), targets)[0] != free[0])
-    ys = scheduled_sampling(cell, params, KEY, h0, first, targets, 1.0)  # a number, which is not traced
+    ys = scheduled_sampling(cell, params, KEY, h0, first, targets, 1)  # a number, which is not traced
     np.testing.assert_allclose(ys, free[0], rtol=1e-12, atol=1e-14)
 
 
@@ -302,6 +302,15 @@ def test_a_linear_bridge_adds_to_the_decoders_start_what_is_linear_in_what_is_se
     np.testing.assert_allclose(lstm_state.h, h + numbers[:, :2], rtol=1e-12)
     np.testing.assert_allclose(lstm_state.c, c + numbers[:, 2:4], rtol=1e-12)
     np.testing.assert_allclose(gru_state, gru_h + numbers[:, 4:], rtol=1e-12)
+
+
+def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
+    model = encoder_decoder(gru(I, H, dtype=jnp.float32), told(gru(V, H)))
+    params = model.init(KEY)
+    wide = params._replace(bridge=jax.tree.map(lambda a: a.astype(jnp.float64), params.bridge))
+    xs = jnp.ones((2, I), jnp.float32)
+    reached = [model.encode(p, model.start(p), xs) for p in (params, wide)]
+    np.testing.assert_allclose(*reached, rtol=1e-6)
 
 
 def test_what_is_handed_over_is_the_encoders_last_state():
