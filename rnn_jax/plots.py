@@ -270,7 +270,7 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
 def _visible(letter: str) -> str:
     """A letter as a figure can show it: signs for blanks and for what the font lacks, a dollar as no mathematics."""
     known = {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}
-    drawn = letter.isprintable() and get_font(findfont(FontProperties())).get_char_index(ord(letter)) > 0
+    drawn = get_font(findfont(FontProperties())).get_char_index(ord(letter)) > 0
     return known.get(letter, letter if drawn else "·")
 
 
