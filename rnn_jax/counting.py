@@ -1,4 +1,4 @@
-"""How many numbers a cell learns, and cells of equal numbers."""
+"""How many numbers a cell learns, cells of equal numbers, and how many steps of a program wait for each other."""
 
 import functools
 from collections.abc import Callable
@@ -38,3 +38,43 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) <= parameters else (low, middle)
     return min((low, high), key=lambda size: abs(count(size) - parameters))
+
+
+def sequential_depth(f: Callable, *args: Any) -> int:
+    """The steps of scans that wait for each other in a program: the longest chain from its arguments to its results.
+
+    A scan of T steps around a body of depth d counts T · max(d, 1); what is outside scans counts nothing.
+
+    Args:
+        f: a function of arrays, such as ``jax.grad(loss)``.
+        args: arrays, or their shapes and types.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def power(w):
+    ...     return jax.lax.scan(lambda h, _: (w * h, None), 1.0, length=5)[0]
+    >>> sequential_depth(power, 2.0), sequential_depth(jax.grad(power), 2.0)
+    (5, 10)
+    """
+    closed = jax.make_jaxpr(f)(*args)
+    return max(_depths(closed.jaxpr, [0] * len(closed.jaxpr.invars)), default=0)
+
+
+def _depths(jaxpr: Any, begin: list[int]) -> list[int]:
+    """The depth of each result of a jaxpr whose arguments have these."""
+    depth = dict(zip(jaxpr.invars, begin, strict=True))
+
+    def of(atom: Any) -> int:
+        return 0 if hasattr(atom, "val") else depth.get(atom, 0)  # a literal waits for nothing
+
+    for eqn in jaxpr.eqns:
+        before = [of(atom) for atom in eqn.invars]
+        inner = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(list(eqn.params.values())) if hasattr(p, "eqns")]
+        if eqn.primitive.name == "scan":
+            body = max(_depths(inner[0], [0] * len(inner[0].invars)), default=0)
+            after = [max(before, default=0) + eqn.params["length"] * max(body, 1)] * len(eqn.outvars)
+        elif len(inner) == 1 and len(inner[0].invars) == len(before):
+            after = _depths(inner[0], before)
+        else:
+            after = [max(before, default=0)] * len(eqn.outvars)
+        depth.update(zip(eqn.outvars, after, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]

@@ -7,6 +7,8 @@ import numpy as np
 from jax.nn import one_hot
 from jaxtyping import Int
 
+from rnn_jax.checks import require_positive
+
 __all__ = ["Vocabulary", "one_hot", "pad", "streams", "vocabulary"]
 
 
@@ -76,8 +78,8 @@ def pad(sequences: Sequence[Int[np.ndarray, " _"]]) -> tuple[Int[np.ndarray, "T 
 
 
 def streams(
-    ids: Int[np.ndarray, " N"], batch_size: int, window: int
-) -> tuple[Int[np.ndarray, "W K B"], Int[np.ndarray, "W K B"]]:
+    ids: Int[np.ndarray, " N"], batch_size: int, window: int, k1: int | None = None
+) -> tuple[Int[np.ndarray, "W K B"], Int[np.ndarray, "W K1 B"]]:
     """Cuts a text into B lanes that each advance by one window, so a carried state stays meaningful.
 
     Lane b reads one contiguous stretch of the text; lane b of window w + 1 goes on where lane b of window w ended. The
@@ -86,30 +88,39 @@ def streams(
     Args:
         ids: the text, ``(N,)``.
         batch_size: B, lanes.
-        window: K, letters that each lane advances.
+        window: K, letters of a window (k2).
+        k1: letters that each lane advances; below ``window``, windows overlap, and have targets for their last k1
+            letters alone, as ``gradients.streaming`` wants them. Without it, all.
 
     Returns:
-        ``(xs, ys)``: letters and their targets, each ``(W, K, B)`` with W windows.
+        ``(xs, ys)``: letters ``(W, K, B)`` and targets ``(W, K1, B)``, of W windows.
 
     Raises:
-        ValueError: for a size below 1, or a text shorter than one window of every lane.
+        ValueError: for a size below 1, k1 above window, or a text shorter than one window of every lane.
 
     >>> xs, ys = streams(np.arange(9), batch_size=2, window=2)
     >>> xs[:, :, 0].tolist(), xs[:, :, 1].tolist(), ys[:, :, 1].tolist()
     ([[0, 1], [2, 3]], [[4, 5], [6, 7]], [[5, 6], [7, 8]])
+    >>> xs, ys = streams(np.arange(9), batch_size=1, window=4, k1=2)
+    >>> xs[:, :, 0].tolist(), ys[:, :, 0].tolist()
+    ([[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]], [[3, 4], [5, 6], [7, 8]])
     """
-    if batch_size < 1 or window < 1:
-        raise ValueError(f"batch_size and window got {batch_size} and {window}; want positive integers")
+    k1 = window if k1 is None else k1
+    require_positive(batch_size=batch_size, window=window, k1=k1)
+    if k1 > window:
+        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some letters would teach nothing")
     lane = (len(ids) - 1) // batch_size
-    count = lane // window
+    count = (lane - window) // k1 + 1
     if count < 1:
         raise ValueError(
             f"text got {len(ids)} characters; want at least {batch_size * window + 1} for {batch_size} lanes of one "
             f"window of {window}: give a longer text, or a smaller batch_size or window"
         )
 
-    def lanes(first: int) -> np.ndarray:
-        rows = ids[first : first + batch_size * lane].reshape(batch_size, lane)[:, : count * window]
-        return rows.reshape(batch_size, count, window).transpose(1, 2, 0)
+    def windows(first: int, length: int) -> np.ndarray:  # a view, however much windows overlap
+        lanes = ids[first : first + (batch_size - 1) * lane + length + (count - 1) * k1]
+        stride = lanes.strides[0]
+        shape, strides = (count, length, batch_size), (k1 * stride, stride, lane * stride)
+        return np.lib.stride_tricks.as_strided(lanes, shape, strides, writeable=False)
 
-    return lanes(0), lanes(1)
+    return windows(0, window), windows(1 + window - k1, k1)

@@ -1,0 +1,298 @@
+"""Truncated back-propagation through time as an operator: four programs for the loss of a sequence.
+
+A program returns the loss, the same as without truncation, and ``jax.grad`` of it is the truncated gradient: the losses
+of every ``k1`` steps go back no further than to the beginning of the window of ``k2`` steps that ends with them.
+
+=========  =================  =========================  ============================================
+program    depth, in steps    memory                     gradient
+=========  =================  =========================  ============================================
+cut        2 T                every step's residuals     the definition; k1 = k2, which may be traced
+chunked    2 (T + overlap)    one window's residuals     the same; also k1 < k2
+parallel   T + 2 k2           every window's residuals   the same; also k1 < k2
+streaming  2 k2 an update     one window's residuals     of one window, at the params of that moment
+=========  =================  =========================  ============================================
+
+The overlap is (T / k1)(k2 − k1), which is 0 for k1 = k2. The depth counts steps that wait for each other, forward and
+back; memory is what a compiled gradient holds beside its arguments and results, which are O(T) themselves. A window of
+at least T is full back-propagation; where k1 < k2, one of at least T rounded up to a multiple of k1. In all of them
+
+- the gradient is exactly zero past a border, and a window's border is no border for values;
+- the state before the first step has none, so a learned start keeps its gradient: call ``cell.start(params)`` inside
+  the function that is differentiated;
+- masks and resets are those of ``rollout``; what a masked step costs is the loss's affair, whose targets may hold the
+  mask: ``lambda ys, targets: cross_entropy(ys, *targets)``;
+- the last state comes without a gradient;
+- the loss is a sum over time, so that a sequence's loss is the sum of its windows' losses.
+
+Reference: Williams, Peng. An efficient gradient-based algorithm for on-line training of recurrent network trajectories.
+1990, where this is BPTT(h; h') with h = k2 and h' = k1; Sutskever. Training recurrent neural networks. 2013.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+
+from rnn_jax.gradients.windows import Ends, Loss, Plan, join, part, read, take, windowed
+from rnn_jax.rollout import outputs, rollout
+from rnn_jax.rollout.scan import Marks, where
+from rnn_jax.sequences import window_cuts
+from rnn_jax.types import Cell, Params, State
+
+
+def cut(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    *,
+    window: int | Int[Array, ""],
+    mask: Bool[Array, "T ..."] | None = None,
+    lengths: Integer[Array, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+) -> tuple[Float[Array, ""], State]:
+    """One rollout whose gradient is cut at every window's beginning: the definition of the other programs.
+
+    Args:
+        cell, params, h0, xs, mask, lengths, resets: as in ``rollout``.
+        targets: any pytree of arrays with time leading, or ``()``.
+        loss: ``(ys, targets) -> scalar``, a sum over time.
+        window: steps from one border to the next, k1 = k2; may be traced.
+
+    Returns:
+        ``(loss, h_T)``: the loss of the whole sequence, to be differentiated, and the last state.
+
+    Raises:
+        ValueError: for a window below 1, or what ``rollout`` refuses.
+
+    Example: with x_t = w·x_{t−1}, w = 0.2 and x_0 = 0.9, dx_3/dw = 3 w² x_0 = 0.108. If the gradient ends one step
+    back, x_2 counts as a constant: dx_3/dw = x_2 = w² x_0 = 0.036.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import cell_from_step
+    >>> from rnn_jax.gradients import cut
+    >>> power = cell_from_step(lambda key: 0.2, lambda w, batch_shape=(): jnp.full((*batch_shape, 1), 0.9),
+    ...                        lambda w, x, u: w * x)
+    >>> def x_3(w, window):
+    ...     u, is_last = jnp.zeros((3, 1)), jnp.array([0.0, 0.0, 1.0])
+    ...     return cut(power, w, power.start(w), u, is_last, lambda xs, of: xs[:, 0] @ of, window=window)[0]
+    >>> [round(float(jax.grad(x_3)(0.2, window)), 3) for window in (3, 1)]
+    [0.108, 0.036]
+    """
+    borders = window_cuts(jax.tree.leaves(xs)[0].shape[0], window)
+    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=borders)
+    return loss(outputs(cell, params, hs), targets), jax.lax.stop_gradient(h_T)
+
+
+def chunked(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    *,
+    window: int,
+    k1: int | None = None,
+    mask: Bool[Array, "T ..."] | None = None,
+    lengths: Integer[Array, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+) -> tuple[Float[Array, ""], State]:
+    """The gradient of ``cut``, summed window by window as the sequence is read: memory does not grow with T.
+
+    Only reverse mode works on it, and once; ``cell`` and ``loss`` must not close over what is differentiated.
+
+    Args:
+        cell, params, h0, xs, targets, loss, mask, lengths, resets: as in ``cut``.
+        window: k2, steps that the gradient goes back from the end of a window.
+        k1: steps from the beginning of one window to that of the next, at most ``window``; without it k1 = k2, as in
+            ``cut``. Each window counts the losses of its last k1 steps; what is left at the end makes a shorter one.
+
+    Returns:
+        ``(loss, h_T)``, as ``cut``.
+
+    Raises:
+        ValueError: for a size below 1, k1 above window, or what ``rollout`` refuses.
+    """
+    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    if plan.T == 0:
+        return cut(cell, params, h0, xs, targets, loss, window=1)
+    floats, others = part((h0, steps))
+    result: Any = _chunked(plan, params, floats, others)
+    return result[0], jax.lax.stop_gradient(result[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(plan: Plan, params: Params, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
+    """The loss alone, of first state and steps in two parts."""
+    h0, steps = join(floats, others)
+
+    def on(ends: Ends, number: int | Array, losses: int) -> tuple[Ends, Float[Array, ""]]:
+        value, ends = windowed(plan, params, ends.begin, take(plan, steps, number, losses), losses)
+        return ends, value
+
+    ends, values = jax.lax.scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
+    total = values.sum()
+    if rest := plan.T % plan.k1:
+        ends, value = on(ends, plan.T // plan.k1, rest)
+        total += value
+    return total, ends.last
+
+
+class Summed(NamedTuple):
+    """What ``chunked`` adds up as it reads."""
+
+    value: Float[Array, ""]
+    params: Params
+    floats: tuple[PyTree, PyTree]
+    """Of the first state, and of the steps."""
+
+
+def _chunked_forward(plan: Plan, params: Params, floats: PyTree, others: PyTree) -> tuple[Any, Summed]:
+    """The loss, and beside it the gradient that will be asked for."""
+    h0, steps = join(floats, others)
+
+    def on(carry: tuple[Ends, Summed], number: int | Array, losses: int) -> tuple[tuple[Ends, Summed], None]:
+        ends, summed = carry
+
+        def of_window(params: Params, floats: PyTree) -> tuple[Float[Array, ""], Ends]:
+            h, inside = join(floats, others)
+            return windowed(plan, params, h, inside, losses)
+
+        floats, others = part((ends.begin, take(plan, steps, number, losses)))
+        (value, ends), grads = jax.value_and_grad(of_window, (0, 1), has_aux=True)(params, floats)
+        return (ends, add(plan, summed, value, grads, number, losses)), None
+
+    value = jax.eval_shape(partial(_chunked, plan), params, floats, others)[0]
+    zero = Summed(jnp.zeros(value.shape, value.dtype), *jax.tree.map(jnp.zeros_like, (params, floats)))
+    carry = (Ends(h0, h0), zero)
+    carry, _ = jax.lax.scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
+    if rest := plan.T % plan.k1:
+        carry, _ = on(carry, plan.T // plan.k1, rest)
+    ends, summed = carry
+    return (summed.value, ends.last), summed
+
+
+def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, Any], number: int | Array, losses: int) -> Summed:
+    """One window more: the gradient of params, of h0 if no border is between, and of inputs where they lie."""
+    to_params, (to_h, to_steps) = grads
+    uncut, t = jnp.asarray(plan.begin(number) <= 0), plan.steps(number, losses)
+    of_h0, of_steps = summed.floats
+    return Summed(
+        summed.value + value,
+        jax.tree.map(jnp.add, summed.params, to_params),
+        (
+            jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),
+            jax.tree.map(lambda total, g: total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g), of_steps, to_steps),
+        ),
+    )
+
+
+def _chunked_backward(plan: Plan, summed: Summed, to_results: tuple[Array, State]) -> tuple[Any, ...]:
+    """The gradient, times that of the loss."""
+    to_loss, _ = to_results
+    return (*jax.tree.map(lambda g: g * to_loss.astype(g.dtype), summed[1:]), None)
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def parallel(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    *,
+    window: int,
+    k1: int | None = None,
+    mask: Bool[Array, "T ..."] | None = None,
+    lengths: Integer[Array, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+) -> tuple[Float[Array, ""], State]:
+    """The gradient of ``cut`` from all windows at once, after a rollout without gradient to where each begins.
+
+    Args:
+        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets: as in ``chunked``.
+
+    Returns:
+        ``(loss, h_T)``, as ``cut``.
+
+    Raises:
+        ValueError: as in ``chunked``.
+    """
+    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    if plan.T == 0:
+        return cut(cell, params, h0, xs, targets, loss, window=1)
+    quiet, quiet_steps = jax.lax.stop_gradient((params, steps))
+
+    def on(h: State, number: Array) -> tuple[State, State]:
+        few = jax.tree.map(lambda a: a[: plan.k1], take(plan, quiet_steps, number, plan.k1))
+        return rollout(cell, quiet, h, few.xs, mask=few.marks.mask, resets=few.marks.resets)[0], h
+
+    numbers = jnp.arange(plan.T // plan.k1)
+    begin, begins = jax.lax.scan(on, jax.lax.stop_gradient(h0), numbers)
+    uncut = jnp.asarray(plan.begin(numbers) <= 0)
+    begins = where(uncut, jax.tree.map(lambda h: jnp.broadcast_to(h, (len(numbers), *h.shape)), h0), begins)
+    values, ends = jax.vmap(lambda h, number: windowed(plan, params, h, take(plan, steps, number, plan.k1), plan.k1))(
+        begins, numbers
+    )
+    total, last = values.sum(), jax.tree.map(lambda h: h[-1], ends.last)
+    if rest := plan.T % plan.k1:
+        number = plan.T // plan.k1
+        begin = h0 if plan.begin(number) <= 0 else begin
+        value, (_, last) = windowed(plan, params, begin, take(plan, steps, number, rest), rest)
+        total += value
+    return total, last
+
+
+def streaming(
+    cell: Cell,
+    params: Params,
+    h: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    *,
+    mask: Bool[Array, "T ..."] | None = None,
+    lengths: Integer[Array, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+) -> tuple[Float[Array, ""], State]:
+    """One window, whose loss is differentiated before the next one is read: what an update after each window needs.
+
+    Args:
+        cell, params, loss, mask, lengths, resets: as in ``cut``.
+        h: the state where the window begins, h_0 or what the window before returned.
+        xs: k2 steps.
+        targets: of the last k1 of them; k1 = k2 unless windows overlap.
+
+    Returns:
+        ``(loss, h)``: the loss of the last k1 steps, and the state k1 steps after the window's beginning, where the
+        next window begins.
+
+    Raises:
+        ValueError: for more targets than steps (k1 above k2), for none, or what ``rollout`` refuses.
+
+    Example: a window of 3 steps moves on by 2.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, rollout
+    >>> from rnn_jax.gradients import streaming
+    >>> cell = gru(input_size=1, hidden_size=4)
+    >>> params, xs, targets = cell.init(jax.random.key(0)), jnp.ones((3, 1)), jnp.zeros((2, 4))
+    >>> squares = lambda ys, targets: jnp.sum((ys - targets) ** 2)
+    >>> value, h = streaming(cell, params, cell.start(params), xs, targets, squares)
+    >>> _, hs = rollout(cell, params, cell.start(params), xs)
+    >>> bool(jnp.allclose(value, jnp.sum(hs[1:] ** 2)) and jnp.allclose(h, hs[1]))
+    True
+    """
+    k2 = jax.tree.leaves(xs)[0].shape[0]
+    k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
+    plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, Marks(mask, resets), lengths, counted=k1)
+    value, ends = windowed(plan, params, h, steps, k1)
+    return value, ends.begin

@@ -1,0 +1,130 @@
+"""Windows of a sequence: each begins k1 steps after the one before, is k2 steps long, and counts its last k1 losses."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, PyTree
+
+from rnn_jax.checks import require_positive
+from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout
+from rnn_jax.rollout.scan import Marks
+from rnn_jax.types import Cell, Params, State
+
+Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
+"""``(ys, targets) -> scalar``, a sum over the leading axis, time."""
+
+
+class Steps(NamedTuple):
+    """What a sequence brings at each of its steps; time leads everywhere."""
+
+    xs: PyTree
+    marks: Marks
+    targets: PyTree
+
+
+class Plan(NamedTuple):
+    """What is the same for every window. Window ``number`` ends with step (number + 1) k1 of the sequence."""
+
+    cell: Cell
+    loss: Loss
+    T: int
+    k1: int
+    k2: int
+
+    def begin(self, number: int | Array) -> int | Array:
+        """The index of a window's first step; below 0 for the first windows where k1 < k2."""
+        return (number + 1) * self.k1 - self.k2
+
+    def steps(self, number: int | Array, losses: int) -> Array:
+        """The indices of a window's steps, of which the last ``losses`` are counted."""
+        return self.begin(number) + jnp.arange(self.k2 - self.k1 + losses)
+
+
+class Ends(NamedTuple):
+    """Where a window leads, without gradients."""
+
+    begin: State
+    """The state with which the next window begins."""
+    last: State
+    """The state after the window's last step."""
+
+
+def read(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    window: int,
+    k1: int | None,
+    marks: Marks,
+    lengths: Integer[Array, "..."] | None,
+    counted: int | None = None,
+) -> tuple[Plan, Steps]:
+    """Checks what a program was given and lays its windows out; none is longer than it has to be.
+
+    Args:
+        cell, params, h0, xs, targets, loss, window, k1, lengths: as in ``tbptt.chunked``.
+        marks: the mask and resets.
+        counted: steps that have targets, when not all.
+    """
+    T = jax.tree.leaves(xs)[0].shape[0]
+    k1 = window if k1 is None else k1
+    require_positive(window=window, k1=k1)
+    if k1 > window:
+        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
+    for name, tree, steps in (("xs", xs, T), ("targets", targets, T if counted is None else counted)):
+        for leaf in jax.tree.leaves(tree):
+            if jnp.shape(leaf)[:1] != (steps,):
+                raise ValueError(f"{name} got shape {jnp.shape(leaf)}; want {steps} steps leading, one for each of xs")
+    marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
+    k1 = max(min(k1, T), 1)
+    whole = -(-T // k1) * k1  # the last window ends here, if only in name
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets)
+
+
+def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
+    """What one window reads: all its steps, and the targets of the last ``losses``.
+
+    Where it reaches back before the sequence, it waits: those steps are masked.
+    """
+    t = plan.steps(number, losses)
+
+    def at(t: Array, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: jnp.take(a, t, axis=0, mode="clip"), tree)
+
+    marks = at(t, steps.marks)
+    if plan.k1 < plan.k2:
+        begun = t >= 0
+        mask = begun if marks.mask is None else marks.mask & begun.reshape(-1, *[1] * (marks.mask.ndim - 1))
+        marks = marks._replace(mask=mask)
+    return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets))
+
+
+def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
+    """The loss of a window's last steps, and where it leads."""
+    h_T, hs = rollout(plan.cell, params, h, steps.xs, mask=steps.marks.mask, resets=steps.marks.resets)
+    counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
+    begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
+    value = plan.loss(outputs(plan.cell, params, counted), steps.targets)
+    return value, jax.lax.stop_gradient(Ends(begin, h_T))
+
+
+def part(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """A tree's floating arrays, which have a gradient, and the others; each with None in the other's places."""
+
+    def is_float(leaf: Array) -> bool:
+        return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+    return (
+        jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, tree),
+        jax.tree.map(lambda leaf: None if is_float(leaf) else leaf, tree),
+    )
+
+
+def join(floats: PyTree, others: PyTree) -> PyTree:
+    """The tree that ``part`` took apart."""
+    return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda leaf: leaf is None)
