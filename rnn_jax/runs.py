@@ -1,7 +1,8 @@
 """The run folder that every experiment writes, and the command line that opens it.
 
 ``config.json``, ``env.json`` (one entry for each start) and ``metrics.jsonl`` come first and always; ``summary.json``,
-``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is append-only, the source of truth.
+``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is append-only, the source of truth,
+and holds what the same run writes again bit for bit; what the clock said stands in ``timings.jsonl``.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -26,9 +28,13 @@ from rnn_jax.environment import environment
 Config = TypeVar("Config")
 
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
-WRITTEN_WHERE_IT_APPLIES = {"summary.json", "report.html", "vocab.json", "samples.txt", "params.safetensors"}
-WRITTEN_WHERE_IT_APPLIES |= {"figures", "cells", "checkpoints"}
-NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask")
+WRITTEN_WHERE_IT_APPLIES = {"timings.jsonl", "summary.json", "report.html", "vocab.json", "samples.txt"}
+WRITTEN_WHERE_IT_APPLIES |= {"params.safetensors", "plan.json", "figures", "cells", "checkpoints"}
+GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
+"""Files that are appended to."""
+BY_THE_CLOCK = ("wall_s", "compile_s", "tokens_per_s")
+"""Fields of a row that no second run repeats."""
+NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask", "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect; 0 is done, 1 failed, 2 wrong use."""
@@ -40,9 +46,44 @@ class Run(NamedTuple):
     folder: Path
 
     def log(self, **row: Any) -> None:
-        """Appends one row to ``metrics.jsonl``; a number that is not finite becomes null."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_jsonable(row), allow_nan=False) + "\n")
+        """Appends one row to ``metrics.jsonl``; a number that is not finite becomes null.
+
+        What the clock said goes to ``timings.jsonl``, with all that is no floating number to tell which row it is of.
+        """
+        clock = {name: value for name, value in row.items() if name in BY_THE_CLOCK}
+        if clock:
+            which = {name: value for name, value in row.items() if not isinstance(value, float)}
+            self.append("timings.jsonl", json.dumps(_jsonable({**which, **clock}), allow_nan=False) + "\n")
+        rest = {name: value for name, value in row.items() if name not in BY_THE_CLOCK}
+        self.append("metrics.jsonl", json.dumps(_jsonable(rest), allow_nan=False) + "\n")
+
+    def append(self, name: str, text: str) -> None:
+        """Appends to a text file."""
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def lengths(self) -> dict[str, int]:
+        """Bytes of every file that grows, for ``cut_back``."""
+        files = {name: self.folder / name for name in GROWING}
+        return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+
+    def cut_back(self, lengths: Mapping[str, int]) -> None:
+        """Drops what was appended to each file since it had these lengths; a file that had none is removed.
+
+        Raises:
+            ValueError: when a file is shorter.
+        """
+        now = self.lengths()
+        for name in GROWING:
+            file = self.folder / name
+            if now.get(name, 0) < lengths.get(name, 0):
+                raise ValueError(f"{file} got {now.get(name, 0)} bytes; want {lengths[name]}: what was written is gone")
+            if name in lengths:
+                os.truncate(file, lengths[name])
+            elif name not in WRITTEN_ALWAYS:
+                file.unlink(missing_ok=True)
+            else:
+                os.truncate(file, 0)
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file whole or not at all."""
@@ -96,12 +137,12 @@ def open_run(
         _check_old_run(folder, wanted, resume, overwrite)
         if overwrite:
             _delete_run(folder)
-        else:
+        elif (folder / "env.json").is_file():  # a start may have been killed before it was written
             starts = json.loads((folder / "env.json").read_text(encoding="utf-8"))
     run = Run(folder)
-    run.write_json("config.json", wanted)
     run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
+    run.write_json("config.json", wanted)
     return run
 
 
@@ -110,9 +151,12 @@ def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
     found = {path.name.removesuffix(".part") for path in folder.iterdir()}
+    killed_at_once = found <= WRITTEN_ALWAYS and not (folder / "config.json").exists()  # which is written last
     foreign = sorted(found - WRITTEN_ALWAYS - WRITTEN_WHERE_IT_APPLIES) or sorted(WRITTEN_ALWAYS - found)
-    if foreign:
+    if foreign and not killed_at_once:
         raise ValueError(f"--out got {folder}, which no run wrote (see {foreign[0]}); want another folder")
+    if killed_at_once:
+        return
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     differ = sorted(k for k in (before.keys() | wanted.keys()) - set(NOT_KEPT) if before.get(k) != wanted.get(k))
     if resume and differ:
@@ -121,8 +165,10 @@ def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite
 
 
 def _delete_run(folder: Path) -> None:
-    """Deletes what a run wrote, and nothing else."""
-    for path in folder.iterdir():
+    """Deletes what a run wrote, and nothing else; in an order that, if it is killed, leaves what may be overwritten."""
+    last = sorted(WRITTEN_ALWAYS, key="config.json".__ne__)
+    rest = [path for path in folder.iterdir() if path.name not in last]
+    for path in [*rest, *(folder / name for name in last if (folder / name).exists())]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -171,10 +217,22 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a last line that an interruption left half written is dropped."""
+def read_json(file: Path) -> Any:
+    """What a run wrote into one of its files.
+
+    Raises:
+        ValueError: when the file is missing or no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"run got {file}, which cannot be read ({error}); want the folder of a run") from None
+
+
+def read_metrics(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """The rows of a file of them; a last line that an interruption left half written is dropped."""
     rows = []
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / name).read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows

@@ -139,3 +139,34 @@ def test_importing_the_library_brings_neither_flax_nor_orbax_nor_a_global_settin
         "assert before == dict(jax.config.values); assert not {'flax', 'orbax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BEGUN = [[], ["env.json.part"], ["env.json"], ["env.json", "metrics.jsonl"]]
+BEGUN += [["env.json", "metrics.jsonl", "config.json.part"]]
+
+
+@pytest.mark.parametrize("begun", BEGUN, ids=lambda begun: "".join(begun[-1:]))
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_start_or_an_overwrite_that_was_killed_at_any_file_may_go_on(tmp_path, begun, resume):
+    whole = open_run(tmp_path / "whole", Config()).folder
+    folder = tmp_path / "r"
+    folder.mkdir()
+    for name in begun:
+        (folder / name).write_bytes((whole / name.removesuffix(".part")).read_bytes())
+    assert open_run(folder, Config(), resume=resume, overwrite=not resume).folder == folder
+
+
+def test_files_that_grew_are_cut_back_and_never_lengthened(tmp_path):
+    run = open_run(tmp_path / "r", Config())
+    run.log(step=1, wall_s=0.5)
+    before = run.lengths()
+    run.log(step=2, wall_s=0.7)
+    run.append("samples.txt", "a")
+    run.cut_back(before)
+    assert run.lengths() == before
+    assert read_metrics(run.folder) == [{"step": 1}]
+    assert read_metrics(run.folder, "timings.jsonl") == [{"step": 1, "wall_s": 0.5}]
+    with pytest.raises(ValueError, match="what was written is gone"):
+        run.cut_back({"metrics.jsonl": 1000})
+    run.cut_back({})
+    assert run.lengths() == {"metrics.jsonl": 0}

@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import gru, lstm, many_to_one, outputs, readout, rollout, vanilla
+from rnn_jax import gru, lstm, many_to_one, output_dropout, outputs, readout, rollout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.losses import cross_entropy
 from rnn_jax.text import streams, vocabulary
-from rnn_jax.training import batch_learner, evaluate, fit, window_learner
+from rnn_jax.training import batch_learner, evaluate, fit, require_finite, window_learner
 
 
 def hello(window=5, batch_size=2, repeats=12):
@@ -90,3 +90,109 @@ def test_no_other_size_comes_closer_to_a_number_of_parameters(factory, parameter
     best = 1 + int(np.argmin(np.abs(counts - parameters)))
     assert matching_size(lambda H: factory(20, H), parameters) == best
     assert parameter_count(factory(20, best)) == counts[best - 1]
+
+
+def learner_of_hello(**said):
+    v, windows = hello()
+    model = readout(lstm(v.size, 4), v.size)
+    learner = window_learner(model, cross_entropy, optax.sgd(0.1), **said)
+    return learner, learner.init(jax.random.key(0), (2,)), windows
+
+
+def test_clipping_shortens_the_gradient_and_says_so():
+    plain, state, (xs, ys) = learner_of_hello()
+    clipped, _, _ = learner_of_hello(clip=0.5)
+    after, info = plain.update(state, (xs[0], ys[0]))
+    short, told = clipped.update(state, (xs[0], ys[0]))
+    assert not info.clipped
+    assert told.clipped
+    np.testing.assert_allclose(info.clipped_norm, info.grad_norm)
+    chex.assert_trees_all_close((told.grad_norm, told.clipped_norm), (info.grad_norm, jnp.asarray(0.5)))
+    long, step = (jax.tree.map(jnp.subtract, s.params, state.params) for s in (after, short))
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a * 0.5 / info.grad_norm, long), step, rtol=1e-10)
+    np.testing.assert_allclose(info.update_ratio, 0.1 * info.grad_norm / optax.tree.norm(state.params))
+
+
+def test_what_is_not_finite_is_skipped_counted_and_named():
+    learner = batch_learner(lambda key: {"v": jnp.ones(2), "w": jnp.ones(2)}, root_of_w, optax.adam(0.1))
+    state = learner.init(jax.random.key(0))
+    good, _ = learner.update(state, (jnp.ones(()),))
+    same, info = learner.update(good, (jnp.zeros(()),))  # √0 has a value and no gradient
+    assert np.isfinite(info.loss)
+    chex.assert_trees_all_equal((same.params, same.optimizer), (good.params, good.optimizer))
+    assert (int(same.step), int(same.cursor), int(info.broken)) == (1, 2, 2)
+    state, info = fit(learner, good, (jnp.array([1.0, 0.0, 1.0, jnp.nan]),))
+    assert (int(state.step), int(state.cursor)) == (3, 5)
+    assert info.broken.tolist() == [-1, 2, -1, 0]
+    with pytest.raises(FloatingPointError, match=r"^batch 2 got a gradient of params\['w'\] that is not finite; want"):
+        require_finite(state, info)
+    require_finite(state, jax.tree.map(lambda a: a[:1], info))
+    chex.assert_tree_all_finite((state.params, state.optimizer))
+
+
+def slope_of(params, x):
+    return jnp.sum(params * x)
+
+
+@pytest.mark.parametrize(("slope", "rate", "broken"), [(1e30, 0.1, 2), (1.0, float("inf"), 3)])
+def test_a_norm_or_an_update_that_overflows_is_skipped_too(slope, rate, broken):
+    learner = batch_learner(lambda key: jnp.ones(2, jnp.float32), slope_of, optax.sgd(rate), clip=1.0)
+    state = learner.init(jax.random.key(0))
+    after, info = learner.update(state, (jnp.float32(slope),))  # whose square is no float32
+    chex.assert_trees_all_equal(after.params, state.params)
+    assert int(info.broken) == broken
+
+
+def root_of_w(params, x):
+    return jnp.sum(params["v"] ** 2) + jnp.sum(jnp.sqrt(x * params["w"]))
+
+
+def test_a_state_that_is_not_finite_is_not_carried_on():
+    learner, state, (xs, ys) = learner_of_hello()
+    wild = state._replace(h=jax.tree.map(lambda h: jnp.full_like(h, jnp.nan), state.h))
+    after, info = learner.update(wild, (xs[0], ys[0]))
+    chex.assert_trees_all_equal(after.params, state.params)
+    assert int(info.broken) == 0
+
+
+def test_overlapping_windows_learn_from_their_last_letters_and_move_on_by_as_many():
+    v = vocabulary("hello ")
+    model = readout(lstm(v.size, 4), v.size)
+    xs, ys = map(jnp.asarray, streams(v.encode("hello " * 9), batch_size=2, window=5, k1=2))
+    learner = window_learner(model, cross_entropy, optax.sgd(0.0))
+    state, info = fit(learner, learner.init(jax.random.key(0), (2,)), (xs, ys))
+    lanes = jnp.concatenate([xs[0], xs[1:, -2:].reshape(-1, 2)])
+    _, hs = rollout(model, state.params, model.start(state.params, (2,)), lanes)
+    whole = outputs(model, state.params, hs)
+    np.testing.assert_allclose(info.loss[2], cross_entropy(whole[7:9], ys[2]), rtol=1e-12)
+    chex.assert_trees_all_close(state.h, jax.tree.map(lambda h: h[2 * len(xs) - 1], hs), rtol=1e-12)
+
+
+def test_a_cell_that_draws_draws_anew_in_every_window_and_again_from_the_same_key():
+    v, (xs, ys) = hello()
+    model = readout(output_dropout(lstm(v.size, 8), 0.5), v.size)
+    learner = window_learner(model, cross_entropy, optax.sgd(0.0))
+    same = jax.tree.map(lambda a: jnp.stack([a[0]] * 3), (xs, ys))
+    losses = [fit(learner, learner.init(jax.random.key(seed), (2,)), same)[1].loss.tolist() for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+    assert len({*losses[0]}) == 3
+
+
+def test_marks_of_a_window_reach_the_rollout():
+    learner, state, (xs, ys) = learner_of_hello()
+    resets = jnp.zeros(5, bool).at[2].set(True)
+    after, _ = learner.update(state, (xs[0], ys[0], jnp.ones(5, bool), resets))
+    v, _ = hello()
+    model = readout(lstm(v.size, 4), v.size)
+    h_T, _ = rollout(model, state.params, state.h, xs[0], resets=resets)
+    chex.assert_trees_all_close(after.h, h_T, rtol=1e-12)
+
+
+def test_evaluation_in_small_windows_is_that_of_the_whole_stream():
+    v, _ = hello()
+    model = readout(lstm(v.size, 4), v.size)
+    params, ids = model.init(jax.random.key(0)), jnp.asarray(v.encode("hello " * 9))[:, None]
+    whole = evaluate(model, params, cross_entropy, ids[:-1], ids[1:])
+    _, hs = rollout(model, params, model.start(params, (1,)), ids[:-1])
+    np.testing.assert_allclose(whole, cross_entropy(outputs(model, params, hs), ids[1:]), rtol=1e-12)
+    np.testing.assert_allclose(evaluate(model, params, cross_entropy, ids[:-1], ids[1:], window=4), whole, rtol=1e-12)

@@ -1,0 +1,245 @@
+"""What a run leaves for later: checkpoints to go on from bit for bit (orbax), params to take along (safetensors)."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from rnn_jax.types import Params
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was found whole."""
+
+    step: int
+    state: PyTree
+    facts: dict[str, Any]
+
+
+class Checkpoints(NamedTuple):
+    """A folder of checkpoints, one folder a step; each is written whole or not at all.
+
+    Example:
+
+    >>> import jax.numpy as jnp, tempfile
+    >>> kept = Checkpoints(Path(tempfile.mkdtemp()))
+    >>> kept.save(100, {"h": jnp.arange(3)}, {"metrics": 17})
+    >>> found = kept.restore({"h": jnp.zeros(3, int)}, print)
+    >>> found.step, found.state["h"].tolist(), found.facts["metrics"]
+    (100, [0, 1, 2], 17)
+    """
+
+    folder: Path
+    """Made when it is not there."""
+    keep: int = 2
+    """How many of the latest stay; at least 2, so that there is one before."""
+
+    def steps(self) -> list[int]:
+        """The steps that are kept."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+
+    def save(self, step: int, state: PyTree, facts: dict[str, Any]) -> None:
+        """Keeps any pytree of arrays and typed keys, and facts that JSON can hold.
+
+        Raises:
+            OSError: when it cannot be written; those before it stay.
+            ValueError: when the step is not a later one.
+        """
+        import orbax.checkpoint as ocp
+
+        state = jax.tree.map(jnp.asarray, state)
+        told = {"facts": facts, "sha256": digest(state), "leaves": described(state)}
+        json.dumps(told)  # or a TypeError
+        if self.steps() and step <= self.steps()[-1]:
+            raise ValueError(f"checkpoint got step {step}, when {self.steps()[-1]} is kept; want a later one")
+        try:
+            with opened(self) as manager:
+                both = {"state": ocp.args.StandardSave(state), "told": ocp.args.JsonSave(told)}
+                manager.save(step, args=ocp.args.Composite(**both))
+        except Exception as error:  # whatever orbax and tensorstore make of a full disk
+            raise OSError(f"checkpoint {step} could not be written ({one_line(error)})") from error
+
+    def restore(self, like: PyTree, tell: Callable[[str], None]) -> Restored | None:
+        """The latest that is whole, as arrays like those of ``like``; None when there is none at all.
+
+        A damaged one is put aside, and ``tell`` is given a line about it.
+
+        Raises:
+            ValueError: when arrays differ in name, type or shape, or when every one is damaged; then nothing is lost.
+        """
+        found = self.steps()
+        for step in reversed(found):
+            folder = self.folder / str(step)
+            told = unless_damaged(folder, tell, lambda step=step: read_told(self, step))
+            if told is None:
+                continue
+            require_same(told["leaves"], described(like), f"checkpoint {step}")
+            sha256 = told["sha256"]
+            state = unless_damaged(folder, tell, lambda step=step, sha256=sha256: read_state(self, step, like, sha256))
+            if state is not None:
+                return Restored(step, state, told["facts"])
+        if found:
+            raise ValueError(
+                f"checkpoints got none that is whole in {self.folder}; want one, or --overwrite to begin anew"
+            )
+        return None
+
+
+@contextlib.contextmanager
+def opened(kept: Checkpoints) -> Iterator[Any]:
+    """Orbax's manager of a folder; what a kill or a full disk leaves is raised, not logged beside it."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=max(2, kept.keep), enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with ocp.CheckpointManager(kept.folder.absolute(), options=options) as manager:
+            yield manager
+    finally:
+        log.setLevel(level)
+
+
+def read_told(kept: Checkpoints, step: int) -> dict[str, Any]:
+    """What was told of a checkpoint's state: facts, digest, and the description of its arrays."""
+    import orbax.checkpoint as ocp
+
+    with opened(kept) as manager:
+        return manager.restore(step, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
+
+
+def read_state(kept: Checkpoints, step: int, like: PyTree, sha256: str) -> PyTree:
+    """The state of a checkpoint; an OSError when its digest is another one."""
+    import orbax.checkpoint as ocp
+
+    wanted = ocp.args.StandardRestore(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, like)))
+    with opened(kept) as manager:
+        state = manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
+    if digest(state) != sha256:
+        raise OSError("its arrays are not those that were saved")
+    return state
+
+
+def unless_damaged(checkpoint: Path, tell: Callable[[str], None], read: Callable[[], Any]) -> Any:
+    """What ``read`` gives; None when it fails: then the checkpoint is put aside, and ``tell`` is told."""
+    try:
+        return read()
+    except Exception as error:  # a damaged file is met in many ways
+        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        tell(f"checkpoint {checkpoint.name} is damaged and was put aside as {aside.name}: {one_line(error)}")
+        return None
+
+
+def require_same(found: dict[str, str], wanted: dict[str, str], what: str) -> None:
+    """Raises a ValueError that names the first array of which two descriptions differ."""
+    for name in sorted(wanted.keys() | found.keys()):
+        has, wants = (tree.get(name, "missing") for tree in (found, wanted))
+        if has != wants:
+            raise ValueError(f"{what}, where {name} is {has}; want {wants}: give the configuration it was trained with")
+
+
+def digest(state: PyTree) -> str:
+    """SHA-256 of every number of a pytree, with its shape and type."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        keys = jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if keys else leaf)
+        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and the beginning of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+
+
+def save_params(file: Path, params: Params) -> None:
+    """Writes params as a safetensors file, whole or not at all; a leaf's name is its path, such as ``cell/W_hh``.
+
+    The file needs no framework to be read; weights are in this library's layout (docs/cells.md).
+
+    Args:
+        file: where; its folder is made when it is not there.
+        params: any pytree of arrays.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + ".part")
+    try:
+        save_file({name: np.ascontiguousarray(leaf) for name, leaf in named(params).items()}, draft)
+    except SafetensorError as error:
+        raise OSError(f"params could not be written: {one_line(error)}") from error
+    draft.replace(file)
+
+
+def load_params(file: Path, like: Params) -> Params:
+    """Reads what ``save_params`` wrote.
+
+    Args:
+        file: a safetensors file.
+        like: params, or their shapes and types, such as ``jax.eval_shape(cell.init, key)`` gives.
+
+    Raises:
+        ValueError: when the file is missing, truncated, or holds other params; it names the first that differs.
+
+    Example:
+
+    >>> import jax, tempfile
+    >>> from rnn_jax import gru, lstm
+    >>> file, key = Path(tempfile.mkdtemp()) / "params.safetensors", jax.random.key(0)
+    >>> save_params(file, gru(2, 3).init(key))
+    >>> load_params(file, gru(2, 3).init(key)).W_hh.shape
+    (3, 9)
+    >>> load_params(file, lstm(2, 3).init(key))
+    Traceback (most recent call last):
+    ValueError: params got .../params.safetensors, where W_hh is float...[3, 9]; want float...[3, 12]...
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"params got {file}, which cannot be read ({one_line(error)}); want a whole file") from error
+    require_same(described(found), described(like), f"params got {file}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[name]) for name in named(like)])
+
+
+def named(params: Params) -> dict[str, Any]:
+    """``{name: leaf}`` in the tree's order, a name being the path to the leaf with slashes, such as ``cell/W_hh``.
+
+    >>> list(named({"cell": (1.0, 2.0)}))
+    ['cell/0', 'cell/1']
+    """
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def described(tree: PyTree) -> dict[str, str]:
+    """``{name: type and shape}`` of every array.
+
+    >>> described({"cell": np.zeros((2, 3), np.float32)})
+    {'cell': 'float32[2, 3]'}
+    """
+    arrays = {name: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf) for name, leaf in named(tree).items()}
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in arrays.items()}

@@ -1,0 +1,181 @@
+"""Checkpoints: what is restored is what was saved, bit for bit, or it is refused."""
+
+import gc
+import resource
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rnn_jax import gru, lstm, readout
+from rnn_jax.checkpoints import Checkpoints, load_params, save_params
+from rnn_jax.losses import cross_entropy
+from rnn_jax.training import window_learner
+from tests.laboratory import any_nonzero, refused
+
+
+def learner():
+    model = readout(lstm(5, 4), 5)
+    return window_learner(model, cross_entropy, optax.adamw(optax.linear_schedule(1e-2, 0.0, 10)))
+
+
+def windows(key):
+    ids = jax.random.randint(key, (2, 6, 3), 0, 5)
+    return ids[0], ids[1]
+
+
+def test_training_goes_on_bit_for_bit(tmp_path):
+    update = jax.jit(learner().update)
+    state = learner().init(jax.random.key(0), (3,))
+    for n in range(3):
+        state, _ = update(state, windows(jax.random.key(n)))
+    kept = Checkpoints(tmp_path)
+    kept.save(3, state, {"lengths": {"metrics.jsonl": 17}})
+    found = kept.restore(learner().init(jax.random.key(9), (3,)), print)
+    assert found is not None
+    assert (found.step, found.facts) == (3, {"lengths": {"metrics.jsonl": 17}})
+    assert any_nonzero(found.state.h)
+    restored, before = found.state, state
+    for n in range(3, 6):
+        state, _ = update(state, windows(jax.random.key(n)))
+        restored, _ = update(restored, windows(jax.random.key(n)))
+    chex.assert_trees_all_equal(restored._replace(key=0), state._replace(key=0))
+    assert jnp.all(jax.random.key_data(found.state.key) == jax.random.key_data(before.key))
+
+
+def test_the_latest_few_are_kept_and_an_empty_folder_has_none(tmp_path):
+    kept = Checkpoints(tmp_path, keep=2)
+    assert kept.restore({"h": jnp.zeros(3)}, print) is None
+    for step in (10, 20, 30):
+        kept.save(step, {"h": jnp.full(3, step)}, {})
+    assert kept.steps() == [20, 30]
+
+
+def two(folder):
+    kept = Checkpoints(folder)
+    for step in (10, 20):
+        kept.save(step, {"h": jnp.full(300, float(step))}, {})
+    return kept
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # readers that orbax does not await
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_truncated_checkpoint_is_refused_whichever_file_it_is_and_the_one_before_is_used(tmp_path):
+    two(tmp_path / "whole")
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole" / "20").rglob("*") if path.is_file()]
+    big = [file for file in files if (tmp_path / "whole" / file).stat().st_size > 0]
+    assert len(big) > 4
+    used = {}
+    for file in big:
+        shutil.copytree(tmp_path / "whole", tmp_path / "run")
+        with (tmp_path / "run" / file).open("r+b") as opened:
+            opened.truncate((tmp_path / "run" / file).stat().st_size // 2)
+        told = []
+        found = Checkpoints(tmp_path / "run").restore({"h": jnp.zeros(300)}, told.append)
+        assert found is not None
+        np.testing.assert_array_equal(found.state["h"], float(found.step))  # never a wrong number
+        assert len(told) == (found.step == 10)
+        assert all(
+            line.startswith("checkpoint 20 is damaged and was put aside as 20.damaged: ") and "\n" not in line
+            for line in told
+        )
+        assert Checkpoints(tmp_path / "run").steps() == ([10] if told else [10, 20])
+        used[str(file)] = found.step
+        shutil.rmtree(tmp_path / "run")
+    gc.collect()  # here, where what orbax does not await is expected
+    refused_files = [file for file, step in used.items() if step == 10]
+    assert any("/d/" in file for file in refused_files), "the numbers themselves"
+
+
+@pytest.mark.parametrize(
+    ("like", "says"),
+    [
+        ({"h": jnp.zeros(9)}, "checkpoint 20, where h is float64[300]; want float64[9]"),
+        ({"g": jnp.zeros(300)}, "checkpoint 20, where g is missing; want float64[300]"),
+        ({"h": jnp.zeros(300, int)}, "checkpoint 20, where h is float64[300]; want int64[300]"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused_and_stays(tmp_path, like, says):
+    kept = two(tmp_path)
+    refused(lambda: kept.restore(like, print), says)
+    assert kept.steps() == [10, 20]
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew(tmp_path):
+    kept = two(tmp_path)
+    for file in tmp_path.rglob("told/metadata"):
+        file.write_text("{")
+    lines = []
+    refused(lambda: kept.restore({"h": jnp.zeros(300)}, lines.append), "checkpoints got none that is whole")
+    assert len(lines) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.damaged", "20.damaged"]
+
+
+def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(tmp_path):
+    kept = two(tmp_path)
+    refused(lambda: kept.save(20, {"h": jnp.zeros(3)}, {}), "checkpoint got step 20, when 20 is kept; want a later one")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        kept.save(30, {"h": jnp.zeros(3)}, {"facts": object()})
+
+
+def test_plain_numbers_are_kept_as_arrays(tmp_path):
+    kept = Checkpoints(tmp_path)
+    kept.save(1, {"a": 1, "b": 2.0}, {})
+    found = kept.restore({"a": 0, "b": 0.0}, print)
+    assert found is not None
+    assert (int(found.state["a"]), float(found.state["b"])) == (1, 2.0)
+
+
+def test_numbers_that_were_changed_are_refused(tmp_path):
+    kept = two(tmp_path)
+    kept.save(30, {"h": jnp.full(300, 30.0)}, {})
+    told = tmp_path / "30" / "told" / "metadata"
+    told.write_text(told.read_text().replace('"sha256": "', '"sha256": "0'))
+    lines = []
+    found = kept.restore({"h": jnp.zeros(300)}, lines.append)
+    assert found is not None
+    assert found.step == 20
+    assert "its arrays are not those that were saved" in lines[0]
+
+
+def test_a_full_disk_is_an_os_error_and_the_last_checkpoint_stays(tmp_path):
+    kept = two(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file may grow beyond: what a full disk does to a write
+    try:
+        with pytest.raises(OSError, match=r"^checkpoint 30 could not be written "):
+            kept.save(30, {"h": jax.random.normal(jax.random.key(0), (9000,))}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    found = Checkpoints(tmp_path).restore({"h": jnp.zeros(300)}, print)
+    assert found is not None
+    assert found.step == 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_params_come_back_in_their_own_type(tmp_path, dtype):
+    params = readout(lstm(3, 4, dtype=jnp.dtype(dtype)), 2).init(jax.random.key(0))
+    save_params(tmp_path / "a" / "params.safetensors", params)
+    chex.assert_trees_all_equal(load_params(tmp_path / "a" / "params.safetensors", params), params)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["params.safetensors"]
+
+
+def test_params_that_do_not_fit_are_refused_in_one_line(tmp_path):
+    file, key = tmp_path / "params.safetensors", jax.random.key(0)
+    got = f"params got {file}, "
+    refused(lambda: load_params(file, gru(3, 4).init(key)), f"{got}which cannot be read (FileNotFoundError")
+    save_params(file, lstm(3, 4).init(key))
+    refused(
+        lambda: load_params(file, lstm(3, 5).init(key)),
+        f"{got}where W_hh is float64[4, 16]; want float64[5, 20]",
+    )
+    refused(
+        lambda: load_params(file, readout(lstm(3, 4), 2).init(key)),
+        f"{got}where W_hh is float64[4, 16]; want missing",
+    )
+    file.write_bytes(file.read_bytes()[:-9])
+    refused(lambda: load_params(file, lstm(3, 4).init(key)), f"{got}which cannot be read (SafetensorError")
