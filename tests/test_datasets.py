@@ -1,12 +1,20 @@
 """Data that needs no download: what it promises, and that no part of it leaks into another."""
 
 import datetime
+import functools
+import gc
+import hashlib
+import http.server
 import sys
+import threading
+import warnings
 
 import numpy as np
 import pytest
 
-from rnn_jax.datasets import LOCALES, STYLES, digits, locale_words, split, write_date
+from rnn_jax import datasets
+from rnn_jax.datasets import LOCALES, STYLES, TextFile, digits, locale_words, named_text, split, write_date
+from tests.laboratory import refused
 
 FIRST_DAY = datetime.date(1969, 1, 1)
 
@@ -81,3 +89,57 @@ def test_the_parts_of_a_split_hold_everything_once(shares):
 def test_shares_that_are_no_parts_are_refused(shares):
     with pytest.raises(ValueError, match=r"^parts got .* of 10; want shares of at least 0 that sum to at most 1"):
         split(10, shares)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A text called "hello" on a server of this machine, an empty data folder, and an empty cache."""
+    site, folder = tmp_path / "site", tmp_path / "data"
+    site.mkdir()
+    folder.mkdir()
+    (site / "hello.txt").write_text("hello")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        text = TextFile("hello.txt", f"http://127.0.0.1:{server.server_port}/hello.txt", sha256_of("hello"))
+        monkeypatch.setitem(datasets.TEXTS, "hello", text)
+        monkeypatch.setenv("RNN_JAX_DATA", str(folder))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        yield site / "hello.txt", folder / "hello.txt"
+        server.shutdown()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a connection that pooch leaves to the garbage collector
+        gc.collect()
+
+
+def sha256_of(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_text_is_downloaded_once_and_found_again(published, monkeypatch):
+    original, kept = published
+    assert named_text("hello") == "hello"
+    assert kept.read_text() == "hello"
+    original.unlink()
+    assert named_text("hello") == "hello"
+    monkeypatch.delenv("RNN_JAX_DATA")
+    refused(lambda: named_text("hello"), "data got no hello from http")
+
+
+def test_a_download_with_another_checksum_is_refused_and_removed(published):
+    original, kept = published
+    original.write_text("hullo")
+    refused(lambda: named_text("hello"), "data got no hello from http")
+    assert list(kept.parent.iterdir()) == []
+
+
+def test_a_kept_file_with_another_checksum_is_refused_and_stays(published):
+    _, kept = published
+    kept.write_text("hullo")
+    refused(lambda: named_text("hello"), f"data got {kept}, whose SHA-256 is {sha256_of('hullo')}")
+    assert kept.read_text() == "hullo"
+
+
+def test_an_unknown_text_lists_those_that_are_known():
+    refused(lambda: named_text("tolstoy"), "data got 'tolstoy'; want one of tiny_shakespeare, or a text file")

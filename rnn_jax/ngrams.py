@@ -1,0 +1,69 @@
+"""What needs no network: an interpolated n-gram model of letters, the bar that a recurrent one has to clear."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rnn_jax.checks import require_positive
+
+
+def witten_bell(
+    train: Int[np.ndarray, " N"], text: Int[np.ndarray, " M"], vocabulary_size: int, order: int
+) -> Float[np.ndarray, "order M"]:
+    """−ln p of every letter of a text under the n-grams of 1 … ``order`` letters, in nats.
+
+    p_n(x | c) = (count(c x) + u(c) p_{n−1}(x | c')) / (count(c) + u(c)), where c are the n − 1 letters before x, c' the
+    last n − 2 of them, u(c) the number of different letters seen after c, and p_0 = 1 / V. A context that was never
+    seen leaves p_{n−1}; at the text's beginning contexts are as short as they must be.
+
+    Args:
+        train: the ids to count.
+        text: the ids to predict, such as a validation text.
+        vocabulary_size: V.
+        order: letters of the longest n-gram, the predicted one among them.
+
+    Returns:
+        One row for each order, from 1 up.
+
+    Raises:
+        ValueError: for an order or a vocabulary below 1.
+
+    Example: after "aab" has been counted, p_1(b) = (1 + 2 · ½) / (3 + 2); a and b have come after a, each once, so
+    p_2(b | a) = (1 + 2 · 2/5) / (2 + 2).
+
+    >>> ids = np.array([0, 0, 1])
+    >>> np.exp(-witten_bell(ids, np.array([0, 1]), 2, order=2))[:, 1].tolist()
+    [0.4, 0.45]
+
+    Reference: Witten, Bell. The zero-frequency problem. 1991; Chen, Goodman. An empirical study of smoothing techniques
+    for language modeling. 1999.
+    """
+    require_positive(vocabulary_size=vocabulary_size, order=order)
+    p, rows = np.full(len(text), 1 / vocabulary_size), []
+    contexts, contexts_of_text = np.zeros(len(train), np.int64), np.zeros(len(text), np.int64)
+    for n in range(1, order + 1):
+        grams = contexts * vocabulary_size + train[n - 1 :]
+        grams_of_text = contexts_of_text * vocabulary_size + text[n - 1 :]
+        kept, counts = np.unique(grams, return_counts=True)
+        count = looked_up(kept, counts, grams_of_text)
+        total = looked_up(*np.unique(contexts, return_counts=True), contexts_of_text)
+        kinds = looked_up(*np.unique(kept // vocabulary_size, return_counts=True), contexts_of_text)
+        known, p = total > 0, p.copy()
+        shorter = p[n - 1 :][known]
+        p[n - 1 :][known] = (count[known] + kinds[known] * shorter) / (total + kinds)[known]
+        rows.append(-np.log(p))
+        contexts, contexts_of_text = numbered(grams[:-1], grams_of_text[:-1])
+    return np.stack(rows)
+
+
+def looked_up(keys: Int[np.ndarray, " K"], values: np.ndarray, wanted: Int[np.ndarray, " M"]) -> np.ndarray:
+    """The value of each wanted key, and 0 for one that is not among the sorted keys."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], 0)
+
+
+def numbered(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " M"]) -> tuple[np.ndarray, np.ndarray]:
+    """The same keys as small numbers, equal where keys are equal, so that longer contexts do not overflow."""
+    _, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
+    return numbers[: len(a)], numbers[len(a) :]
