@@ -32,47 +32,58 @@ DIAGONAL = {name: getattr(rnn, name) for name in ("indrnn", "min_gru", "min_lstm
 """Cells without."""
 
 
-def make_model(name: str, vocabulary_size: int, hidden_size: int) -> Cell:
+def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int = 1, dropout: float = 0.0) -> Cell:
     """A cell of this name that reads ids and predicts the next letter.
 
     Args:
         name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
             ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own.
         vocabulary_size: V, letters in and out.
-        hidden_size: units.
+        hidden_size: units of each layer.
+        layers: cells on top of each other.
+        dropout: the share of each layer's outputs that the next one, or the readout, does not see in training.
 
     Raises:
         ValueError: for a name or a start that is unknown, or a file or function that is not there.
     """
+    sizes = (vocabulary_size, *[hidden_size] * (layers - 1))
+    cells = [make_cell(name, size, hidden_size, reads_ids=layer == 0) for layer, size in enumerate(sizes)]
+    if dropout:
+        cells = [rnn.output_dropout(cell, dropout) for cell in cells]
+    return readout(rnn.stack(*cells) if layers > 1 else cells[0], vocabulary_size)
+
+
+def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> Cell:
+    """One layer: a cell of this name, as ``make_model`` has it."""
     if ":" in name:
-        cell = own(name)(vocabulary_size, hidden_size)
-        return readout(one_hot(cell, vocabulary_size), vocabulary_size)
+        cell = own(name)(input_size, hidden_size)
+        return one_hot(cell, input_size) if reads_ids else cell
     kind, dash, start = name.partition("-")
     if kind not in RECURRENT | DIAGONAL:
         known = ", ".join(RECURRENT | DIAGONAL)
-        raise ValueError(f"--cells got {kind!r}; want one of {known}, or FILE.py:function")
+        raise ValueError(f"cell got {kind!r}; want one of {known}, or FILE.py:function")
     if dash and (start not in STARTS or kind in DIAGONAL):
         wanted = "none, as it has no W_hh" if kind in DIAGONAL else f"one of {', '.join(STARTS)}"
-        raise ValueError(f"--cells got the start {start!r} in {name!r}; want {wanted}")
-    row = initializers.scaled_normal(vocabulary_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+        raise ValueError(f"cell got the start {start!r} in {name!r}; want {wanted}")
+    # N(0, 1) for letters: a one-hot letter has length 1, not √V
+    inits = {"input_init": initializers.scaled_normal(input_size**0.5 if reads_ids else 1.0)}
     if kind in DIAGONAL:
-        return readout(DIAGONAL[kind](vocabulary_size, hidden_size, input_init=row), vocabulary_size)
-    inits = {"input_init": row, "recurrent_init": STARTS[start or "gaussian"]}
-    return readout(RECURRENT[kind](vocabulary_size, hidden_size, **inits), vocabulary_size)
+        return DIAGONAL[kind](input_size, hidden_size, **inits)
+    return RECURRENT[kind](input_size, hidden_size, **inits, recurrent_init=STARTS[start or "gaussian"])
 
 
 def own(name: str) -> Callable[[int, int], Cell]:
     """The function that ``FILE.py:function`` names."""
     file, _, function = name.rpartition(":")
     if not Path(file).is_file():
-        raise ValueError(f"--cells got {name!r}, whose file {file} is not there; want FILE.py:function")
+        raise ValueError(f"cell got {name!r}, whose file {file} is not there; want FILE.py:function")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"--cells got {name!r}, whose file is no Python; want FILE.py:function")
+        raise ValueError(f"cell got {name!r}, whose file is no Python; want FILE.py:function")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
-        raise ValueError(f"--cells got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
+        raise ValueError(f"cell got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
     return getattr(module, function)
 
 

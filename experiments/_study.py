@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -17,15 +18,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rnn_jax.runs import INTERRUPTED, parse, uninterrupted
 from rnn_jax.text import Vocabulary
 
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": INTERRUPTED}
+FAULTS = (FloatingPointError, OSError, ValueError)
+"""What a run can meet: numbers that are not finite, a full disk, a damaged file."""
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class Study:
-    """What every study can be told; an experiment adds its own and sets the defaults."""
+class Options:
+    """What every experiment can be told; each adds its own and sets the defaults."""
 
-    seeds: int = 3
-    """Networks of each kind."""
     seed: int = 0
     """The one source of randomness, of networks and batches; how data is cut is the same in every run."""
     batch_size: int = 64
@@ -38,8 +40,6 @@ class Study:
     """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
     clip: float = 1.0
     """Largest global norm of a gradient."""
-    workers: int = 2
-    """Jobs at the same time, each on a core of its own as far as there are cores."""
     smoke: bool = False
     """A run of seconds, to see that everything works."""
     out: Path = Path("runs/study")
@@ -50,7 +50,17 @@ class Study:
     """Delete what is in the run folder."""
 
 
-Config = TypeVar("Config", bound=Study)
+@dataclasses.dataclass(frozen=True)
+class Study(Options):
+    """What a study of many networks can be told."""
+
+    seeds: int = 3
+    """Networks of each kind."""
+    workers: int = 2
+    """Jobs at the same time, each on a core of its own as far as there are cores."""
+
+
+Config = TypeVar("Config", bound=Options)
 Result = TypeVar("Result")
 
 
@@ -77,15 +87,18 @@ def read_options(kind: type[Config], smoke: Mapping[str, Any], argv: list[str] |
     if parse(kind, argv).smoke:
         default = dataclasses.replace(default, **smoke)
     config = parse(kind, argv, default)
-    counts = ("seeds", "batch_size", "looks", "updates", "workers")
-    require_positive(config, *counts)
+    require_positive(config, "batch_size", "looks", "updates")
     require_positive(config, "learning_rate", "clip", kind="number")
-    # XLA's threads on a CPU. With one for each core, jobs side by side can take them all, each waiting for the other.
-    os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * config.workers))
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed got {config.seed}; want an integer in [0, 2³²)")
+    if isinstance(config, Study):
+        require_positive(config, "seeds", "workers")
+        # XLA's threads on a CPU. With one a core, jobs side by side can take them all, each waiting for the other.
+        os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * config.workers))
     return config, default
 
 
-def require_positive(config: Study, *names: str, kind: str = "integer") -> None:
+def require_positive(config: Options, *names: str, kind: str = "integer") -> None:
     """Raises a ValueError that names the first of these options which is not positive."""
     for name in names:
         value = getattr(config, name)
@@ -104,20 +117,21 @@ def require_known(letters: Vocabulary, option: str, lines: Iterable[str]) -> Non
             raise ValueError(f"--{option} got {line!r}: {error}") from None
 
 
-def learning_rate(config: Study) -> optax.Schedule:
+def learning_rate(config: Options) -> optax.Schedule:
     """The rate at every update: ReLU needs the gentle beginning, and all get the same."""
     total = config.looks * config.updates
+    warm = -(-total // 6)
     return optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, -(-total // 6), total, config.learning_rate / 20
+        0.0, config.learning_rate, warm, max(total, warm + 1), config.learning_rate / 20
     )
 
 
-def optimizer(config: Study) -> optax.GradientTransformation:
-    """Adam on clipped gradients."""
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(learning_rate(config)))
+def optimizer(config: Options) -> optax.GradientTransformation:
+    """Adam, for gradients that the learner has clipped."""
+    return optax.adam(learning_rate(config))
 
 
-def compiled(config: Study, f: Callable, *args: Any) -> Callable:
+def compiled(config: Options, f: Callable, *args: Any) -> Callable:
     """The program for these arguments; compiled in a hurry for a smoke run, which is nearly all compiling."""
     return jax.jit(f, compiler_options=QUICK_COMPILE if config.smoke else None).lower(*args).compile()
 
@@ -165,13 +179,24 @@ def carry_out(work: Callable[[], None], publish: Callable[[str], None]) -> int:
         work: the run.
         publish: writes summary and report; its argument says how the run ended: done, failed, interrupted.
     """
-    status = "failed"
+    status, told = "failed", False
     try:
         work()
         status = "done"
     except KeyboardInterrupt:
         status = "interrupted"
+    except FAULTS as error:
+        told = tell(error)
     finally:
-        with contextlib.suppress(KeyboardInterrupt), uninterrupted():
-            publish(status)
-    return 0 if status == "done" else INTERRUPTED
+        try:
+            with contextlib.suppress(KeyboardInterrupt), uninterrupted():
+                publish(status)
+        except FAULTS as error:
+            status, told = "failed", told or tell(error)
+    return EXIT_CODES[status]
+
+
+def tell(error: Exception) -> bool:
+    """Says an error in one line on stderr; returns True."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    return True

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from _study import Study, Tick, compiled, learning_rate, side_by_side
 
+from rnn_jax.checkpoints import load_params, save_params
 from rnn_jax.losses import next_token_nats
 from rnn_jax.runs import Run, read_metrics
 from rnn_jax.training import Learner, fit
@@ -69,7 +70,8 @@ def finished(config: Study, run: Run, tasks: Mapping[str, Task]) -> Networks:
     for kind, task in tasks.items():
         for seed in range(config.seeds):
             if (kind, seed) in tested and (file := _file(run, kind, seed)).is_file():
-                networks.setdefault(kind, {})[seed] = _read(file, task.learner)
+                like = jax.eval_shape(task.learner.init, jax.random.key(0)).params
+                networks.setdefault(kind, {})[seed] = load_params(file, like)
     kept = [row for row in rows if row["seed"] in networks.get(row["cell"], {})]
     run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
     return networks
@@ -97,7 +99,7 @@ def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Netw
 
     def done(name: str, result: tuple[Params, dict[str, Any]]) -> None:
         (kind, seed), (params, tested) = wanted[name], result
-        _keep(_file(run, kind, seed), params)
+        save_params(_file(run, kind, seed), params)
         run.log(**tested)
         networks.setdefault(kind, {})[seed] = params
 
@@ -140,19 +142,4 @@ def _numbers(scores: dict[str, jax.Array]) -> dict[str, float]:
 
 
 def _file(run: Run, kind: str, seed: int) -> Path:
-    return run.folder / "cells" / f"{kind}-{seed}.npz"
-
-
-def _keep(file: Path, params: Params) -> None:
-    """Writes a finished network, whole or not at all."""
-    file.parent.mkdir(exist_ok=True)
-    draft = file.with_name("draft.npz")
-    np.savez(draft, *jax.tree.leaves(params))
-    draft.replace(file)
-
-
-def _read(file: Path, learner: Learner) -> Params:
-    """The network that ``_keep`` wrote."""
-    tree = jax.tree.structure(jax.eval_shape(learner.init, jax.random.key(0), ()).params)
-    with np.load(file) as kept:
-        return jax.tree.unflatten(tree, [jnp.asarray(kept[name]) for name in kept.files])
+    return run.folder / "cells" / f"{kind}-{seed}.safetensors"

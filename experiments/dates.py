@@ -141,7 +141,7 @@ def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
         return sources[:, chosen].swapaxes(0, 1), lengths[chosen], targets[:, chosen].swapaxes(0, 1), keys, rates
 
     return Task(
-        learner=batch_learner(model.init, loss, optimizer(config)),
+        learner=batch_learner(model.init, loss, optimizer(config), clip=config.clip),
         batches=batches,
         score=score,
         validation=dates.validation,

@@ -64,7 +64,9 @@ def make_task(config: Config, model: Cell, parts: Parts) -> Task:
         return classify(logits(model, params, images), classes)
 
     return Task(
-        learner=batch_learner(model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config)),
+        learner=batch_learner(
+            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config), clip=config.clip
+        ),
         batches=lambda rng, look: draw_batches(parts.train, rng, config.updates, config.batch_size),
         score=score,
         validation=parts.validation,

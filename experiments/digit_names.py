@@ -108,7 +108,7 @@ def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:
         return {"exact": jnp.mean(same.all(axis=0)), "letters": letters, "loss": loss(params, images, classes)}
 
     return Task(
-        learner=batch_learner(model.init, loss, optimizer(config)),
+        learner=batch_learner(model.init, loss, optimizer(config), clip=config.clip),
         batches=lambda rng, look: draw_batches(parts.train, rng, config.updates, config.batch_size),
         score=score,
         validation=parts.validation,

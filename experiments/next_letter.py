@@ -8,7 +8,6 @@
 
 # %%
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,17 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from _showing import Scores, Shown, conduct, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known, require_positive
+from _text import SHOWN, Text, draw_confidences, load_text
 from _training import Networks, Task, first_of
 
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
-from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import Decoded, beam_search, greedy, sample
 from rnn_jax.losses import bits_per_char, cross_entropy
-from rnn_jax.plots import confidence_figure
-from rnn_jax.report import Section
 from rnn_jax.runs import Run, open_run, wrong_use
-from rnn_jax.text import Vocabulary, streams, vocabulary
+from rnn_jax.text import streams
 from rnn_jax.training import window_learner
 
 
@@ -61,7 +58,6 @@ class Config(Study):
 SMOKE = {"hidden_size": 16, "batch_size": 8, "window": 16, "seeds": 1, "looks": 2, "updates": 10, "letters": 30}
 NAME = "GRU"
 HELD_OUT = 40_000  # letters each of validation and test, of a long text
-SHOWN = 72  # letters of the picture
 
 
 # %% [markdown]
@@ -71,26 +67,23 @@ SHOWN = 72  # letters of the picture
 
 # %%
 class Data(NamedTuple):
-    """The text as numbers."""
+    """The text, cut."""
 
-    letters: Vocabulary
+    text: Text
     prompt: str
     windows: tuple[np.ndarray, np.ndarray]
     """Letters and those that follow, each ``(W, K, B)``."""
     validation: tuple[np.ndarray, np.ndarray]
     """``(T, B)``: one long stretch in several lanes."""
     test: tuple[np.ndarray, np.ndarray]
-    sha256: str = ""
-    """Of the text, so that only a run on the same text goes on."""
 
 
 def load(config: Config) -> Data:
     """Reads and cuts the text; raises a ValueError when it is too short."""
-    text = python_reference() if config.text is None else read_text(config.text)
-    letters = vocabulary(text)
-    prompt = config.prompt or text[:4]
+    text = load_text(config.text)
+    letters, ids = text.letters, text.ids
+    prompt = config.prompt or letters.decode(ids[:4])
     require_known(letters, "prompt", [prompt])
-    ids, sha256 = letters.encode(text), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     held = min(len(ids) // 20, HELD_OUT)
     if held < SHOWN + 1:
         raise ValueError(f"text got {len(ids)} characters; want at least {20 * (SHOWN + 1)}: give a longer text")
@@ -99,9 +92,7 @@ def load(config: Config) -> Data:
     for part in (ids[-2 * held : -held], ids[-held:]):
         xs, targets = streams(part, lanes, (len(part) - 1) // lanes)
         parts.append((xs[0], targets[0]))
-    return Data(
-        letters, prompt, streams(ids[: -2 * held], config.batch_size, config.window), parts[0], parts[1], sha256
-    )
+    return Data(text, prompt, streams(ids[: -2 * held], config.batch_size, config.window), parts[0], parts[1])
 
 
 # %% [markdown]
@@ -125,7 +116,7 @@ def make_task(config: Config, model: Cell, data: Data) -> Task:
         return cross_entropy(ys, targets) / config.window
 
     return Task(
-        learner=window_learner(model, loss, optimizer(config)),
+        learner=window_learner(model, loss, optimizer(config), clip=config.clip),
         batches=batches,
         score=score,
         validation=data.validation,
@@ -137,7 +128,7 @@ def make_task(config: Config, model: Cell, data: Data) -> Task:
 
 def without_network(data: Data) -> dict[str, dict[str, float]]:
     """Accuracy and nats of the commonest letter, and of the commonest letter after each letter, plus one each."""
-    (xs, ys), (test_xs, test_ys), V = data.windows, data.test, data.letters.size
+    (xs, ys), (test_xs, test_ys), V = data.windows, data.test, data.text.letters.size
     pairs = np.bincount(xs.ravel() * V + ys.ravel(), minlength=V * V).reshape(V, V) + 1.0
     found: dict[str, dict[str, float]] = {"accuracy": {}, "loss": {}}
     for name, counts in (("commonest letter", np.tile(pairs.sum(axis=0), (V, 1))), ("commonest after each", pairs)):
@@ -152,18 +143,9 @@ def without_network(data: Data) -> dict[str, dict[str, float]]:
 
 
 # %%
-def most_letters(data: Data) -> tuple[int, int]:
-    """The lane and the place at which the test text, past its first hundred letters, has most letters in a row."""
-    alphabetic = np.array([letter.isalpha() for letter in data.letters.characters])[data.test[0]]
-    count = np.lib.stride_tricks.sliding_window_view(alphabetic, SHOWN + 1, axis=0).sum(axis=-1)
-    warm = min(100, len(count) - 1)  # letters that the network has read before
-    place, lane = np.unravel_index(count[warm:].argmax(), count[warm:].shape)
-    return int(lane), int(place) + warm
-
-
 def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str]:
     """What follows the prompt, in every way of decoding."""
-    ids = jnp.asarray(data.letters.encode(data.prompt))
+    ids = jnp.asarray(data.text.letters.encode(data.prompt))
     h, _ = rollout(model, params, model.start(params), ids[:-1])
     key = jax.random.key(config.seed)
 
@@ -181,34 +163,15 @@ def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str
     written = {}
     for name, way in ways.items():
         out = np.asarray(jax.jit(way, static_argnums=3)(params, h, ids[-1], config.letters).ids)
-        written[name] = data.prompt + data.letters.decode(out if out.ndim == 1 else out[:, 0])
+        written[name] = data.prompt + data.text.letters.decode(out if out.ndim == 1 else out[:, 0])
     return written
 
 
 def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, bars: dict, scores: Scores) -> Shown:
     """Draws how sure the first network is of each letter, and lets it write."""
     params = first_of(networks, NAME)
-    lane, begin = most_letters(data)
-    stretch = data.test[0][: begin + SHOWN + 1, lane]
-    _, hs = rollout(model, params, model.start(params), jnp.asarray(stretch[:-1]))
-    p = np.asarray(jax.nn.softmax(model.output(params, hs)))[begin:]
-    read, told = (data.letters.decode(of) for of in (stretch[begin:-1], stretch[begin + 1 :]))
-    rows = [
-        (t, read[t], told[t], data.letters.characters[i], f"{p[t, i]:.5f}")
-        for t in range(SHOWN)
-        for i in np.argsort(-p[t])[:5]
-    ]
-    figure = confidence_figure(read, told, p, data.letters.characters)
-    run.draw("confidences", figure, ("place", "read", "next", "guess", "confidence"), rows)
-    right = float(np.mean(p.argmax(axis=1) == stretch[begin + 1 :]))
-    says = (
-        "The stretch of the test text with the fewest blanks and signs, read from left to right along the top (␣ is a "
-        "blank, ⏎ a new line). Under each letter stand the five that the first network takes for the likeliest to come "
-        "next, a bar as long as each is likely: green the right one, red a first guess that is wrong. Here "
-        f"{right:.0%} of the first guesses are right."
-    )
     sections = [
-        Section("How sure it is of the next letter", "confidences", says),
+        draw_confidences(run, model, params, data.text.letters, data.test),
         draw_curves(run, scores, "accuracy", bars["accuracy"], "next letters guessed right", "windows"),
     ]
     nats = scores[NAME]["loss"].mean()
@@ -226,12 +189,11 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "window", "letters")
         data = load(config)
-        row = initializers.scaled_normal(data.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-        model = readout(gru(data.letters.size, config.hidden_size, input_init=row), data.letters.size)
-        run = open_run(
-            config.out, config, facts={"text_sha256": data.sha256}, resume=config.resume, overwrite=config.overwrite
-        )
-    run.write_json("vocab.json", list(data.letters.characters))
+        row = initializers.scaled_normal(data.text.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
+        model = readout(gru(data.text.letters.size, config.hidden_size, input_init=row), data.text.letters.size)
+        facts = {"text_sha256": data.text.sha256}
+        run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
+    run.write_json("vocab.json", list(data.text.letters.characters))
     bars = without_network(data)
     return conduct(
         run,
@@ -241,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
         script="next_letter.py",
         title="Many to many: the next letter",
         question=f"{data.windows[0].size:,} letters of "
-        + (str(config.text) if config.text else "the Python reference")
+        + data.text.name
         + f" to learn from, {data.test[0].size:,} to test on",
         baselines=bars,
         legend="Accuracy: first guesses that are right on the test part, mean over seeds ± half their range; nats: "

@@ -12,7 +12,6 @@
 
 # %%
 import dataclasses
-import hashlib
 import sys
 import time
 from collections.abc import Callable
@@ -35,15 +34,15 @@ from _study import (
     require_positive,
     side_by_side,
 )
+from _text import Text, load_text
 from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
 
 from rnn_jax import lag_gradients, leading_gain, map_recurrent, rollout
 from rnn_jax.counting import parameter_count
-from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
 from rnn_jax.runs import Run, command_line, open_run, wrong_use
-from rnn_jax.text import Vocabulary, streams, vocabulary
+from rnn_jax.text import streams
 from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
 from rnn_jax.types import Cell
 
@@ -95,16 +94,15 @@ HELD_OUT = 50_000  # letters of a long text that are enough to validate on
 
 # %%
 class Data(NamedTuple):
-    """The text as numbers."""
+    """The text, cut."""
 
-    vocabulary: Vocabulary
+    text: Text
     windows: tuple[np.ndarray, np.ndarray]
     """Letters and targets, ``(looks, updates, K, B)``; at its end the text begins anew, with the state carried on."""
     validation: tuple[np.ndarray, np.ndarray]
     """``(T, B)``: one long rollout of several lanes."""
     probes: np.ndarray
     """``(BURN_IN + lags + 1, N)``: letters before, on and after the way back."""
-    sha256: str  # of the text, so that only a run on the same text goes on
 
 
 def load(config: Config) -> Data:
@@ -112,21 +110,16 @@ def load(config: Config) -> Data:
     require_positive(config, "window", "lags", "probes", "sweep_lags", "letters")
     if config.gains < 2:
         raise ValueError(f"--gains got {config.gains}; want at least 2")
-    text = python_reference() if config.text is None else read_text(config.text)
-    vocab = vocabulary(text)
-    if vocab.size < 2:
-        raise ValueError(
-            "text got a single distinct character; want at least two, so that there is something to predict"
-        )
+    text = load_text(config.text)
+    ids = text.ids
     length = BURN_IN + max(config.lags, config.sweep_lags) + 1
     needed = max(10 * length, (config.batch_size * config.window + 1) * 10 // 9 + 1)
-    if len(text) < needed:
+    if len(ids) < needed:
         raise ValueError(
-            f"text got {len(text)} characters; want at least {needed}: nine tenths for one window of {config.window} "
+            f"text got {len(ids)} characters; want at least {needed}: nine tenths for one window of {config.window} "
             f"in each of {config.batch_size} lanes, one tenth for {length} letters to measure gradients on: give a "
             "longer text, or a smaller --window, --batch-size or --lags"
         )
-    ids = vocab.encode(text)
     border = len(ids) - min(len(ids) // 10, HELD_OUT)
     held_out = ids[border:]
     xs, targets = streams(ids[:border], config.batch_size, config.window)
@@ -135,8 +128,7 @@ def load(config: Config) -> Data:
     validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
     starts = np.linspace(0, len(held_out) - length, config.probes).astype(int)
     probes = np.stack([held_out[s : s + length] for s in starts], axis=1)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Data(vocab, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes, digest)
+    return Data(text, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes)
 
 
 # %% [markdown]
@@ -192,7 +184,7 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
         measure=build(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0)), params),
         sweep=build(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
         learn=build(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
-        validate=build(jax.vmap(lambda p: evaluate(model, p, nats_a_letter, xs, targets)), params),
+        validate=build(jax.vmap(lambda p: evaluate(model, p, cross_entropy, xs, targets) / len(xs)), params),
         write=build(
             lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, temperature=0.7).ids, first
         ),
@@ -202,7 +194,7 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
 
 def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Tick) -> Result:
     """Measures, trains and measures again."""
-    learner = window_learner(model, nats_a_letter, optimizer(config))
+    learner = window_learner(model, nats_a_letter, optimizer(config), clip=config.clip)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     state = compiled(config, jax.vmap(lambda key: learner.init(key, (config.batch_size,))), keys)(keys)
     tick("compiling")
@@ -216,7 +208,7 @@ def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, 
     tick("gradients after training")
     log_norm, log_norm_of, gain = (np.stack(pair) for pair in zip(before, programs.measure(state.params), strict=True))
 
-    written = data.vocabulary.decode(programs.write(jax.tree.map(lambda leaf: leaf[0], state.params)).tolist())
+    written = data.text.letters.decode(programs.write(jax.tree.map(lambda leaf: leaf[0], state.params)).tolist())
     count = parameter_count(model)
     learned = {"tokens": curve[0], "train": curve[1], "validation": curve[2], "tokens_per_s": tokens_per_s}
     return Result(H, count, log_norm, log_norm_of, gain, **learned, compile_s=compile_s, sweep=swept, written=written)
@@ -283,8 +275,8 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         data = load(config)
-        models = equal_models(config.cells, data.vocabulary.size, config.hidden_size)
-        facts = {"text_sha256": data.sha256, "vocabulary_size": data.vocabulary.size}
+        models = equal_models(config.cells, data.text.letters.size, config.hidden_size)
+        facts = {"text_sha256": data.text.sha256, "vocabulary_size": data.text.letters.size}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
     results: dict[str, Result] = {}
@@ -299,10 +291,9 @@ def main(argv: list[str] | None = None) -> int:
             {name: results[name] for name in models if name in results},
             status=status,
             gains=sweep_range(config),
-            vocabulary=data.vocabulary,
+            vocabulary=data.text.letters,
             rerun=command_line("experiments/vanishing_gradients.py", config, default),
-            question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on "
-            + (str(config.text) if config.text else "the Python language reference"),
+            question=f"{', '.join(models)} at equal numbers of parameters, {config.seeds} seeds, on " + data.text.name,
         )
 
     return carry_out(work, show)

@@ -111,7 +111,9 @@ def make_task(config: Config, model: Cell | Layer, words: Words) -> Task:
         return ids[:, chosen].swapaxes(0, 1), lengths[chosen], classes[chosen]
 
     return Task(
-        learner=batch_learner(model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config)),
+        learner=batch_learner(
+            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config), clip=config.clip
+        ),
         batches=batches,
         score=score,
         validation=words.validation,

@@ -66,12 +66,15 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
     return figure
 
 
-def learning_figure(curves: Mapping[str, LearningCurve], chance: float) -> Figure:
+def learning_figure(
+    curves: Mapping[str, LearningCurve], chance: float, baselines: Mapping[str, float] | None = None
+) -> Figure:
     """Validation loss against letters read, training loss faint behind it, in nats and in bits; the mean over seeds.
 
     Args:
         curves: ``{label: curve}``.
         chance: nats of an even guess, where the axis ends: what is worse has come apart and leaves the picture.
+        baselines: ``{label: nats}`` of what needs no network, dashed lines.
     """
     figure = Figure(figsize=(10.8, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -86,10 +89,11 @@ def learning_figure(curves: Mapping[str, LearningCurve], chance: float) -> Figur
             alpha=0.15,
             linewidth=0,
         )
-    axis.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-    axis.annotate("even guess", (0, chance), (4, -3), textcoords="offset points", color="0.4", fontsize=8, va="top")
+    for label, nats in {"even guess": chance, **(baselines or {})}.items():
+        axis.axhline(nats, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+        axis.annotate(label, (0, nats), (4, -3), textcoords="offset points", color="0.4", fontsize=8, va="top")
     losses = np.concatenate([np.concatenate([c.train, c.validation], axis=None) for c in curves.values()])
-    axis.set_ylim(0.95 * min(losses[np.isfinite(losses)], default=0.0), 1.03 * chance)
+    axis.set_ylim(0.95 * min([*losses[np.isfinite(losses)], *(baselines or {}).values()], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)
     axis.set_xlabel("letters read by each seed")
     axis.set_ylabel("nats a letter")
@@ -135,6 +139,32 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         bar = figure.colorbar(mesh, ax=axes, extend="both", shrink=0.8)
         bar.set_label("nats gained (red) or lost (blue)")
         bar.outline.set_visible(False)
+    return figure
+
+
+def gradient_figure(
+    batches: Float[np.ndarray, " N"], curves: Mapping[str, Float[np.ndarray, " N"]], shares: Mapping[str, np.ndarray]
+) -> Figure:
+    """Norms while learning on a logarithmic scale, and beside them shares of the updates.
+
+    Args:
+        batches: read at each point.
+        curves: ``{label: positive numbers}``.
+        shares: ``{label: numbers in [0, 1]}``.
+    """
+    figure = Figure(figsize=(10.8, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axis, lines in ((left, curves), (right, shares)):
+        for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
+            axis.plot(batches, values, color=colour, label=label, **STYLE)
+        axis.set_xlabel("batches read")
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        axis.set_xlim(0, None)
+        axis.legend(frameon=False)
+        _quiet(axis)
+    left.set_yscale("log")
+    right.set_ylim(-0.02, 1.02)
+    right.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
     return figure
 
 

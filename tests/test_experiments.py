@@ -129,7 +129,7 @@ def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path):
     assert (code in (0, 130), err) == (True, "")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     tested = [row for row in read_rows(tmp_path / "run") if row["split"] == "test"]
-    assert len(tested) == len(list(tmp_path.glob("run/cells/*.npz")))
+    assert len(tested) == len(list(tmp_path.glob("run/cells/*.safetensors")))
     assert bool(summary["networks"]) == bool(tested)
     assert (tmp_path / "run" / "report.html").is_file()
 
@@ -152,11 +152,11 @@ WRONG = {
     "--sise 3": "--sise",
     "--hidden-size 0": "hidden_size got 0; want a positive integer",
     "--hidden-size many": "'many'",
-    "--cells swoosh": "--cells got 'swoosh'; want one of tanh, relu",
-    "--cells tanh-wild": "--cells got the start 'wild' in 'tanh-wild'; want one of gaussian",
+    "--cells swoosh": "cell got 'swoosh'; want one of tanh, relu",
+    "--cells tanh-wild": "cell got the start 'wild' in 'tanh-wild'; want one of gaussian",
     "--cells": "--cells got nothing",
     "--cells lstm-gaussian lstm": "--cells got lstm twice",
-    "--cells lstm-": "--cells got the start ''",
+    "--cells lstm-": "cell got the start ''",
     "--cells min_gru-identity": "want none, as it has no W_hh",
     "--cells none.py:leaky": "whose file none.py is not there",
     "--window 0": "--window got 0; want a positive integer",

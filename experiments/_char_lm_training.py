@@ -1,0 +1,213 @@
+"""The loop of ``char_lm.py``: chunks of windows on the device, and between them scores, samples and a checkpoint."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _study import compiled
+from _text import writer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rnn_jax import Cell
+from rnn_jax.checkpoints import Checkpoints, load_params, save_params
+from rnn_jax.losses import bits_per_char, cross_entropy, perplexity
+from rnn_jax.runs import Run, read_json, read_metrics, uninterrupted
+from rnn_jax.text import Vocabulary
+from rnn_jax.training import Learner, LearnerInfo, LearnerState, evaluate, fit, require_finite
+from rnn_jax.types import Params
+
+
+class Job(NamedTuple):
+    """What is trained on what."""
+
+    model: Cell
+    learner: Callable[[int], tuple[Learner, optax.Schedule]]
+    """``(looks) -> (learner, learning rate)``: the schedule ends with the last look."""
+    windows: tuple[np.ndarray, np.ndarray]
+    """Letters ``(W, K, B)`` and targets ``(W, K1, B)``; at the end the text begins anew, with the state carried on."""
+    validation: np.ndarray
+    test: np.ndarray
+    letters: Vocabulary
+    prompt: str
+    facts: Mapping[str, Any]
+    """What stands on every row of the metrics."""
+
+
+class Programs(NamedTuple):
+    """What is compiled once."""
+
+    learn: Callable  # (state, windows) -> (state, info)
+    score: Callable  # (params) -> nats a letter on the whole validation part
+    write: Callable  # (params, key, temperature) -> ids
+    compile_s: float
+
+
+def train(config: Any, run: Run, job: Job) -> None:
+    """Trains from the last checkpoint that is whole, or from the beginning.
+
+    Raises:
+        FloatingPointError: when loss or gradient are not finite and the configuration says stop.
+        OSError: when the disk is full; the last checkpoint stays.
+    """
+    columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress:
+        bar = progress.add_task(config.cell, total=None, doing="compiling")
+        kept = Checkpoints(run.folder / "checkpoints")
+        looks = planned_looks(config, run, job)
+        learner, rate = job.learner(looks)
+        state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
+        state, seconds = go_on(run, kept, state, progress.console.print)
+        programs = compile_programs(config, job, learner, state)
+        first = int(state.cursor) // config.updates
+        progress.update(bar, total=looks, completed=first)
+        for look in range(first, looks):
+            if is_stale(run, config.patience):
+                progress.console.print(f"no better validation score in {config.patience} looks: training ends")
+                break
+            with uninterrupted(), naming_the_last_of(kept):  # Ctrl-C waits for the checkpoint
+                begin = time.perf_counter()
+                learned = programs.learn(state, chunk(job, look, config.updates))
+                state, info = jax.block_until_ready(learned)
+                seconds += time.perf_counter() - begin
+                if config.on_nonfinite == "stop":
+                    require_finite(state, info)
+                nats = look_at(run, config, job, programs, rate, state, info, seconds)
+                kept.save(int(state.cursor), state, {"lengths": run.lengths(), "seconds": seconds})
+            progress.update(bar, advance=1, doing=f"{nats:.3f} nats")
+        score_on_test(run, config, job, seconds)
+
+
+def planned_looks(config: Any, run: Run, job: Job) -> int:
+    """How many looks there are: as many as ``--minutes`` take, measured once and kept, or as the configuration says."""
+    if not config.minutes:
+        return config.looks
+    if not (run.folder / "plan.json").is_file():
+        learner, _ = job.learner(config.looks)
+        state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
+        few = min(config.updates, 20)
+        windows = chunk(job, 0, few)
+        learn = compiled(config, partial(fit, learner), state, windows)
+        seconds = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            jax.block_until_ready(learn(state, windows))
+            seconds.append(time.perf_counter() - begin)
+        a_look = min(seconds) * config.updates / few
+        run.write_json("plan.json", {"looks": max(1, round(60 * config.minutes / a_look))})
+    return read_json(run.folder / "plan.json")["looks"]
+
+
+def go_on(run: Run, kept: Checkpoints, state: LearnerState, tell: Callable[[str], None]) -> tuple[LearnerState, float]:
+    """The state and the seconds of training of the last checkpoint that is whole, with the files cut back to it."""
+    found = kept.restore(state, tell)
+    run.cut_back({} if found is None else found.facts["lengths"])
+    if found is None:
+        return state, 0.0
+    tell(f"going on from checkpoint {found.step}")
+    return found.state, found.facts["seconds"]
+
+
+def chunk(job: Job, look: int, updates: int) -> tuple[np.ndarray, ...]:
+    """The windows from one look to the next."""
+    which = (look * updates + np.arange(updates)) % len(job.windows[0])
+    return tuple(part[which] for part in job.windows)
+
+
+def nats_of(model: Cell, params: Params, ids: np.ndarray) -> jax.Array:
+    """Nats a letter of one stream, read from its first letter to its last with the state carried."""
+    xs, targets = ids[:-1, None], ids[1:, None]
+    return evaluate(model, params, cross_entropy, xs, targets) / len(xs)
+
+
+def compile_programs(config: Any, job: Job, learner: Learner, state: LearnerState) -> Programs:
+    """Compiles everything, and says how long it took."""
+    begin, write = time.perf_counter(), writer(job.model, job.letters.encode(job.prompt), config.letters)
+    return Programs(
+        learn=compiled(config, partial(fit, learner), state, chunk(job, 0, config.updates)),
+        score=compiled(config, lambda params: nats_of(job.model, params, job.validation), state.params),
+        write=compiled(config, write, state.params, state.key, jnp.float32(1.0)),
+        compile_s=round(time.perf_counter() - begin, 2),
+    )
+
+
+@contextlib.contextmanager
+def naming_the_last_of(kept: Checkpoints) -> Iterator[None]:
+    """Adds the last good checkpoint to what ends a run: numbers that are not finite, a full disk."""
+    try:
+        yield
+    except (FloatingPointError, OSError) as error:
+        steps = kept.steps()
+        good = f"the last good checkpoint is {steps[-1]}" if steps else "there is no checkpoint yet"
+        skip = ", or --resume --on-nonfinite skip" if isinstance(error, FloatingPointError) else ""
+        raise type(error)(f"{error}{skip}; {good}") from None
+
+
+def look_at(
+    run: Run,
+    config: Any,
+    job: Job,
+    programs: Programs,
+    rate: optax.Schedule,
+    state: LearnerState,
+    info: LearnerInfo,
+    seconds: float,
+) -> float:
+    """Writes the rows of one look, the samples, and the params when they are the best so far; returns the score."""
+    best = min(validation_nats(run), default=float("inf"))
+    seen = int(state.cursor) * config.batch_size * (config.k1 or config.window)
+    row = {**job.facts, "step": int(state.step), "batches": int(state.cursor), "tokens": seen}
+    row |= {"learning_rate": float(np.asarray(rate(int(state.step) - 1)))}
+    row |= {"wall_s": round(seconds, 3), "tokens_per_s": round(seen / seconds), "compile_s": programs.compile_s}
+    good = np.asarray(info.broken) < 0
+    means = {name: float(np.mean(np.asarray(getattr(info, name))[good])) for name in ("loss", *MEANS) if good.any()}
+    log_nats(run, row | {"split": "train", "skipped": int(state.cursor - state.step)}, **means)
+    nats = float(programs.score(state.params))
+    log_nats(run, row | {"split": "validation"}, loss=nats)
+    if nats < best:
+        save_params(run.folder / "params.safetensors", state.params)
+    for number, temperature in enumerate(config.temperatures):
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.cursor), number)
+        ids = np.asarray(programs.write(state.params, key, jnp.float32(temperature)))
+        title = f"== batch {int(state.cursor)}, {nats:.3f} nats, temperature {temperature:g}"
+        run.append("samples.txt", f"{title}\n{job.prompt}{job.letters.decode(ids)}\n\n")
+    return nats
+
+
+MEANS = ("grad_norm", "clipped_norm", "clipped", "update_ratio")
+
+
+def log_nats(run: Run, row: dict[str, Any], loss: float = float("nan"), **scores: float) -> None:
+    """A row of the metrics: the loss in nats, in bits and as perplexity."""
+    run.log(**row, loss=loss, bits_per_char=bits_per_char(loss), perplexity=perplexity(loss), **scores)
+
+
+def validation_nats(run: Run) -> list[float]:
+    """The scores of every look so far; one that is not finite counts as infinite."""
+    rows = (row for row in read_metrics(run.folder) if row["split"] == "validation")
+    return [float("inf") if row["loss"] is None else row["loss"] for row in rows]
+
+
+def is_stale(run: Run, patience: int) -> bool:
+    """Whether the last ``patience`` looks brought nothing better."""
+    nats = validation_nats(run)
+    return 0 < patience < len(nats) and min(nats[-patience:]) >= min(nats[:-patience])
+
+
+def score_on_test(run: Run, config: Any, job: Job, seconds: float) -> None:
+    """The row of the test part: looked at once, by the params that were best on the validation part."""
+    if not len(job.test) or not (run.folder / "params.safetensors").is_file():
+        return
+    params = best_params(run, job)
+    nats = float(compiled(config, lambda params: nats_of(job.model, params, job.test), params)(params))
+    log_nats(run, {**job.facts, "split": "test", "wall_s": round(seconds, 3)}, loss=nats)
+
+
+def best_params(run: Run, job: Job) -> Params:
+    """The params that were best on the validation part."""
+    return load_params(run.folder / "params.safetensors", jax.eval_shape(job.model.init, jax.random.key(0)))
