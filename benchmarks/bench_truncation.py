@@ -1,0 +1,100 @@
+"""What do the four programs of truncated back-propagation cost beside full back-propagation?"""
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from benchmarks.report import command
+from benchmarks.timing import Record, compare, compile_program, require_equal
+from rnn_jax import lstm, outputs, rollout
+from rnn_jax.counting import sequential_depth
+from rnn_jax.environment import environment
+from rnn_jax.gradients import PROGRAMS, streaming
+from rnn_jax.gradients.windows import Loss
+from rnn_jax.types import Cell, Params
+
+I, H, B, WINDOW = 64, 128, 1, 64
+TOLERANCE = {"cpu": 1e-4, "elsewhere": 1e-2}
+"""Of the loss, which truncation does not change."""
+
+Gradient = Callable[[Params, Array, Array], tuple[Array, Params]]
+"""``(params, xs (T, B, I), targets (T, B, H)) -> (loss, gradient)``."""
+
+
+def squares(ys: Array, targets: Array) -> Array:
+    """Σ_t ‖y_t − target_t‖²."""
+    return jnp.sum((ys - targets) ** 2)
+
+
+def full(cell: Cell, loss: Loss) -> Gradient:
+    """Back-propagation through the whole sequence."""
+
+    def value(params: Params, xs: Array, targets: Array) -> Array:
+        _, hs = rollout(cell, params, cell.start(params, (B,)), xs)
+        return loss(outputs(cell, params, hs), targets)
+
+    return jax.value_and_grad(value)
+
+
+def truncated(program: Callable[..., Any], cell: Cell, loss: Loss) -> Gradient:
+    """By one of the programs for whole sequences."""
+
+    def value(params: Params, xs: Array, targets: Array) -> Array:
+        return program(cell, params, cell.start(params, (B,)), xs, targets, loss, window=WINDOW)[0]
+
+    return jax.value_and_grad(value)
+
+
+def updating(cell: Cell, loss: Loss) -> Gradient:
+    """One update after each of the windows (W, K, B, …), so small that the loss stays the same.
+
+    The last params stand for the gradient.
+    """
+
+    def run(params: Params, xs: Array, targets: Array) -> tuple[Array, Params]:
+        def update(carry: tuple[Any, Params], window: tuple[Array, Array]) -> tuple[tuple[Any, Params], Array]:
+            h, params = carry
+            differentiated = jax.value_and_grad(streaming, argnums=1, has_aux=True)
+            (value, h), grads = differentiated(cell, params, h, *window, loss)
+            return (h, jax.tree.map(lambda p, g: p - 1e-12 * g, params, grads)), value
+
+        (_, params), values = jax.lax.scan(update, (cell.start(params, (B,)), params), (xs, targets))
+        return values.sum(), params
+
+    return run
+
+
+def run(quick: bool = False) -> Iterator[Record]:
+    """Yields a record for each program and length T: LSTM, H 128, B 1, windows of 64, a float32 input of 64.
+
+    Args:
+        quick: short sequences, for half a second each.
+
+    Raises:
+        AssertionError: when a program's loss is not that of the whole sequence.
+    """
+    here = environment()
+    tolerance = TOLERANCE.get(here.platform, TOLERANCE["elsewhere"])
+    cell = lstm(I, H, dtype=jnp.float32)
+    params = cell.init(jax.random.key(0))
+    programs = {name: truncated(program, cell, squares) for name, program in PROGRAMS.items()}
+    programs["streaming"] = updating(cell, squares)
+    for T, (name, program) in product((256, 1024) if quick else (4096, 65_536), programs.items()):
+        xs, targets = jax.random.normal(jax.random.key(1), (T, B, I)), jnp.zeros((T, B, H))
+        windows = tuple(a.reshape(-1, WINDOW, *a.shape[1:]) for a in (xs, targets))
+        given = windows if name == "streaming" else (xs, targets)
+        ours = compile_program(program, params, *given)
+        baseline = compile_program(full(cell, squares), params, xs, targets)
+        require_equal(ours.run()[0], baseline.run()[0], tolerance)
+        figures = compare(ours, baseline, seconds=0.5 if quick else 20.0, min_pairs=3)
+        depth = sequential_depth(program, params, *given)
+        case: dict[str, str | int] = {"program": name, "T": T, "window": WINDOW, "depth": depth, "B": B, "H": H}
+        yield Record("truncation", "full back-propagation", case, quick, figures, here)
+
+
+if __name__ == "__main__":
+    command(run)
