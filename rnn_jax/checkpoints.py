@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,14 +57,14 @@ class Checkpoints(NamedTuple):
         """
         import orbax.checkpoint as ocp
 
-        state = jax.tree.map(jnp.asarray, state)
-        told = {"facts": facts, "sha256": digest(state), "leaves": described(state)}
+        packed = pack(state)
+        told = {"facts": facts, "sha256": digest(packed), "leaves": described(state)}
         json.dumps(told)  # or a TypeError
         if self.steps() and step <= self.steps()[-1]:
             raise ValueError(f"checkpoint got step {step}, when {self.steps()[-1]} is kept; want a later one")
         try:
             with opened(self) as manager:
-                both = {"state": ocp.args.StandardSave(state), "told": ocp.args.JsonSave(told)}
+                both = {"state": ocp.args.StandardSave(packed), "told": ocp.args.JsonSave(told)}
                 manager.save(step, args=ocp.args.Composite(**both))
         except Exception as error:  # whatever orbax and tensorstore make of a full disk
             raise OSError(f"checkpoint {step} could not be written ({one_line(error)})") from error
@@ -79,14 +80,13 @@ class Checkpoints(NamedTuple):
         found = self.steps()
         for step in reversed(found):
             folder = self.folder / str(step)
-            told = unless_damaged(folder, tell, lambda step=step: read_told(self, step))
+            told = unless_damaged(folder, tell, partial(read_told, self, step))
             if told is None:
                 continue
             require_same(told["leaves"], described(like), f"checkpoint {step}")
-            sha256 = told["sha256"]
-            state = unless_damaged(folder, tell, lambda step=step, sha256=sha256: read_state(self, step, like, sha256))
-            if state is not None:
-                return Restored(step, state, told["facts"])
+            packed = unless_damaged(folder, tell, partial(read_state, self, step, pack(like), told["sha256"]))
+            if packed is not None:
+                return Restored(step, unpack(packed, like), told["facts"])
         if found:
             raise ValueError(
                 f"checkpoints got none that is whole in {self.folder}; want one, or --overwrite to begin anew"
@@ -120,16 +120,16 @@ def read_told(kept: Checkpoints, step: int) -> dict[str, Any]:
         return manager.restore(step, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
 
 
-def read_state(kept: Checkpoints, step: int, like: PyTree, sha256: str) -> PyTree:
-    """The state of a checkpoint; an OSError when its digest is another one."""
+def read_state(kept: Checkpoints, step: int, like: np.ndarray, sha256: str) -> np.ndarray:
+    """The bytes of a checkpoint's state, as many as ``like`` has; an OSError when their digest is another one."""
     import orbax.checkpoint as ocp
 
-    wanted = ocp.args.StandardRestore(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, like)))
     with opened(kept) as manager:
-        state = manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
-    if digest(state) != sha256:
+        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        packed = np.asarray(manager.restore(step, args=wanted)["state"])
+    if digest(packed) != sha256:
         raise OSError("its arrays are not those that were saved")
-    return state
+    return packed
 
 
 def unless_damaged(checkpoint: Path, tell: Callable[[str], None], read: Callable[[], Any]) -> Any:
@@ -152,14 +152,44 @@ def require_same(found: dict[str, str], wanted: dict[str, str], what: str) -> No
             raise ValueError(f"{what}, where {name} is {has}; want {wants}: give the configuration it was trained with")
 
 
-def digest(state: PyTree) -> str:
-    """SHA-256 of every number of a pytree, with its shape and type."""
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        keys = jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if keys else leaf)
-        found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+def pack(state: PyTree) -> np.ndarray:
+    """The bytes of every array of a pytree, one after the other ``(bytes,)``: one thing to write, whole or not at all.
+
+    >>> pack({"h": np.float32([1.0]), "key": np.uint8(7)})
+    array([  0,   0, 128,  63,   7], dtype=uint8)
+    """
+    return np.frombuffer(b"".join(np.asarray(numbers(leaf)).tobytes() for leaf in jax.tree.leaves(state)), np.uint8)
+
+
+def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
+    """What was packed, as arrays like those of ``like``.
+
+    >>> unpack(pack({"h": np.float32([1.0]), "key": np.uint8(7)}), {"h": np.float32([0.0]), "key": np.uint8(0)})
+    {'h': Array([1.], dtype=float32), 'key': Array(7, dtype=uint8)}
+    """
+    leaves, structure = jax.tree.flatten(like)
+    shapes = [jax.eval_shape(numbers, leaf) for leaf in leaves]
+    borders = np.cumsum([0, *(shape.size * shape.dtype.itemsize for shape in shapes)])
+    read = []
+    for leaf, shape, begin in zip(leaves, shapes, borders, strict=False):
+        array = jnp.asarray(np.frombuffer(packed, shape.dtype, shape.size, begin).reshape(shape.shape))
+        read.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key(leaf) else array)
+    return jax.tree.unflatten(structure, read)
+
+
+def numbers(leaf: Any) -> jax.Array:
+    """An array, or the numbers of a typed key."""
+    return jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed key."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def digest(packed: np.ndarray) -> str:
+    """SHA-256 of bytes."""
+    return hashlib.sha256(packed.tobytes()).hexdigest()
 
 
 def one_line(error: BaseException) -> str:
