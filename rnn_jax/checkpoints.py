@@ -4,9 +4,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class Checkpoints(NamedTuple):
         import orbax.checkpoint as ocp
 
         packed = pack(state)
-        told = {"facts": facts, "sha256": digest(packed), "leaves": described(state)}
+        told = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": described(state)}
         json.dumps(told)  # or a TypeError
         if self.steps() and step <= self.steps()[-1]:
             raise ValueError(f"checkpoint got step {step}, when {self.steps()[-1]} is kept; want a later one")
@@ -70,26 +70,29 @@ class Checkpoints(NamedTuple):
             raise OSError(f"checkpoint {step} could not be written ({one_line(error)})") from error
 
     def restore(self, like: PyTree, tell: Callable[[str], None]) -> Restored | None:
-        """The latest that is whole, as arrays like those of ``like``; None when there is none at all.
+        """The latest that is whole, as arrays like those of ``like``; None when none was ever saved.
 
-        A damaged one is put aside, and ``tell`` is given a line about it.
+        Damaged ones after it are put aside, and ``tell`` is given a line about each. Where none is whole, all stay.
 
         Raises:
             ValueError: when arrays differ in name, type or shape, or when every one is damaged; then nothing is lost.
         """
-        found = self.steps()
-        for step in reversed(found):
-            folder = self.folder / str(step)
-            told = unless_damaged(folder, tell, partial(read_told, self, step))
-            if told is None:
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                told, packed = read_whole(self, step)
+            except Exception as error:  # a damaged file is met in many ways
+                damaged[step] = one_line(error)
                 continue
             require_same(told["leaves"], described(like), f"checkpoint {step}")
-            packed = unless_damaged(folder, tell, partial(read_state, self, step, pack(like), told["sha256"]))
-            if packed is not None:
-                return Restored(step, unpack(packed, like), told["facts"])
-        if found:
+            for number, why in damaged.items():
+                put_aside(self.folder / str(number))
+                tell(f"checkpoint {number} is damaged and was put aside as {number}.damaged: {why}")
+            return Restored(step, unpack(packed, like), told["facts"])
+        if damaged:
             raise ValueError(
-                f"checkpoints got none that is whole in {self.folder}; want one, or --overwrite to begin anew"
+                f"checkpoints got none that can be read in {self.folder} ({next(iter(damaged.values()))}); "
+                "want one, or --overwrite to begin anew"
             )
         return None
 
@@ -112,36 +115,24 @@ def opened(kept: Checkpoints) -> Iterator[Any]:
         log.setLevel(level)
 
 
-def read_told(kept: Checkpoints, step: int) -> dict[str, Any]:
-    """What was told of a checkpoint's state: facts, digest, and the description of its arrays."""
+def read_whole(kept: Checkpoints, step: int) -> tuple[dict[str, Any], np.ndarray]:
+    """What was told of a checkpoint, and the bytes of its state; an OSError when their digest is another one."""
     import orbax.checkpoint as ocp
 
     with opened(kept) as manager:
-        return manager.restore(step, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
-
-
-def read_state(kept: Checkpoints, step: int, like: np.ndarray, sha256: str) -> np.ndarray:
-    """The bytes of a checkpoint's state, as many as ``like`` has; an OSError when their digest is another one."""
-    import orbax.checkpoint as ocp
-
-    with opened(kept) as manager:
-        wanted = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        packed = np.asarray(manager.restore(step, args=wanted)["state"])
-    if digest(packed) != sha256:
+        told = manager.restore(step, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
+        wanted = ocp.args.StandardRestore(np.zeros(told["bytes"], np.uint8))
+        packed = np.asarray(manager.restore(step, args=ocp.args.Composite(state=wanted))["state"])
+    if digest(packed) != told["sha256"]:
         raise OSError("its arrays are not those that were saved")
-    return packed
+    return told, packed
 
 
-def unless_damaged(checkpoint: Path, tell: Callable[[str], None], read: Callable[[], Any]) -> Any:
-    """What ``read`` gives; None when it fails: then the checkpoint is put aside, and ``tell`` is told."""
-    try:
-        return read()
-    except Exception as error:  # a damaged file is met in many ways
-        aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        checkpoint.rename(aside)
-        tell(f"checkpoint {checkpoint.name} is damaged and was put aside as {aside.name}: {one_line(error)}")
-        return None
+def put_aside(checkpoint: Path) -> None:
+    """Renames a checkpoint, so that it is none any more."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def require_same(found: dict[str, str], wanted: dict[str, str], what: str) -> None:
@@ -158,28 +149,33 @@ def pack(state: PyTree) -> np.ndarray:
     >>> pack({"h": np.float32([1.0]), "key": np.uint8(7)})
     array([  0,   0, 128,  63,   7], dtype=uint8)
     """
-    return np.frombuffer(b"".join(np.asarray(numbers(leaf)).tobytes() for leaf in jax.tree.leaves(state)), np.uint8)
+    return np.frombuffer(b"".join(numbers(leaf).tobytes() for leaf in jax.tree.leaves(state)), np.uint8)
 
 
 def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
-    """What was packed, as arrays like those of ``like``.
+    """What was packed, as arrays like those of ``like``: keys, arrays of jax, or of NumPy.
 
-    >>> unpack(pack({"h": np.float32([1.0]), "key": np.uint8(7)}), {"h": np.float32([0.0]), "key": np.uint8(0)})
-    {'h': Array([1.], dtype=float32), 'key': Array(7, dtype=uint8)}
+    >>> unpack(pack({"h": np.float32([1.0]), "n": np.uint8(7)}), {"h": jnp.zeros(1, "float32"), "n": np.uint8(0)})
+    {'h': Array([1.], dtype=float32), 'n': array(7, dtype=uint8)}
     """
     leaves, structure = jax.tree.flatten(like)
-    shapes = [jax.eval_shape(numbers, leaf) for leaf in leaves]
-    borders = np.cumsum([0, *(shape.size * shape.dtype.itemsize for shape in shapes)])
-    read = []
-    for leaf, shape, begin in zip(leaves, shapes, borders, strict=False):
-        array = jnp.asarray(np.frombuffer(packed, shape.dtype, shape.size, begin).reshape(shape.shape))
-        read.append(jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key(leaf) else array)
+    read, begin = [], 0
+    for leaf in leaves:
+        as_before = numbers(leaf)
+        array = np.frombuffer(packed, as_before.dtype, as_before.size, begin).reshape(as_before.shape)
+        begin += as_before.nbytes
+        if is_key(leaf):
+            read.append(jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)))
+        else:
+            read.append(jnp.asarray(array) if isinstance(leaf, jax.Array) else array)
     return jax.tree.unflatten(structure, read)
 
 
-def numbers(leaf: Any) -> jax.Array:
-    """An array, or the numbers of a typed key."""
-    return jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
+def numbers(leaf: Any) -> np.ndarray:
+    """An array in its own type, or the numbers of a typed key; a Python number as jax has it."""
+    if is_key(leaf):
+        return np.asarray(jax.random.key_data(leaf))
+    return np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
 
 
 def is_key(leaf: Any) -> bool:
@@ -190,6 +186,12 @@ def is_key(leaf: Any) -> bool:
 def digest(packed: np.ndarray) -> str:
     """SHA-256 of bytes."""
     return hashlib.sha256(packed.tobytes()).hexdigest()
+
+
+def onto_disk(file: Path) -> None:
+    """Waits until a file is on the disk, so that it is whole whatever befalls the machine."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def one_line(error: BaseException) -> str:
@@ -209,6 +211,7 @@ def save_params(file: Path, params: Params) -> None:
 
     Raises:
         OSError: when it cannot be written.
+        ValueError: when two arrays would have one name.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -216,9 +219,11 @@ def save_params(file: Path, params: Params) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(file.name + ".part")
     try:
-        save_file({name: np.ascontiguousarray(leaf) for name, leaf in named(params).items()}, draft)
+        save_file({name: np.asarray(leaf, order="C") for name, leaf in named(params).items()}, draft)
     except SafetensorError as error:
+        draft.unlink(missing_ok=True)
         raise OSError(f"params could not be written: {one_line(error)}") from error
+    onto_disk(draft)
     draft.replace(file)
 
 
@@ -262,7 +267,10 @@ def named(params: Params) -> dict[str, Any]:
     ['cell/0', 'cell/1']
     """
     leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    found = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(found) < len(leaves):
+        raise ValueError(f"params got {len(leaves)} arrays of {len(found)} names; want names without slashes")
+    return found
 
 
 def described(tree: PyTree) -> dict[str, str]:

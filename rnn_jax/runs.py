@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import matplotlib
 from matplotlib.figure import Figure
 
+from rnn_jax.checkpoints import onto_disk
 from rnn_jax.environment import environment
 
 Config = TypeVar("Config")
@@ -63,9 +64,11 @@ class Run(NamedTuple):
             file.write(text)
 
     def lengths(self) -> dict[str, int]:
-        """Bytes of every file that grows, for ``cut_back``."""
-        files = {name: self.folder / name for name in GROWING}
-        return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+        """Bytes of every file that grows, for ``cut_back``; they are on the disk, whatever befalls the machine."""
+        files = {name: file for name in GROWING if (file := self.folder / name).is_file()}
+        for file in files.values():
+            onto_disk(file)
+        return {name: file.stat().st_size for name, file in files.items()}
 
     def cut_back(self, lengths: Mapping[str, int]) -> None:
         """Drops what was appended to each file since it had these lengths; a file that had none is removed.

@@ -3,6 +3,7 @@
 import gc
 import resource
 import shutil
+import sys
 
 import chex
 import jax
@@ -103,14 +104,23 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(tmp_path, like, say
     assert kept.steps() == [10, 20]
 
 
-def test_where_every_checkpoint_is_damaged_nothing_begins_anew(tmp_path):
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew_however_often_it_is_asked(tmp_path):
     kept = two(tmp_path)
     for file in tmp_path.rglob("told/metadata"):
         file.write_text("{")
-    lines = []
-    refused(lambda: kept.restore({"h": jnp.zeros(300)}, lines.append), "checkpoints got none that is whole")
-    assert len(lines) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["10.damaged", "20.damaged"]
+    for _ in range(2):
+        refused(lambda: kept.restore({"h": jnp.zeros(300)}, pytest.fail), "checkpoints got none that can be read")
+        assert kept.steps() == [10, 20]
+
+
+def test_a_fault_that_passes_costs_no_checkpoint(tmp_path, monkeypatch):
+    kept = two(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "orbax.checkpoint", None)  # an installation that is broken
+        refused(lambda: kept.restore({"h": jnp.zeros(300)}, pytest.fail), "checkpoints got none that can be read")
+    found = kept.restore({"h": jnp.zeros(300)}, pytest.fail)
+    assert found is not None
+    assert found.step == 20
 
 
 def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(tmp_path):
@@ -120,12 +130,23 @@ def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(t
         kept.save(30, {"h": jnp.zeros(3)}, {"facts": object()})
 
 
-def test_plain_numbers_are_kept_as_arrays(tmp_path):
+def test_numbers_of_every_type_come_back_bit_for_bit(tmp_path):
+    state = {
+        "python": (1, 2.0, True),
+        "numpy": (np.int64(2**40 + 1), np.float64(1 / 3), np.arange(3, dtype=np.uint16)),
+        "jax": (jnp.bfloat16(1 / 3), jnp.zeros((0, 2)), jnp.array([True, False]), jnp.eye(2)[:, :1]),
+    }
     kept = Checkpoints(tmp_path)
-    kept.save(1, {"a": 1, "b": 2.0}, {})
-    found = kept.restore({"a": 0, "b": 0.0}, print)
+    kept.save(1, state, {})
+    found = kept.restore(state, print)
     assert found is not None
-    assert (int(found.state["a"]), float(found.state["b"])) == (1, 2.0)
+    chex.assert_trees_all_equal(found.state, state)
+    with jax.enable_x64(False):  # where jax itself would narrow them
+        kept.save(2, state["numpy"], {})
+        found = kept.restore(state["numpy"], print)
+    assert found is not None
+    assert [leaf.dtype for leaf in found.state] == [leaf.dtype for leaf in state["numpy"]]
+    chex.assert_trees_all_equal(found.state, state["numpy"])
 
 
 def test_numbers_that_were_changed_are_refused(tmp_path):
@@ -157,9 +178,16 @@ def test_a_full_disk_is_an_os_error_and_the_last_checkpoint_stays(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_params_come_back_in_their_own_type(tmp_path, dtype):
     params = readout(lstm(3, 4, dtype=jnp.dtype(dtype)), 2).init(jax.random.key(0))
+    params = {"model": params, "leak": jnp.asarray(0.2, dtype), "transposed": np.arange(6.0).reshape(2, 3).T}
     save_params(tmp_path / "a" / "params.safetensors", params)
     chex.assert_trees_all_equal(load_params(tmp_path / "a" / "params.safetensors", params), params)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["params.safetensors"]
+
+
+def test_params_of_one_name_are_refused(tmp_path):
+    twice = {"a/b": jnp.zeros(2), "a": {"b": jnp.ones(2)}}
+    refused(lambda: save_params(tmp_path / "p", twice), "params got 2 arrays of 1 names; want names without slashes")
+    assert not list(tmp_path.iterdir())
 
 
 def test_params_that_do_not_fit_are_refused_in_one_line(tmp_path):
