@@ -11,6 +11,8 @@ import rnn_jax as rnn
 from rnn_jax import Cell, initializers, readout
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.keys import unkey
+from rnn_jax.types import Keyed
 
 STARTS = {
     "gaussian": initializers.scaled_normal(),
@@ -81,7 +83,10 @@ def own(name: str) -> Callable[[int, int], Cell]:
     if spec is None or spec.loader is None:
         raise ValueError(f"cell got {name!r}, whose file is no Python; want FILE.py:function")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"cell got {name!r}, whose file is no Python ({error}); want FILE.py:function") from None
     if not callable(getattr(module, function, None)):
         raise ValueError(f"cell got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
     return getattr(module, function)
@@ -89,7 +94,13 @@ def own(name: str) -> Callable[[int, int], Cell]:
 
 def one_hot(cell: Cell, size: int) -> Cell:
     """``cell``, which reads vectors, reading ids as one-hot vectors."""
-    return cell._replace(project=lambda params, x: cell.project(params, jax.nn.one_hot(x, size)))
+
+    def project(params, x):
+        ids, key = unkey(x)
+        letter = jax.nn.one_hot(ids, size)
+        return cell.project(params, letter if key is None else Keyed(letter, key))
+
+    return cell._replace(project=project)
 
 
 def short(name: str) -> str:

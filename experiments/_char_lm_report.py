@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _char_lm_training import Job, best_params
+from _study import of_skipped
 from _text import draw_confidences
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +56,7 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
             f"on the validation part; {bars.index(bar) + 1}-grams, the best without a network, cost {bar:.3f}."
             + (f" On the test part it costs {test:.3f}." if test is not None else "")
             + ("" if status == "done" else f" (The run is {status}.)")
+            + of_skipped(run)
         )
         sections = draw(run, job, bars, rows)
     run.write_json("summary.json", summary)

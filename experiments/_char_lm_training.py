@@ -62,7 +62,7 @@ def train(config: Any, run: Run, job: Job) -> None:
         looks = planned_looks(config, run, job)
         learner, rate = job.learner(looks)
         state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
-        state, seconds = go_on(run, kept, state, progress.console.print)
+        state, seconds = go_on(run, kept, state, looks, progress.console.print)
         programs = compile_programs(config, job, learner, state)
         first = int(state.cursor) // config.updates
         progress.update(bar, total=looks, completed=first)
@@ -78,7 +78,7 @@ def train(config: Any, run: Run, job: Job) -> None:
                 if config.on_nonfinite == "stop":
                     require_finite(state, info)
                 nats = look_at(run, config, job, programs, rate, state, info, seconds)
-                kept.save(int(state.cursor), state, {"lengths": run.lengths(), "seconds": seconds})
+                kept.save(int(state.cursor), state, {"lengths": run.lengths(), "seconds": seconds, "looks": looks})
             progress.update(bar, advance=1, doing=f"{nats:.3f} nats")
         score_on_test(run, config, job, seconds)
 
@@ -103,12 +103,25 @@ def planned_looks(config: Any, run: Run, job: Job) -> int:
     return read_json(run.folder / "plan.json")["looks"]
 
 
-def go_on(run: Run, kept: Checkpoints, state: LearnerState, tell: Callable[[str], None]) -> tuple[LearnerState, float]:
-    """The state and the seconds of training of the last checkpoint that is whole, with the files cut back to it."""
+def go_on(
+    run: Run, kept: Checkpoints, state: LearnerState, looks: int, tell: Callable[[str], None]
+) -> tuple[LearnerState, float]:
+    """The state and the seconds of training of the last checkpoint that is whole, with the files cut back to it.
+
+    Raises:
+        ValueError: when no checkpoint is whole, or another file of the run is not what it was then.
+    """
     found = kept.restore(state, tell)
-    run.cut_back({} if found is None else found.facts["lengths"])
     if found is None:
+        run.cut_back({})
         return state, 0.0
+    if found.facts["looks"] != looks:
+        raise ValueError(
+            f"plan.json got {looks} looks, checkpoint {found.step} has {found.facts['looks']}; want them back"
+        )
+    run.cut_back(found.facts["lengths"])
+    if np.isfinite(min(validation_nats(run))) and not (run.folder / "params.safetensors").is_file():
+        raise ValueError(f"{run.folder} got no params.safetensors; want it back, or --overwrite to begin anew")
     tell(f"going on from checkpoint {found.step}")
     return found.state, found.facts["seconds"]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from _study import Study, carry_out
+from _study import Study, carry_out, of_skipped
 from _training import Networks, Task, finished, learn_all
 from rich.console import Console
 from rich.table import Table
@@ -128,6 +128,7 @@ def publish(
     """
     told = show() if scores else Shown(f"The run is {status}; no network was finished.", [])
     answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
+    answer += of_skipped(run)
     columns, rows = _table(run, scores, baselines)
     page = {"title": title, "question": question, "answer": answer, "columns": columns, "rows": rows, "legend": legend}
     rerun = command_line(f"experiments/{script}", *options)

@@ -15,7 +15,7 @@ import jax
 import optax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rnn_jax.runs import INTERRUPTED, parse, uninterrupted
+from rnn_jax.runs import INTERRUPTED, Run, parse, read_metrics, uninterrupted
 from rnn_jax.text import Vocabulary
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": INTERRUPTED}
@@ -170,6 +170,15 @@ def side_by_side(
             progress.console.print("stopping: each job ends the step it is at")
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def of_skipped(run: Run) -> str:
+    """What is to be said of updates that were skipped; nothing where there were none."""
+    rows = (row for row in read_metrics(run.folder) if row["split"] == "train")
+    last = {(row["cell"], row["seed"]): row["skipped"] for row in rows}
+    counts = {cell: sum(n for (of, _), n in last.items() if of == cell) for cell, _ in last}
+    told = ", ".join(f"{count:,} of {cell}" for cell, count in counts.items() if count)
+    return f" Updates that were skipped, as something was not finite: {told}." if told else ""
 
 
 def carry_out(work: Callable[[], None], publish: Callable[[str], None]) -> int:

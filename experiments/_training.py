@@ -127,9 +127,9 @@ def _train(
         batches, begin = task.batches(rng, look), time.perf_counter()
         state, info = jax.block_until_ready(programs.learn(state, batches))
         seconds += time.perf_counter() - begin
-        step = (look + 1) * config.updates
-        row = {**facts, "step": step, "examples": step * config.batch_size, "wall_s": round(seconds, 3)}
-        row["learning_rate"] = float(np.asarray(rate(step - 1)))
+        read, made = int(state.cursor), int(state.step)
+        row = {**facts, "step": made, "skipped": read - made, "examples": read * config.batch_size}
+        row |= {"learning_rate": float(np.asarray(rate(made - 1))), "wall_s": round(seconds, 3)}
         run.log(**row, split="train", loss=float(info.loss.mean()), grad_norm=float(info.grad_norm.mean()))
         scores = _numbers(programs.validate(state.params, *task.validation))
         run.log(**row, split="validation", **scores)

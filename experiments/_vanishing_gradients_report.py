@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _study import of_skipped
 from rich.console import Console
 from rich.table import Table
 
@@ -302,6 +303,7 @@ def publish(
             + ", ".join(f"{name} {factor(kept[name])}" for name in order)
             + "."
             + ("" if status == "done" else f" (The run is {status}.)")
+            + of_skipped(run)
         )
     write_report(
         run,

@@ -222,7 +222,7 @@ def train(
     Returns the trained networks, their curves (tokens (C,), train (C, S), validation (C, S)), and tokens/s.
     """
     curve, seconds, tokens_per_s = [], 0.0, 0.0
-    rates = jax.jit(learning_rate(config))(config.updates * np.arange(1, config.looks + 1) - 1)
+    rate = learning_rate(config)
     tokens_a_look = config.updates * config.batch_size * config.window
     for look, windows in enumerate(zip(*data.windows, strict=True), start=1):
         begin = time.perf_counter()
@@ -232,11 +232,12 @@ def train(
         validated = np.asarray(programs.validate(state.params))
         curve.append((tokens, nats, validated))
         tokens_per_s = tokens * config.seeds / seconds
-        common = {"step": look * config.updates, "tokens": tokens, "learning_rate": float(rates[look - 1])}
-        common |= {"tokens_per_s": round(tokens_per_s), "wall_s": round(seconds, 3)}
-        for seed in range(config.seeds):
-            log(nats[seed], split="train", seed=seed, grad_norm=float(np.mean(info.grad_norm[seed])), **common)
-            log(validated[seed], split="validation", seed=seed, **common)
+        common = {"tokens": tokens, "tokens_per_s": round(tokens_per_s), "wall_s": round(seconds, 3)}
+        for seed, (made, read) in enumerate(zip(state.step.tolist(), state.cursor.tolist(), strict=True)):
+            row = {"seed": seed, "step": made, "skipped": read - made, **common}
+            row["learning_rate"] = float(np.asarray(rate(made - 1)))
+            log(nats[seed], split="train", grad_norm=float(np.mean(info.grad_norm[seed])), **row)
+            log(validated[seed], split="validation", **row)
         tick(f"learning, {validated.mean():.2f} nats", 1)
     return state, tuple(np.asarray(column) for column in zip(*curve, strict=True)), tokens_per_s
 

@@ -43,11 +43,15 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
 def sequential_depth(f: Callable, *args: Any) -> int:
     """The steps of scans that wait for each other in a program: the longest chain from its arguments to its results.
 
-    A scan of T steps around a body of depth d counts T · max(d, 1); what is outside scans counts nothing.
+    A scan of T steps around a body of depth d counts T · max(d, 1), what is outside scans nothing, and a ``cond`` its
+    longest branch. A ``while``, whose steps no program tells, is refused.
 
     Args:
         f: a function of arrays, such as ``jax.grad(loss)``.
         args: arrays, or their shapes and types.
+
+    Raises:
+        ValueError: for a program with a while loop.
 
     >>> import jax, jax.numpy as jnp
     >>> def power(w):
@@ -72,6 +76,12 @@ def _depths(jaxpr: Any, begin: list[int]) -> list[int]:
         if eqn.primitive.name == "scan":
             body = max(_depths(inner[0], [0] * len(inner[0].invars)), default=0)
             after = [max(before, default=0) + eqn.params["length"] * max(body, 1)] * len(eqn.outvars)
+        elif eqn.primitive.name == "while":
+            raise ValueError("sequential_depth got a while loop; want scans, whose lengths are known")
+        elif eqn.primitive.name == "cond":
+            which, *given = before
+            branches = [_depths(branch, [max(which, d) for d in given]) for branch in inner]
+            after = [max(which, *depths) for depths in zip(*branches, strict=True)]
         elif len(inner) == 1 and len(inner[0].invars) == len(before):
             after = _depths(inner[0], before)
         else:

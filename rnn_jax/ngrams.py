@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_id, require_positive
 
 
 def witten_bell(
@@ -25,7 +25,7 @@ def witten_bell(
         One row for each order, from 1 up.
 
     Raises:
-        ValueError: for an order or a vocabulary below 1.
+        ValueError: for an order or a vocabulary below 1, or an id outside the vocabulary.
 
     Example: after "aab" has been counted, p_1(b) = (1 + 2 · ½) / (3 + 2); a and b have come after a, each once, so
     p_2(b | a) = (1 + 2 · 2/5) / (2 + 2).
@@ -38,6 +38,7 @@ def witten_bell(
     for language modeling. 1999.
     """
     require_positive(vocabulary_size=vocabulary_size, order=order)
+    require_id(vocabulary_size, train=train, text=text)
     p, rows = np.full(len(text), 1 / vocabulary_size), []
     contexts, contexts_of_text = np.zeros(len(train), np.int64), np.zeros(len(text), np.int64)
     for n in range(1, order + 1):

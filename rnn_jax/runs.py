@@ -1,13 +1,15 @@
 """The run folder that every experiment writes, and the command line that opens it.
 
 ``config.json``, ``env.json`` (one entry for each start) and ``metrics.jsonl`` come first and always; ``summary.json``,
-``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is append-only, the source of truth,
-and holds what the same run writes again bit for bit; what the clock said stands in ``timings.jsonl``.
+``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is the source of truth: appended to,
+or cut back to where a run goes on, and holding what the same run on the same machine writes again bit for bit; what the
+clock said stands in ``timings.jsonl``. One process at a time works in a folder.
 """
 
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -31,11 +33,14 @@ Config = TypeVar("Config")
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
 WRITTEN_WHERE_IT_APPLIES = {"timings.jsonl", "summary.json", "report.html", "vocab.json", "samples.txt"}
 WRITTEN_WHERE_IT_APPLIES |= {"params.safetensors", "plan.json", "figures", "cells", "checkpoints"}
+LOCK = ".lock"
 GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
 """Files that are appended to."""
 BY_THE_CLOCK = ("wall_s", "compile_s", "tokens_per_s")
 """Fields of a row that no second run repeats."""
-NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask", "on_nonfinite", "patience")
+NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask")
+"""Options that say where and how to write, not what."""
+MAY_CHANGE = (*NOT_KEPT, "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect; 0 is done, 1 failed, 2 wrong use."""
@@ -127,7 +132,8 @@ def open_run(
 
     Raises:
         ValueError: when the folder holds something and neither resume nor overwrite is given, when both are, when the
-            configurations differ (it names the fields), or when the folder holds what no run wrote.
+            configurations differ (it names the fields), when the folder holds what no run wrote, or when another
+            process is at work in it.
     """
     wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_KEPT}
     wanted = json.loads(json.dumps({**wanted, **(facts or {})}, default=str))
@@ -135,9 +141,11 @@ def open_run(
         raise ValueError("--resume and --overwrite got both; want one of them")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out got {folder}, which is a file; want a folder: choose another name")
-    starts = []
-    if folder.is_dir() and any(folder.iterdir()):
+    starts, old = [], folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    if old:
         _check_old_run(folder, wanted, resume, overwrite)
+    _claim(folder)
+    if old:
         if overwrite:
             _delete_run(folder)
         elif (folder / "env.json").is_file():  # a start may have been killed before it was written
@@ -149,11 +157,28 @@ def open_run(
     return run
 
 
+def _claim(folder: Path) -> None:
+    """Takes a folder for this process until it ends; raises a ValueError when another has it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # a system without such locks
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # never closed, which would give the folder back
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise ValueError(f"--out got {folder}, where another process is at work; want another folder") from None
+        raise
+
+
 def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> None:
     """Raises a ValueError unless this is a run's folder that may be resumed or overwritten."""
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
-    found = {path.name.removesuffix(".part") for path in folder.iterdir()}
+    found = {path.name.removesuffix(".part") for path in folder.iterdir() if path.name != LOCK}
     killed_at_once = found <= WRITTEN_ALWAYS and not (folder / "config.json").exists()  # which is written last
     foreign = sorted(found - WRITTEN_ALWAYS - WRITTEN_WHERE_IT_APPLIES) or sorted(WRITTEN_ALWAYS - found)
     if foreign and not killed_at_once:
@@ -161,7 +186,7 @@ def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite
     if killed_at_once:
         return
     before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    differ = sorted(k for k in (before.keys() | wanted.keys()) - set(NOT_KEPT) if before.get(k) != wanted.get(k))
+    differ = sorted(k for k in (before.keys() | wanted.keys()) - set(MAY_CHANGE) if before.get(k) != wanted.get(k))
     if resume and differ:
         named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
         raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
@@ -170,7 +195,7 @@ def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite
 def _delete_run(folder: Path) -> None:
     """Deletes what a run wrote, and nothing else; in an order that, if it is killed, leaves what may be overwritten."""
     last = sorted(WRITTEN_ALWAYS, key="config.json".__ne__)
-    rest = [path for path in folder.iterdir() if path.name not in last]
+    rest = [path for path in folder.iterdir() if path.name not in (*last, LOCK)]
     for path in [*rest, *(folder / name for name in last if (folder / name).exists())]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

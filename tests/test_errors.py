@@ -4,6 +4,7 @@
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from rnn_jax import (
     window_cuts,
 )
 from rnn_jax.decoding import greedy
+from rnn_jax.gradients import PROGRAMS, streaming
 from rnn_jax.topologies import Bridge
 from tests.cases import CASES, H, I
 from tests.laboratory import as_a_user_has_it, random_params, refused
@@ -203,3 +205,47 @@ def test_an_id_that_its_type_cannot_hold_is_refused():
     params = random_params(model)
     says = "first got uint8, which does not hold 300 ids"
     refused(lambda: greedy(model, params, model.start(params), jnp.uint8(3), 4), says)
+
+
+def given(T=6):
+    cell = gru(2, 3)
+    params = cell.init(jax.random.key(0))
+    return cell, params, cell.start(params), jnp.ones((T, 2)), jnp.ones(T), lambda ys, targets: jnp.sum(targets @ ys)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("window", [0, -3])
+def test_a_window_below_1_is_refused(program, window):
+    refused(lambda: PROGRAMS[program](*given(), window=window), f"window got {window}; want a positive")
+
+
+@pytest.mark.parametrize("program", ["chunked", "parallel"])
+def test_wrong_sizes_are_refused(program):
+    f = partial(PROGRAMS[program], *given())
+    refused(lambda: f(window=3, k1=0), "k1 got 0; want a positive integer")
+    refused(lambda: f(window=3, k1=4), "k1 got 4, window (k2) 3; want k1 <= k2")
+    refused(lambda: jax.jit(lambda window: f(window=window))(3), "window got")
+    refused(lambda: f(window=3, mask=jnp.ones(5, bool)), "mask got bool (5,)")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_targets_that_are_too_few_are_refused(program):
+    cell, params, h, xs, targets, loss = given()
+    says = "targets got shape (5,); want 6 steps leading"
+    refused(lambda: PROGRAMS[program](cell, params, h, xs, targets[:-1], loss, window=3), says)
+    refused(lambda: streaming(cell, params, h, xs, (targets, targets[:-1]), loss), says)
+
+
+def test_more_targets_than_steps_are_refused():
+    cell, params, h, xs, targets, loss = given()
+    refused(lambda: streaming(cell, params, h, xs[:2], targets, loss), "k1 got 6, window (k2) 2; want k1 <= k2")
+    refused(lambda: streaming(cell, params, h, xs[:0], targets[:0], loss), "window got 0; want a positive integer")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_loss_that_is_no_scalar_is_refused(program):
+    cell, params, h, xs, targets, _ = given()
+    loss = lambda ys, targets: jnp.sum(ys**2, axis=0)  # noqa: E731
+    says = "loss got shape (3,); want a scalar, the sum over time and batch"
+    refused(lambda: PROGRAMS[program](cell, params, h, xs, targets, loss, window=3), says)
+    refused(lambda: streaming(cell, params, h, xs, targets, loss), says)

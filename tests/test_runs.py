@@ -79,8 +79,34 @@ def test_overwriting_never_deletes_what_no_run_wrote(tmp_path):
     with pytest.raises(ValueError, match=r"which no run wrote \(see env.json\)"):
         open_run(model, Config(), overwrite=True)
     assert sorted(p.name for p in tmp_path.rglob("*")) == [
-        "config.json", "config.json", "env.json", "metrics.jsonl", "model", "r", "thesis.tex",
+        ".lock", "config.json", "config.json", "env.json", "metrics.jsonl", "model", "r", "thesis.tex",
     ]  # fmt: skip
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path):
+    folder = open_run(tmp_path / "r", Config()).folder
+    code = (
+        "import sys; from pathlib import Path; from rnn_jax.runs import open_run; from tests.test_runs import Config; "
+        "open_run(Path(sys.argv[1]), Config(), **{sys.argv[2]: True})"
+    )
+    for option in ("resume", "overwrite"):
+        other = subprocess.run([sys.executable, "-c", code, folder, option], capture_output=True, text=True, cwd=ROOT)
+        assert other.returncode == 1
+        assert "where another process is at work; want another folder" in other.stderr.splitlines()[-1]
+    free = open_run(tmp_path / "free", Config()).folder
+    (free / ".lock").unlink()  # as if that process had ended
+    subprocess.run([sys.executable, "-c", code, free, "resume"], check=True, cwd=ROOT)
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_options_of_how_a_run_goes_on_are_kept_and_may_change(tmp_path):
+    kinds = [("on_nonfinite", str, dataclasses.field(default="stop")), ("out", Path, dataclasses.field(default=Path()))]
+    config = dataclasses.make_dataclass("Kind", kinds)
+    folder = open_run(tmp_path / "r", config("stop")).folder
+    open_run(folder, config("skip"), resume=True)
+    assert json.loads((folder / "config.json").read_text()) == {"on_nonfinite": "skip"}
 
 
 def test_json_holds_null_for_what_is_not_finite(tmp_path):

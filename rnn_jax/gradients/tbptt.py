@@ -35,7 +35,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
-from rnn_jax.gradients.windows import Ends, Loss, Plan, join, part, read, take, windowed
+from rnn_jax.gradients.windows import (
+    Ends,
+    Loss,
+    Plan,
+    join,
+    part,
+    read,
+    require_scalar,
+    require_steps,
+    take,
+    windowed,
+)
 from rnn_jax.rollout import outputs, rollout
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import window_cuts
@@ -67,7 +78,8 @@ def cut(
         ``(loss, h_T)``: the loss of the whole sequence, to be differentiated, and the last state.
 
     Raises:
-        ValueError: for a window below 1, or what ``rollout`` refuses.
+        ValueError: for a window below 1, targets of another length, a loss that is no scalar, or what ``rollout``
+            refuses.
 
     Example: with x_t = w·x_{t−1}, w = 0.2 and x_0 = 0.9, dx_3/dw = 3 w² x_0 = 0.108. If the gradient ends one step
     back, x_2 counts as a constant: dx_3/dw = x_2 = w² x_0 = 0.036.
@@ -83,9 +95,10 @@ def cut(
     >>> [round(float(jax.grad(x_3)(0.2, window)), 3) for window in (3, 1)]
     [0.108, 0.036]
     """
-    borders = window_cuts(jax.tree.leaves(xs)[0].shape[0], window)
-    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=borders)
-    return loss(outputs(cell, params, hs), targets), jax.lax.stop_gradient(h_T)
+    T = jax.tree.leaves(xs)[0].shape[0]
+    require_steps(T, targets=targets)
+    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=window_cuts(T, window))
+    return require_scalar(loss(outputs(cell, params, hs), targets)), jax.lax.stop_gradient(h_T)
 
 
 def chunked(
@@ -104,7 +117,7 @@ def chunked(
 ) -> tuple[Float[Array, ""], State]:
     """The gradient of ``cut``, summed window by window as the sequence is read: memory does not grow with T.
 
-    Only reverse mode works on it, and once; ``cell`` and ``loss`` must not close over what is differentiated.
+    Only reverse mode works on it; ``cell`` and ``loss`` must not close over what is differentiated.
 
     Args:
         cell, params, h0, xs, targets, loss, mask, lengths, resets: as in ``cut``.
@@ -116,20 +129,32 @@ def chunked(
         ``(loss, h_T)``, as ``cut``.
 
     Raises:
-        ValueError: for a size below 1, k1 above window, or what ``rollout`` refuses.
+        ValueError: for a size below 1, k1 above window, or what ``cut`` refuses.
+
+    Example: every loss goes back at least 3 steps, and at most 4.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru
+    >>> from rnn_jax.gradients import chunked
+    >>> cell, xs = gru(input_size=1, hidden_size=2), jnp.ones((100, 1))
+    >>> def squares(params):
+    ...     h0 = cell.start(params)
+    ...     return chunked(cell, params, h0, xs, (), lambda hs, _: jnp.sum(hs**2), window=4, k1=2)[0]
+    >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
+    (2, 6)
     """
     plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
-    floats, others = part((h0, steps))
-    result: Any = _chunked(plan, params, floats, others)
+    floats, others = part((params, h0, steps))
+    result: Any = _chunked(plan, floats, others)
     return result[0], jax.lax.stop_gradient(result[1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(plan: Plan, params: Params, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
-    """The loss alone, of first state and steps in two parts."""
-    h0, steps = join(floats, others)
+def _chunked(plan: Plan, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
+    """The loss alone, of params, first state and steps in two parts."""
+    params, h0, steps = join(floats, others)
 
     def on(ends: Ends, number: int | Array, losses: int) -> tuple[Ends, Float[Array, ""]]:
         value, ends = windowed(plan, params, ends.begin, take(plan, steps, number, losses), losses)
@@ -147,29 +172,27 @@ class Summed(NamedTuple):
     """What ``chunked`` adds up as it reads."""
 
     value: Float[Array, ""]
-    params: Params
-    floats: tuple[PyTree, PyTree]
-    """Of the first state, and of the steps."""
+    grads: tuple[PyTree, PyTree, PyTree]
+    """Of the params, of the first state, and of the steps."""
 
 
-def _chunked_forward(plan: Plan, params: Params, floats: PyTree, others: PyTree) -> tuple[Any, Summed]:
+def _chunked_forward(plan: Plan, floats: PyTree, others: PyTree) -> tuple[Any, Summed]:
     """The loss, and beside it the gradient that will be asked for."""
-    h0, steps = join(floats, others)
+    params, h0, steps = join(floats, others)
 
     def on(carry: tuple[Ends, Summed], number: int | Array, losses: int) -> tuple[tuple[Ends, Summed], None]:
         ends, summed = carry
+        floats, others = part((params, ends.begin, take(plan, steps, number, losses)))
 
-        def of_window(params: Params, floats: PyTree) -> tuple[Float[Array, ""], Ends]:
-            h, inside = join(floats, others)
+        def of_window(floats: PyTree) -> tuple[Float[Array, ""], Ends]:
+            params, h, inside = join(floats, others)
             return windowed(plan, params, h, inside, losses)
 
-        floats, others = part((ends.begin, take(plan, steps, number, losses)))
-        (value, ends), grads = jax.value_and_grad(of_window, (0, 1), has_aux=True)(params, floats)
+        (value, ends), grads = jax.value_and_grad(of_window, has_aux=True)(floats)
         return (ends, add(plan, summed, value, grads, number, losses)), None
 
-    value = jax.eval_shape(partial(_chunked, plan), params, floats, others)[0]
-    zero = Summed(jnp.zeros(value.shape, value.dtype), *jax.tree.map(jnp.zeros_like, (params, floats)))
-    carry = (Ends(h0, h0), zero)
+    value = jax.eval_shape(partial(_chunked, plan), floats, others)[0]
+    carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, floats))
     carry, _ = jax.lax.scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
@@ -177,15 +200,15 @@ def _chunked_forward(plan: Plan, params: Params, floats: PyTree, others: PyTree)
     return (summed.value, ends.last), summed
 
 
-def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, Any], number: int | Array, losses: int) -> Summed:
+def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Summed:
     """One window more: the gradient of params, of h0 if no border is between, and of inputs where they lie."""
-    to_params, (to_h, to_steps) = grads
+    of_params, of_h0, of_steps = summed.grads
+    to_params, to_h, to_steps = grads
     uncut, t = jnp.asarray(plan.begin(number) <= 0), plan.steps(number, losses)
-    of_h0, of_steps = summed.floats
     return Summed(
         summed.value + value,
-        jax.tree.map(jnp.add, summed.params, to_params),
         (
+            jax.tree.map(jnp.add, of_params, to_params),
             jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),
             jax.tree.map(lambda total, g: total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g), of_steps, to_steps),
         ),
@@ -195,7 +218,7 @@ def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, Any], number
 def _chunked_backward(plan: Plan, summed: Summed, to_results: tuple[Array, State]) -> tuple[Any, ...]:
     """The gradient, times that of the loss."""
     to_loss, _ = to_results
-    return (*jax.tree.map(lambda g: g * to_loss.astype(g.dtype), summed[1:]), None)
+    return jax.tree.map(lambda g: g * to_loss.astype(g.dtype), summed.grads), None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
@@ -276,7 +299,7 @@ def streaming(
         next window begins.
 
     Raises:
-        ValueError: for more targets than steps (k1 above k2), for none, or what ``rollout`` refuses.
+        ValueError: for more targets than steps (k1 above k2), for none, or what ``cut`` refuses.
 
     Example: a window of 3 steps moves on by 2.
 

@@ -1,7 +1,7 @@
 """Windows of a sequence: each begins k1 steps after the one before, is k2 steps long, and counts its last k1 losses."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,14 +76,27 @@ def read(
     require_positive(window=window, k1=k1)
     if k1 > window:
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
-    for name, tree, steps in (("xs", xs, T), ("targets", targets, T if counted is None else counted)):
-        for leaf in jax.tree.leaves(tree):
-            if jnp.shape(leaf)[:1] != (steps,):
-                raise ValueError(f"{name} got shape {jnp.shape(leaf)}; want {steps} steps leading, one for each of xs")
+    require_steps(T, xs=xs)
+    require_steps(T if counted is None else counted, targets=targets)
     marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
     k1 = max(min(k1, T), 1)
     whole = -(-T // k1) * k1  # the last window ends here, if only in name
     return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets)
+
+
+def require_steps(steps: int, **trees: PyTree) -> None:
+    """Raises a ValueError that names a tree with an array which does not have this many steps leading."""
+    for name, tree in trees.items():
+        for leaf in jax.tree.leaves(tree):
+            if jnp.shape(leaf)[:1] != (steps,):
+                raise ValueError(f"{name} got shape {jnp.shape(leaf)}; want {steps} steps leading, one for each of xs")
+
+
+def require_scalar(value: Array) -> Float[Array, ""]:
+    """The loss, if it is a number; otherwise a ValueError."""
+    if jnp.shape(value):
+        raise ValueError(f"loss got shape {jnp.shape(value)}; want a scalar, the sum over time and batch")
+    return value
 
 
 def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
@@ -109,15 +122,15 @@ def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) ->
     h_T, hs = rollout(plan.cell, params, h, steps.xs, mask=steps.marks.mask, resets=steps.marks.resets)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
-    value = plan.loss(outputs(plan.cell, params, counted), steps.targets)
+    value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))
     return value, jax.lax.stop_gradient(Ends(begin, h_T))
 
 
 def part(tree: PyTree) -> tuple[PyTree, PyTree]:
     """A tree's floating arrays, which have a gradient, and the others; each with None in the other's places."""
 
-    def is_float(leaf: Array) -> bool:
-        return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    def is_float(leaf: Any) -> bool:
+        return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
 
     return (
         jax.tree.map(lambda leaf: leaf if is_float(leaf) else None, tree),
