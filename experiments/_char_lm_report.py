@@ -39,7 +39,8 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
     rows = read_metrics(run.folder)
     validated = [row for row in rows if row["split"] == "validation" and row["loss"] is not None]
     summary = {**job.facts, "status": status, "n_gram_nats": bars, "validation": None, "test": None}
-    answer, sections = f"The run is {status}; nothing was looked at yet.", []
+    seen = "no score was finite" if any(row["split"] == "validation" for row in rows) else "nothing was looked at yet"
+    answer, sections = f"The run is {status}; {seen}.", []
     if validated:
         best = min(validated, key=lambda row: row["loss"])
         test = next((row["loss"] for row in rows if row["split"] == "test"), None)
@@ -56,9 +57,9 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
             f"on the validation part; {bars.index(bar) + 1}-grams, the best without a network, cost {bar:.3f}."
             + (f" On the test part it costs {test:.3f}." if test is not None else "")
             + ("" if status == "done" else f" (The run is {status}.)")
-            + of_skipped(run)
         )
         sections = draw(run, job, bars, rows)
+    answer += of_skipped(run)
     run.write_json("summary.json", summary)
     table = [row_of(summary), *bar_rows(bars)] if validated else bar_rows(bars)
     page = {"title": "A model of letters", "question": question, "answer": answer, "legend": LEGEND}

@@ -6,10 +6,17 @@ import shutil
 import signal
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from rnn_jax.checkpoints import Checkpoints
 from rnn_jax.ngrams import witten_bell
+from rnn_jax.runs import Run
+from rnn_jax.training import batch_learner
+from tests.laboratory import refused
 from tests.test_experiments import ROOT, finish, read_rows, start
 
 SCRIPT = ROOT / "experiments" / "char_lm.py"
@@ -41,13 +48,20 @@ def what_lasts(folder):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_if_it_had_not_been(whole, tmp_path):
-    folder, rng = tmp_path / "run", np.random.default_rng(0)
-    for _ in range(3):
+    folder, rng, last = tmp_path / "run", np.random.default_rng(0), {"80"}
+    # while it starts or compiles, while it learns, while it looks at the test part or writes the page
+    moments = [
+        (lambda before: True, rng.uniform(1, 5)),
+        (lambda before: checkpoints_of(folder) > before, rng.uniform(0, 0.5)),
+        (lambda before: not checkpoints_of(folder) <= before, rng.uniform(0, 0.5)),
+        (lambda before: checkpoints_of(folder) >= last, rng.uniform(0, 1)),
+    ]
+    for reached, wait in moments:
         process = begin(*KILLED, "--out", folder, "--resume")
         before, deadline = checkpoints_of(folder), time.monotonic() + 100
-        while checkpoints_of(folder) <= before and process.poll() is None and time.monotonic() < deadline:
+        while not reached(before) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
+        time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         finish(process)
     code, out, err = finish(begin(*KILLED, "--out", folder, "--resume"))
@@ -91,6 +105,49 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(whole, tmp_p
     assert what_lasts(folder) == what_lasts(whole)
 
 
+def test_a_run_goes_on_only_with_what_it_had(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from _char_lm_training import go_on
+
+    run, kept = Run(tmp_path), Checkpoints(tmp_path / "checkpoints")
+    learner = batch_learner(lambda key: jnp.zeros(3), lambda params, x: jnp.sum(params * x), optax.sgd(0.1))
+    state = learner.init(jax.random.key(0))
+    run.log(split="validation", loss=2.0)
+    (tmp_path / "params.safetensors").touch()
+    kept.save(1, state, {"lengths": run.lengths(), "seconds": 3.0, "looks": 4})
+    assert go_on(run, kept, state, 4, print)[1] == 3.0
+    refused(lambda: go_on(run, kept, state, 5, print), "plan.json got 5 looks, checkpoint 1 has 4; want them back")
+    (tmp_path / "params.safetensors").unlink()
+    refused(lambda: go_on(run, kept, state, 4, print), f"{tmp_path} got no params.safetensors; want it back, or")
+
+
+OWN = """
+import jax.numpy as jnp
+from rnn_jax import cell_from_step, output_dropout
+from rnn_jax.initializers import scaled_normal
+
+def leaky(input_size, hidden_size):
+    def init(key):
+        return {"W": scaled_normal()(key, (input_size, hidden_size)), "leak": jnp.asarray(0.3)}
+
+    def start(params, batch_shape=()):
+        return jnp.zeros((*batch_shape, hidden_size))
+
+    def step(params, h, x):
+        return (1 - params["leak"]) * h + params["leak"] * jnp.tanh(x @ params["W"])
+
+    return output_dropout(cell_from_step(init, start, step), 0.1)
+"""
+
+
+def test_a_cell_of_ones_own_may_draw_and_have_a_scalar_for_a_parameter(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    args = ["--cell", f"{tmp_path / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
+    assert finish(begin(*args))[::2] == (0, "")
+    code, out, err = finish(start(SCRIPT, "sample", tmp_path / "run", "--prompt", "T", "--letters", 5))
+    assert (code, err, len(out)) == (0, "", 7)
+
+
 def test_what_is_not_finite_ends_the_run_with_its_name_and_the_last_good_checkpoint(tmp_path):
     wild = ["--cell", "relu", "--learning-rate", 1e6, "--clip", 1e9, "--looks", 6, "--updates", 3]
     code, _, err = finish(begin(*wild, "--out", tmp_path / "stops"))
@@ -99,10 +156,11 @@ def test_what_is_not_finite_ends_the_run_with_its_name_and_the_last_good_checkpo
     assert "that is not finite; want a lower learning rate, or a smaller clip, or --resume --on-nonfinite skip; " in err
     assert "the last good checkpoint is 3" in err or "there is no checkpoint yet" in err
     assert json.loads((tmp_path / "stops" / "summary.json").read_text())["status"] == "failed"
-    code, _, err = finish(begin(*wild, "--on-nonfinite", "skip", "--out", tmp_path / "skips"))
+    code, out, err = finish(begin(*wild, "--on-nonfinite", "skip", "--out", tmp_path / "skips"))
     assert (code, err) == (0, "")
     last = [row for row in read_rows(tmp_path / "skips") if row["split"] == "train"][-1]
     assert last["skipped"] > 0
+    assert f"skipped, as something was not finite: {last['skipped']} of relu" in " ".join(out.split())
     assert last["skipped"] + last["step"] == last["batches"] == 18
 
 

@@ -1,11 +1,14 @@
 """The n-gram model: against its definition, counted letter by letter."""
 
+import os
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
+from rnn_jax.datasets import named_text
 from rnn_jax.ngrams import witten_bell
+from rnn_jax.text import vocabulary
 from tests.laboratory import refused
 
 
@@ -47,6 +50,23 @@ def test_probabilities_of_the_next_letter_sum_to_one():
 def test_a_large_alphabet_does_not_overflow():
     train = np.arange(3000) * 7 % 2999
     assert np.all(witten_bell(train, train[:100], 3000, order=8)[-1] < np.log(3000))
+
+
+@pytest.mark.skipif("RNN_JAX_DATA" not in os.environ, reason="no test downloads: wants a folder of texts, RNN_JAX_DATA")
+def test_the_bar_of_tiny_shakespeare_is_that_of_the_literature():
+    text = named_text("tiny_shakespeare")
+    letters = vocabulary(text)
+    ids = letters.encode(text)
+    train, validation = np.split(ids, [90 * len(ids) // 100])
+    nats = witten_bell(train, validation, letters.size, order=6)[:, 1:].mean(axis=1)
+    assert np.argmin(nats) == 4
+    assert abs(nats[4] - 1.669) < 0.003
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    says = "train got 2; want ids in [0, 2), the vocabulary"
+    refused(lambda: witten_bell(np.array([0, 1, 2]), np.zeros(3, int), 2, order=2), says)
+    refused(lambda: witten_bell(np.zeros(3, int), np.array([0, -1]), 2, order=2), "text got -1; want ids in [0, 2)")
 
 
 def test_wrong_sizes_are_refused():
