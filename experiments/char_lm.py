@@ -4,7 +4,7 @@
 # A recurrent network reads a text letter by letter and says how likely each letter is to come next. It is trained by
 # truncated back-propagation: after each window of 64 letters an update, the state carried on, its gradient not. Beside
 # it stands what needs no network: n-grams of one to six letters, counted on the same part of the text. Whatever kills
-# a run, `--resume` ends it bit for bit as if nothing had happened.
+# a run, `--resume` on the same machine ends it bit for bit as if nothing had happened.
 #
 #     python experiments/char_lm.py --data tiny_shakespeare --split 90/10 --minutes 10 --out runs/char_lm/mine
 #     python experiments/char_lm.py sample runs/char_lm/mine --prompt "ROMEO:"
