@@ -61,8 +61,7 @@ def train(config: Any, run: Run, job: Job) -> None:
         kept = Checkpoints(run.folder / "checkpoints")
         looks = planned_looks(config, run, job)
         learner, rate = job.learner(looks)
-        state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
-        state, seconds = go_on(run, kept, state, looks, progress.console.print)
+        state, seconds = go_on(run, kept, first_state(config, learner), looks, progress.console.print)
         programs = compile_programs(config, job, learner, state)
         first = int(state.cursor) // config.updates
         progress.update(bar, total=looks, completed=first)
@@ -89,9 +88,8 @@ def planned_looks(config: Any, run: Run, job: Job) -> int:
         return config.looks
     if not (run.folder / "plan.json").is_file():
         learner, _ = job.learner(config.looks)
-        state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
         few = min(config.updates, 20)
-        windows = chunk(job, 0, few)
+        state, windows = first_state(config, learner), chunk(job, 0, few)
         learn = compiled(config, partial(fit, learner), state, windows)
         seconds = []
         for _ in range(5):
@@ -101,6 +99,11 @@ def planned_looks(config: Any, run: Run, job: Job) -> int:
         a_look = min(seconds) * config.updates / few
         run.write_json("plan.json", {"looks": max(1, round(60 * config.minutes / a_look))})
     return read_json(run.folder / "plan.json")["looks"]
+
+
+def first_state(config: Any, learner: Learner) -> LearnerState:
+    """Before the first update."""
+    return jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
 
 
 def go_on(

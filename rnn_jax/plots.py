@@ -89,9 +89,10 @@ def learning_figure(
             alpha=0.15,
             linewidth=0,
         )
-    for label, nats in {"even guess": chance, **(baselines or {})}.items():
+    lines = [("even guess", chance, (4, -3), "top"), *((*bar, (4, 2), "bottom") for bar in (baselines or {}).items())]
+    for label, nats, offset, side in lines:
         axis.axhline(nats, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(label, (0, nats), (4, -3), textcoords="offset points", color="0.4", fontsize=8, va="top")
+        axis.annotate(label, (0, nats), offset, textcoords="offset points", color="0.4", fontsize=8, va=side)
     losses = np.concatenate([np.concatenate([c.train, c.validation], axis=None) for c in curves.values()])
     axis.set_ylim(0.95 * min([*losses[np.isfinite(losses)], *(baselines or {}).values()], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)
