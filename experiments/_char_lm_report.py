@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _char_lm_training import Job, best_params
+from _char_lm_training import Job, best_file, best_params
 from _study import of_skipped
 from _text import draw_confidences
 from rich.console import Console
@@ -103,7 +103,7 @@ def draw(run: Run, job: Job, bars: list[float], rows: list[dict[str, Any]]) -> l
         Section("While learning", "learning_curve", learned),
         Section("Gradients and updates", "gradients", norms_say),
     ]
-    if (run.folder / "params.safetensors").is_file():
+    if best_file(run).is_file():
         part = job.validation[:-1, None], job.validation[1:, None]
         sections.insert(0, draw_confidences(run, job.model, best_params(run, job), job.letters, part))
     return sections

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rnn_jax import Cell
 from rnn_jax.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.losses import bits_per_char, cross_entropy, perplexity
-from rnn_jax.runs import Run, read_json, read_metrics, uninterrupted
+from rnn_jax.runs import Run, read_metrics, uninterrupted
 from rnn_jax.text import Vocabulary
 from rnn_jax.training import Learner, LearnerInfo, LearnerState, evaluate, fit, require_finite
 from rnn_jax.types import Params
@@ -59,9 +60,8 @@ def train(config: Any, run: Run, job: Job) -> None:
     with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress:
         bar = progress.add_task(config.cell, total=None, doing="compiling")
         kept = Checkpoints(run.folder / "checkpoints")
-        looks = planned_looks(config, run, job)
+        state, seconds, looks = go_on(config, run, job, kept, progress.console.print)
         learner, rate = job.learner(looks)
-        state, seconds = go_on(run, kept, first_state(config, learner), looks, progress.console.print)
         programs = compile_programs(config, job, learner, state)
         first = int(state.cursor) // config.updates
         progress.update(bar, total=looks, completed=first)
@@ -77,56 +77,48 @@ def train(config: Any, run: Run, job: Job) -> None:
                 if config.on_nonfinite == "stop":
                     require_finite(state, info)
                 nats = look_at(run, config, job, programs, rate, state, info, seconds)
-                kept.save(int(state.cursor), state, {"lengths": run.lengths(), "seconds": seconds, "looks": looks})
+                facts = {"lengths": run.lengths(), "seconds": seconds, "looks": looks, "best": best_file(run).is_file()}
+                kept.save(int(state.cursor), state, facts)
             progress.update(bar, advance=1, doing=f"{nats:.3f} nats")
         score_on_test(run, config, job, seconds)
 
 
-def planned_looks(config: Any, run: Run, job: Job) -> int:
-    """How many looks there are: as many as ``--minutes`` take, measured once and kept, or as the configuration says."""
-    if not config.minutes:
-        return config.looks
-    if not (run.folder / "plan.json").is_file():
-        learner, _ = job.learner(config.looks)
-        few = min(config.updates, 20)
-        state, windows = first_state(config, learner), chunk(job, 0, few)
-        learn = compiled(config, partial(fit, learner), state, windows)
-        seconds = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            jax.block_until_ready(learn(state, windows))
-            seconds.append(time.perf_counter() - begin)
-        a_look = min(seconds) * config.updates / few
-        run.write_json("plan.json", {"looks": max(1, round(60 * config.minutes / a_look))})
-    return read_json(run.folder / "plan.json")["looks"]
-
-
-def first_state(config: Any, learner: Learner) -> LearnerState:
-    """Before the first update."""
-    return jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
-
-
 def go_on(
-    run: Run, kept: Checkpoints, state: LearnerState, looks: int, tell: Callable[[str], None]
-) -> tuple[LearnerState, float]:
-    """The state and the seconds of training of the last checkpoint that is whole, with the files cut back to it.
+    config: Any, run: Run, job: Job, kept: Checkpoints, tell: Callable[[str], None]
+) -> tuple[LearnerState, float, int]:
+    """Where the last checkpoint that is whole stands, or the beginning, with the files cut back to it.
+
+    Returns:
+        ``(state, seconds, looks)``: the state, how long it took to come so far, and how many looks there are.
 
     Raises:
         ValueError: when no checkpoint is whole, or another file of the run is not what it was then.
     """
+    learner, _ = job.learner(config.looks)  # the schedule does not change what its state is made of
+    state = jax.jit(partial(learner.init, batch_shape=(config.batch_size,)))(jax.random.key(config.seed))
     found = kept.restore(state, tell)
     if found is None:
         run.cut_back({})
-        return state, 0.0
-    if found.facts["looks"] != looks:
-        raise ValueError(
-            f"plan.json got {looks} looks, checkpoint {found.step} has {found.facts['looks']}; want them back"
-        )
+        return state, 0.0, planned_looks(config, job, state) if config.minutes else config.looks
+    if found.facts["best"] and not best_file(run).is_file():
+        raise ValueError(f"{best_file(run)} is gone; want it back, or --overwrite to begin anew")
     run.cut_back(found.facts["lengths"])
-    if np.isfinite(min(validation_nats(run))) and not (run.folder / "params.safetensors").is_file():
-        raise ValueError(f"{run.folder} got no params.safetensors; want it back, or --overwrite to begin anew")
     tell(f"going on from checkpoint {found.step}")
-    return found.state, found.facts["seconds"]
+    return found.state, found.facts["seconds"], found.facts["looks"]
+
+
+def planned_looks(config: Any, job: Job, state: LearnerState) -> int:
+    """As many looks as take ``--minutes``, by the best time of a few updates."""
+    learner, _ = job.learner(config.looks)
+    few = min(config.updates, 20)
+    windows = chunk(job, 0, few)
+    learn = compiled(config, partial(fit, learner), state, windows)
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        jax.block_until_ready(learn(state, windows))
+        seconds.append(time.perf_counter() - begin)
+    return max(1, round(60 * config.minutes / (min(seconds) * config.updates / few)))
 
 
 def chunk(job: Job, look: int, updates: int) -> tuple[np.ndarray, ...]:
@@ -186,7 +178,7 @@ def look_at(
     nats = float(programs.score(state.params))
     log_nats(run, row | {"split": "validation"}, loss=nats)
     if nats < best:
-        save_params(run.folder / "params.safetensors", state.params)
+        save_params(best_file(run), state.params)
     for number, temperature in enumerate(config.temperatures):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.cursor), number)
         ids = np.asarray(programs.write(state.params, key, jnp.float32(temperature)))
@@ -217,13 +209,18 @@ def is_stale(run: Run, patience: int) -> bool:
 
 def score_on_test(run: Run, config: Any, job: Job, seconds: float) -> None:
     """The row of the test part: looked at once, by the params that were best on the validation part."""
-    if not len(job.test) or not (run.folder / "params.safetensors").is_file():
+    if not len(job.test) or not best_file(run).is_file():
         return
     params = best_params(run, job)
     nats = float(compiled(config, lambda params: nats_of(job.model, params, job.test), params)(params))
     log_nats(run, {**job.facts, "split": "test", "wall_s": round(seconds, 3)}, loss=nats)
 
 
+def best_file(run: Run) -> Path:
+    """Where the params are that were best on the validation part."""
+    return run.folder / "params.safetensors"
+
+
 def best_params(run: Run, job: Job) -> Params:
     """The params that were best on the validation part."""
-    return load_params(run.folder / "params.safetensors", jax.eval_shape(job.model.init, jax.random.key(0)))
+    return load_params(best_file(run), jax.eval_shape(job.model.init, jax.random.key(0)))

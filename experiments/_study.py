@@ -175,7 +175,7 @@ def side_by_side(
 def of_skipped(run: Run) -> str:
     """What is to be said of updates that were skipped; nothing where there were none."""
     rows = (row for row in read_metrics(run.folder) if row["split"] == "train")
-    last = {(row["cell"], row["seed"]): row["skipped"] for row in rows}
+    last = {(row["cell"], row["seed"]): row.get("skipped", 0) for row in rows}
     counts = {cell: sum(n for (of, _), n in last.items() if of == cell) for cell, _ in last}
     told = ", ".join(f"{count:,} of {cell}" for cell, count in counts.items() if count)
     return f" Updates that were skipped, as something was not finite: {told}." if told else ""

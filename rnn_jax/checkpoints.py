@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,8 +86,8 @@ class Checkpoints(NamedTuple):
                 continue
             require_same(told["leaves"], described(like), f"checkpoint {step}")
             for number, why in damaged.items():
-                put_aside(self.folder / str(number))
-                tell(f"checkpoint {number} is damaged and was put aside as {number}.damaged: {why}")
+                aside = put_aside(self.folder / str(number))
+                tell(f"checkpoint {number} is damaged and was put aside as {aside.name}: {why}")
             return Restored(step, unpack(packed, like), told["facts"])
         if damaged:
             raise ValueError(
@@ -128,11 +128,11 @@ def read_whole(kept: Checkpoints, step: int) -> tuple[dict[str, Any], np.ndarray
     return told, packed
 
 
-def put_aside(checkpoint: Path) -> None:
-    """Renames a checkpoint, so that it is none any more."""
-    aside = checkpoint.with_name(f"{checkpoint.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.rename(aside)
+def put_aside(checkpoint: Path) -> Path:
+    """Renames a checkpoint, so that it is none any more; deletes nothing, and returns where it is."""
+    names = (checkpoint.with_name(f"{checkpoint.name}.damaged{n or ''}") for n in itertools.count())
+    aside = next(path for path in names if not path.exists())
+    return checkpoint.rename(aside)
 
 
 def require_same(found: dict[str, str], wanted: dict[str, str], what: str) -> None:
@@ -162,7 +162,7 @@ def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
     read, begin = [], 0
     for leaf in leaves:
         as_before = numbers(leaf)
-        array = np.frombuffer(packed, as_before.dtype, as_before.size, begin).reshape(as_before.shape)
+        array = np.frombuffer(packed, as_before.dtype, as_before.size, begin).reshape(as_before.shape).copy()
         begin += as_before.nbytes
         if is_key(leaf):
             read.append(jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)))
@@ -190,7 +190,7 @@ def digest(packed: np.ndarray) -> str:
 
 def onto_disk(file: Path) -> None:
     """Waits until a file is on the disk, so that it is whole whatever befalls the machine."""
-    with file.open("rb") as opened:
+    with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 

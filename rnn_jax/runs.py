@@ -32,7 +32,7 @@ Config = TypeVar("Config")
 
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
 WRITTEN_WHERE_IT_APPLIES = {"timings.jsonl", "summary.json", "report.html", "vocab.json", "samples.txt"}
-WRITTEN_WHERE_IT_APPLIES |= {"params.safetensors", "plan.json", "figures", "cells", "checkpoints"}
+WRITTEN_WHERE_IT_APPLIES |= {"params.safetensors", "figures", "cells", "checkpoints"}
 LOCK = ".lock"
 GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
 """Files that are appended to."""
@@ -158,20 +158,19 @@ def open_run(
 
 
 def _claim(folder: Path) -> None:
-    """Takes a folder for this process until it ends; raises a ValueError when another has it."""
+    """Takes a folder for this process until it ends, even if the run is done; a ValueError when another has it."""
     try:
         import fcntl
-    except ModuleNotFoundError:  # a system without such locks
+    except ModuleNotFoundError:  # a system without such locks, as some file systems are
         return
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # never closed, which would give the folder back
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # never closed, which would give the folder back
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise ValueError(f"--out got {folder}, where another process is at work; want another folder") from None
-        raise
 
 
 def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> None:

@@ -5,6 +5,8 @@ What stands between two chunks of windows, metrics, evaluation and checkpoints, 
     for chunk in chunks: state, info = compiled_fit(state, chunk); …
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -79,8 +81,8 @@ def window_learner(
 
     A window is ``(xs, targets)``, ``(xs, targets, mask)`` or ``(xs, targets, mask, resets)``. Where windows overlap, xs
     are k2 steps and targets are of the last k1, as ``gradients.streaming`` has them and ``streams`` makes them. A cell
-    that draws is given keys. A learned start is taught by the first window, and by resets. After an update that was
-    skipped, because something was not finite, the state begins anew.
+    that draws is given keys. A learned start is taught by windows that begin with it, and by resets. After an update
+    that was skipped, because something was not finite in one of its lanes, every lane begins anew.
 
     Args:
         cell: its outputs are what the loss sees.
@@ -120,7 +122,9 @@ def window_learner(
         batch = batch_shape(cell, params, state.h)
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        h = where(state.cursor == 0, cell.start(params, batch), state.h)
+        start = cell.start(params, batch)
+        same = map(jnp.array_equal, jax.tree.leaves(state.h), jax.tree.leaves(start))
+        h = where(functools.reduce(jnp.logical_and, same, jnp.asarray(True)), start, state.h)  # start has a gradient
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
@@ -186,14 +190,15 @@ def descend(
         if clip is not None:
             clipped, _ = optax.clip_by_global_norm(clip).update(grads, optax.EmptyState())
             clipped_norm = optax.tree.norm(clipped)
-        told = {"value": loss, "grad": clipped}  # which some transformations want
-        steps, after = optax.with_extra_args_support(optimizer).update(clipped, state.optimizer, state.params, **told)
+        asked = inspect.signature(optimizer.update).parameters.values()
+        told = {"value": loss} if any(p.name == "value" or p.kind is p.VAR_KEYWORD for p in asked) else {}
+        steps, after = optimizer.update(clipped, state.optimizer, state.params, **told)
         params = optax.apply_updates(state.params, steps)
         step_norm, tiny = optax.tree.norm(steps), jnp.finfo(grad_norm.dtype).tiny
         ratio = step_norm / jnp.maximum(optax.tree.norm(state.params), tiny)
-    carried = jnp.stack([jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(h)] or [jnp.asarray(True)])
+    carried = jax.tree.map(lambda a, start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(start)), h, anew)
     looked_at = (loss, *jax.tree.leaves(grads), grad_norm, step_norm)  # as ``require_finite`` names them
-    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in looked_at), jnp.all(carried)])
+    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in looked_at), jnp.all(jnp.array(jax.tree.leaves(carried)))])
     good = jnp.all(finite)
     kept = where(good, (params, after, h), (state.params, state.optimizer, anew))
     info = LearnerInfo(

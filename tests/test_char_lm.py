@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -110,15 +111,24 @@ def test_a_run_goes_on_only_with_what_it_had(tmp_path, monkeypatch):
     from _char_lm_training import go_on
 
     run, kept = Run(tmp_path), Checkpoints(tmp_path / "checkpoints")
+    (tmp_path / "metrics.jsonl").touch()
     learner = batch_learner(lambda key: jnp.zeros(3), lambda params, x: jnp.sum(params * x), optax.sgd(0.1))
-    state = learner.init(jax.random.key(0))
+    config = SimpleNamespace(looks=9, batch_size=2, seed=0, minutes=0)
+    job: Any = SimpleNamespace(learner=lambda looks: (learner, None))
+    state, *planned = go_on(config, run, job, kept, print)
+    assert planned == [0.0, 9]
     run.log(split="validation", loss=2.0)
     (tmp_path / "params.safetensors").touch()
-    kept.save(1, state, {"lengths": run.lengths(), "seconds": 3.0, "looks": 4})
-    assert go_on(run, kept, state, 4, print)[1] == 3.0
-    refused(lambda: go_on(run, kept, state, 5, print), "plan.json got 5 looks, checkpoint 1 has 4; want them back")
+    kept.save(1, state, {"lengths": run.lengths(), "seconds": 3.0, "looks": 4, "best": True})
+    run.log(split="test", loss=3.0)
     (tmp_path / "params.safetensors").unlink()
-    refused(lambda: go_on(run, kept, state, 4, print), f"{tmp_path} got no params.safetensors; want it back, or")
+    refused(
+        lambda: go_on(config, run, job, kept, print), f"{tmp_path / 'params.safetensors'} is gone; want it back, or"
+    )
+    assert len(read_rows(tmp_path)) == 2, "nothing is lost"
+    (tmp_path / "params.safetensors").touch()
+    assert go_on(config, run, job, kept, print)[1:] == (3.0, 4)
+    assert len(read_rows(tmp_path)) == 1
 
 
 OWN = """

@@ -113,7 +113,7 @@ def test_where_every_checkpoint_is_damaged_nothing_begins_anew_however_often_it_
         assert kept.steps() == [10, 20]
 
 
-def test_a_fault_that_passes_costs_no_checkpoint(tmp_path, monkeypatch):
+def test_a_fault_in_which_none_can_be_read_costs_no_checkpoint(tmp_path, monkeypatch):
     kept = two(tmp_path)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "orbax.checkpoint", None)  # an installation that is broken
@@ -121,6 +121,17 @@ def test_a_fault_that_passes_costs_no_checkpoint(tmp_path, monkeypatch):
     found = kept.restore({"h": jnp.zeros(300)}, pytest.fail)
     assert found is not None
     assert found.step == 20
+
+
+def test_what_is_put_aside_is_never_deleted(tmp_path):
+    kept = two(tmp_path)
+    for _ in range(2):
+        (tmp_path / "20" / "told" / "metadata").write_text("{")
+        found = kept.restore({"h": jnp.zeros(300)}, print)
+        assert found is not None
+        assert found.step == 10
+        kept.save(20, {"h": jnp.full(300, 20.0)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20", "20.damaged", "20.damaged1"]
 
 
 def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(tmp_path):

@@ -212,3 +212,47 @@ def test_wrong_use_gives_one_line_and_writes_nothing(line, tmp_path, monkeypatch
     assert WRONG[line] in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_updates_that_were_skipped_are_told(tmp_path):
+    from _study import Study, of_skipped
+
+    from rnn_jax.runs import open_run
+
+    run = open_run(tmp_path / "run", Study(out=tmp_path / "run"))
+    assert of_skipped(run) == ""
+    for cell, seed, skipped in [("tanh", 0, 1), ("tanh", 0, 3), ("tanh", 1, 2), ("relu", 0, 0)]:
+        run.log(split="train", cell=cell, seed=seed, skipped=skipped)
+    run.log(split="train", cell="gru", seed=0)  # as runs wrote before they counted
+    assert of_skipped(run) == " Updates that were skipped, as something was not finite: 5 of tanh."
+
+
+def test_a_network_that_diverges_is_counted_and_its_schedule_waits(tmp_path):
+    import optax
+    from _study import Study
+    from _training import Task, learn_all
+
+    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.training import batch_learner
+
+    def loss(params, x):
+        return jnp.sum(params * x)
+
+    learner = batch_learner(lambda key: jnp.zeros(3), loss, optax.sgd(0.1))
+    part = (jnp.asarray(2.0),)
+    batches = lambda rng, look: (jnp.array([1.0, jnp.nan, 1.0, jnp.nan, 1.0]),)  # noqa: E731
+    task = Task(learner, batches, lambda params, x: {"loss": loss(params, x)}, part, part)
+    config = Study(seeds=1, looks=2, updates=5, out=tmp_path / "run")
+    run = open_run(config.out, config)
+    learn_all(config, run, {"point": task}, {})
+    assert [(row["step"], row["skipped"]) for row in read_metrics(run.folder)] == [(3, 2)] * 2 + [(6, 4)] * 3
+
+
+def test_a_file_that_is_no_python_is_told_in_one_line(tmp_path):
+    from _cells import make_model
+
+    from tests.laboratory import refused
+
+    (tmp_path / "mine.py").write_text("def leaky(:")
+    name = f"{tmp_path / 'mine.py'}:leaky"
+    refused(lambda: make_model(name, 5, 4), f"cell got {name!r}, whose file is no Python (invalid syntax")

@@ -175,6 +175,25 @@ def test_a_state_that_overflows_where_no_loss_sees_it_begins_anew():
         require_finite(state, info)
 
 
+def test_a_state_may_hold_what_is_not_finite_if_it_begins_so():
+    running = cell_from_step(  # the greatest so far
+        lambda key: jnp.ones(()),
+        lambda params, batch_shape=(): jnp.full((*batch_shape, 1), -jnp.inf),
+        lambda w, h, x: jnp.maximum(h, w * x),
+    )
+    learner = window_learner(running, lambda ys, _: jnp.sum(jnp.where(ys > 0, ys, 0.0)), optax.sgd(0.1))
+    mask = jnp.array([[True, False]] * 3)
+    state, info = learner.update(learner.init(jax.random.key(0), (2,)), (jnp.ones((3, 2, 1)), jnp.zeros((3, 2)), mask))
+    assert (int(info.broken), int(state.step)) == (-1, 1)
+    assert state.h.tolist() == [[1.0], [-jnp.inf]]
+
+
+def test_a_state_of_ones_own_is_where_the_first_window_begins():
+    learner, state, (xs, ys) = learner_of_hello()
+    own = state._replace(h=jax.tree.map(lambda h: h + 0.5, state.h))
+    assert learner.update(own, (xs[0], ys[0]))[1].loss != learner.update(state, (xs[0], ys[0]))[1].loss
+
+
 def test_a_learned_start_is_taught_by_the_first_window_and_by_resets():
     v, (xs, ys) = hello()
     model = readout(learned_start(gru(v.size, 4)), v.size)
@@ -196,8 +215,9 @@ def test_a_learned_start_is_taught_by_the_first_window_and_by_resets():
         optax.polyak_sgd(max_learning_rate=0.1),
         optax.MultiSteps(optax.adam(0.01), 3).gradient_transformation(),
         optax.chain(optax.adaptive_grad_clip(0.1), optax.lion(0.01)),
+        optax.contrib.sam(optax.adam(0.01), optax.sgd(0.05)),
     ],
-    ids=["what wants the loss", "what wants it too", "what gathers gradients", "a chain"],
+    ids=["what wants the loss", "what wants it too", "what gathers gradients", "a chain", "what wants nothing more"],
 )
 def test_any_transformation_that_descends_without_searching_learns(optimizer):
     v, windows = hello()
