@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_positive
+from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
 from rnn_jax.types import Cell, Initializer, Keys, Params, State
@@ -37,6 +38,7 @@ class SeenState(NamedTuple):
     y: Float[Array, "*batch O"]
 
 
+@factory
 def readout(
     cell: Cell,
     output_size: int,
@@ -92,6 +94,7 @@ def read_by(
     return init
 
 
+@factory
 def learned_start(cell: Cell) -> Cell:
     """Makes the state before the first step a parameter, which begins as the cell's own start.
 
@@ -117,6 +120,7 @@ def learned_start(cell: Cell) -> Cell:
     return inside(cell)._replace(init=init, start=start)
 
 
+@factory
 def residual(cell: Cell) -> Cell:
     """Adds the input to what is seen: y_t = cell's y_t + x_t.
 
@@ -162,6 +166,7 @@ def seen_cell(
     return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=keyed)
 
 
+@factory
 def stack(*cells: Cell) -> Cell:
     """One cell on top of another: each sees the output that the one below has at the same step.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
 from rnn_jax.combinators import SeenState, name_of, seen_cell
+from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
 
@@ -40,6 +41,7 @@ def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
     return each(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
 
 
+@factory
 def input_dropout(cell: Cell, rate: float) -> Cell:
     """Drops features of the input anew at each step: the cell sees m_t ⊙ x_t.
 
@@ -65,6 +67,7 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
     return cell._replace(project=project, keyed=True)
 
 
+@factory
 def output_dropout(cell: Cell, rate: float) -> Cell:
     """Drops features of the output anew at each step: what is seen is m_t ⊙ y_t, the recurrence goes on without.
 
@@ -96,6 +99,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
     return seen_cell(cell, project, advance, keyed=True)
 
 
+@factory
 def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     """Each number of the state stays what it was with probability ``rate``: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t.
 
@@ -140,6 +144,7 @@ def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> 
     return jnp.where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
 
 
+@factory
 def variational_dropout(
     cell: Cell,
     *,

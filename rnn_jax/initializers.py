@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import zeros
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from rnn_jax.factories import factory
 from rnn_jax.types import Initializer
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 
+@factory
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = g·Q with Q orthogonal: every vector's length is multiplied by exactly g.
 
@@ -40,6 +42,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     return init
 
 
+@factory
 def identity(gain: float = 1.0) -> Initializer:
     """W = g·I: with ReLU and g = 1, the IRNN, which copies its state when nothing comes in.
 
@@ -57,6 +60,7 @@ def identity(gain: float = 1.0) -> Initializer:
     return init
 
 
+@factory
 def scaled_normal(gain: float = 1.0) -> Initializer:
     """W_ij ~ N(0, g²/fan_in), fan_in the leading axis: a square matrix multiplies lengths by g on average.
 
@@ -71,6 +75,7 @@ def scaled_normal(gain: float = 1.0) -> Initializer:
     return init
 
 
+@factory
 def torch_uniform() -> Initializer:
     """W_ij ~ U(−1/√H, 1/√H), H the last axis: how PyTorch begins every weight and bias of its recurrent layers.
 
@@ -85,6 +90,7 @@ def torch_uniform() -> Initializer:
     return init
 
 
+@factory
 def chrono(max_lag: float) -> Initializer:
     """b ~ ln U(1, max_lag − 1): biases under which retention times are spread over 1 … max_lag steps.
 
@@ -105,6 +111,7 @@ def chrono(max_lag: float) -> Initializer:
     return init
 
 
+@factory
 def ring(r_min: float, r_max: float, max_phase: float = 2 * jnp.pi) -> Callable[..., tuple[Array, Array]]:
     """λ = exp(−exp(log ν) + i·exp(log θ)) spread evenly over the area of a ring of the complex plane.
 
@@ -136,6 +143,7 @@ def ring(r_min: float, r_max: float, max_phase: float = 2 * jnp.pi) -> Callable[
     return init
 
 
+@factory
 def per_gate(initializer: Initializer, gates: int) -> Initializer:
     """Draws each of the G blocks ``(…, H)`` of ``(…, G·H)`` on its own, so each gate is orthogonal by itself."""
 

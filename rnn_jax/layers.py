@@ -9,6 +9,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.combinators import ReadoutParams, name_of, read_by
+from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.rollout import outputs, rollout
 from rnn_jax.types import Cell, Initializer, Params, Start, State
@@ -50,6 +51,7 @@ class BothWays(NamedTuple):
     backward: Any
 
 
+@factory
 def causal(cell: Cell, *, reverse: bool = False) -> Layer:
     """A cell as a layer: its rollout and outputs, from the first step on or, reversed, from the last."""
 
@@ -65,6 +67,7 @@ def as_layer(model: Cell | Layer) -> Layer:
     return causal(model) if isinstance(model, Cell) else model
 
 
+@factory
 def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concatenate") -> Layer:
     """One cell reads from the first step on, another from the last, and both are seen at every step.
 
@@ -114,6 +117,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
     return Layer(init, start, apply, output)
 
 
+@factory
 def stack_layers(*layers: Layer) -> Layer:
     """One layer on top of another: each sees the whole sequence that the one below has made.
 
@@ -161,6 +165,7 @@ def stack_layers(*layers: Layer) -> Layer:
     return Layer(init, start, apply, output=lambda params, h_T: layers[-1].output(params[-1], h_T[-1]))
 
 
+@factory
 def readout_layer(
     layer: Layer,
     output_size: int,

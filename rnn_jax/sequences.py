@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int, Integer, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -46,17 +46,22 @@ def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "
     >>> length_mask(jnp.array([2, 0, 3]), 3).astype(int).T.tolist()
     [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
     """
+    require_lengths(lengths, length)
     lengths = jnp.asarray(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
-    if not isinstance(lengths, Tracer) and lengths.size:
-        known = np.asarray(lengths)  # NumPy's, so that constants are checked inside jit too
-        shortest, longest = known.min(), known.max()
-        if not 0 <= shortest <= longest <= length:
-            raise ValueError(f"lengths got {shortest} … {longest}; want steps in [0, {length}], T of xs")
     t = jnp.arange(length, dtype=jnp.int32).reshape(length, *[1] * lengths.ndim)
     shape = (length, *lengths.shape)
     return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths.astype(jnp.int32), shape)  # eight bits do not hold T
+
+
+def require_lengths(lengths: Integer[ArrayLike, "*batch"], length: int) -> None:
+    """Raises a ValueError unless lengths are whole numbers in [0, T], as far as they are known."""
+    lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants are known inside jit too
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
+    if not isinstance(lengths, Tracer) and lengths.size:
+        shortest, longest = lengths.min(), lengths.max()
+        if not 0 <= shortest <= longest <= length:
+            raise ValueError(f"lengths got {shortest} … {longest}; want steps in [0, {length}], T of xs")
 
 
 def reverse_sequence(

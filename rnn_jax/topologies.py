@@ -18,6 +18,7 @@ from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_id
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer, widened
+from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.rollout import describe
@@ -193,6 +194,7 @@ class LinearBridgeParams(NamedTuple):
     b: Float[Array, " N"]
 
 
+@factory
 def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
     """The decoder starts from a linear function of what is seen of the encoder: h_0 = start + W s + b.
 
@@ -232,6 +234,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     return Bridge(init, cross)
 
 
+@factory
 def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
     """The decoder starts from the encoder's last state itself, so their states must be alike.
 
@@ -250,6 +253,7 @@ def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
     return Bridge(init=lambda key: (), cross=lambda params, h_T: h_T)
 
 
+@factory
 def encoder_decoder(
     encoder: Cell | Layer, decoder: Cell, *, bridge: Callable[[Layer, Cell], Bridge] = linear_bridge
 ) -> EncoderDecoder:

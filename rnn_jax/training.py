@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from rnn_jax.factories import factory
 from rnn_jax.gradients import chunked, streaming
 from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
@@ -74,6 +75,7 @@ class Learner(NamedTuple):
     """``(state, batch) -> (state, info)``: a batch is ``(xs, targets)`` for one window, or a tuple of any arrays."""
 
 
+@factory
 def window_learner(
     cell: Cell, loss: Loss, optimizer: optax.GradientTransformation, *, clip: float | None = None
 ) -> Learner:
@@ -136,6 +138,7 @@ def window_learner(
     return Learner(init, update)
 
 
+@factory
 def batch_learner(
     init: Callable[[PRNGKeyArray], Params],
     loss: Callable[..., Float[Array, ""]],

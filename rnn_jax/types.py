@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
+from rnn_jax.factories import factory
+
 Params = PyTree
 State = PyTree
 Keys = Key[Array, "..."]
@@ -75,6 +77,7 @@ class Cell(NamedTuple):
         return self.advance(params, h, self.project(params, x))
 
 
+@factory
 def cell_from_step(
     init: Callable[[PRNGKeyArray], Params],
     start: Start,

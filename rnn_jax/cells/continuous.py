@@ -10,6 +10,7 @@ from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.cells.vanilla import VanillaParams
+from rnn_jax.factories import factory
 from rnn_jax.types import Cell
 
 
@@ -71,6 +72,7 @@ def cornn_advance(
     return CoRNNState(h=h + step_size * z, z=z)
 
 
+@factory
 def ctrnn(
     input_size: int,
     hidden_size: int,
@@ -105,6 +107,7 @@ def ctrnn(
     )
 
 
+@factory
 def antisymmetric(
     input_size: int, hidden_size: int, *, step_size: float = 0.1, damping: float = 0.01, **inits: Unpack[Inits]
 ) -> Cell:
@@ -134,6 +137,7 @@ def antisymmetric(
     )
 
 
+@factory
 def cornn(
     input_size: int,
     hidden_size: int,

@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.affine import through
 from rnn_jax.cells.lstm import LSTMState
 from rnn_jax.checks import require_positive
+from rnn_jax.factories import factory
 from rnn_jax.initializers import per_gate, zeros
 from rnn_jax.types import Cell, Initializer
 
@@ -61,6 +62,7 @@ def convolve(x: Float[Array, "..."], W: Float[Array, "..."]) -> Float[Array, "..
     return y.reshape(*batch, *space, W.shape[-1])
 
 
+@factory
 def conv_lstm(
     input_size: int,
     hidden_size: int,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono
 from rnn_jax.types import Cell
 
@@ -81,6 +82,7 @@ def janet_advance(
     return sigmoid(s) * h + sigmoid(beta - s) * jnp.tanh(n)  # 1 − σ(a) = σ(−a)
 
 
+@factory
 def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The minimal gated unit; the equations stand at ``mgu_advance``.
 
@@ -97,6 +99,7 @@ def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     return bind(MGUParams, mgu_advance, 2, input_size, hidden_size, **inits)
 
 
+@factory
 def ugrnn(input_size: int, hidden_size: int, *, update_bias: float = 0.0, **inits: Unpack[Inits]) -> Cell:
     """The update gate network; the equations stand at ``ugrnn_advance``.
 
@@ -119,6 +122,7 @@ def ugrnn(input_size: int, hidden_size: int, *, update_bias: float = 0.0, **init
     return cell._replace(init=init)
 
 
+@factory
 def janet(
     input_size: int, hidden_size: int, *, max_lag: float = 100.0, beta: float = 1.0, **inits: Unpack[Inits]
 ) -> Cell:

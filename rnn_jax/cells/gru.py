@@ -12,6 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
 
@@ -68,6 +69,7 @@ def gru_reset_before_advance(
     return (1 - z) * n + z * h
 
 
+@factory
 def gru(
     input_size: int,
     hidden_size: int,
@@ -114,6 +116,7 @@ def gru(
     return cell._replace(init=init)
 
 
+@factory
 def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The gated recurrent unit with its reset gate before the product, as published.
 
@@ -125,6 +128,7 @@ def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) 
     return bind(GRUResetBeforeParams, gru_reset_before_advance, 3, input_size, hidden_size, **inits)
 
 
+@factory
 def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **inits: Unpack[Inits]) -> Cell:
     """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps.
 

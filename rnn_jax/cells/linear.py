@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
 from rnn_jax.cells.affine import project_input
 from rnn_jax.cells.binding import InputInits, bind_input
 from rnn_jax.checks import require_positive
+from rnn_jax.factories import factory
 from rnn_jax.initializers import ring, scaled_normal
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
@@ -78,6 +79,7 @@ def linear_cell(cell: Cell, coefficients: Callable[[Any, Any], tuple[PyTree, PyT
     return cell._replace(advance=advance, coefficients=coefficients)
 
 
+@factory
 def diagonal(
     input_size: int,
     hidden_size: int,
@@ -112,6 +114,7 @@ def diagonal(
     return linear_cell(cell._replace(init=init), diagonal_coefficients)
 
 
+@factory
 def lru(
     input_size: int,
     hidden_size: int,

@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer, Params, State
 
@@ -84,6 +85,7 @@ def bind_memory(
     return cell._replace(init=init, start=start, output=lambda params, state: state.h)
 
 
+@factory
 def lstm(
     input_size: int,
     hidden_size: int,
@@ -134,6 +136,7 @@ def lstm(
     return bind_memory(LSTMParams, advance, 4, input_size, hidden_size, forget_bias=forget_bias, **inits)
 
 
+@factory
 def chrono_lstm(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
     """An ``lstm`` whose memories begin with retention times spread over 1 … ``max_lag`` steps.
 

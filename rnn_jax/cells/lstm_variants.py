@@ -12,6 +12,7 @@ from rnn_jax.cells.affine import project_input, recur
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstm import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.checks import require_positive
+from rnn_jax.factories import factory
 from rnn_jax.initializers import orthogonal, per_gate, scaled_normal
 from rnn_jax.types import Cell, Initializer
 
@@ -137,6 +138,7 @@ def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Fl
     return LSTMState(h=sigmoid(o) * jnp.tanh(seen), c=c)
 
 
+@factory
 def peephole_lstm(
     input_size: int,
     hidden_size: int,
@@ -166,6 +168,7 @@ def peephole_lstm(
     return cell._replace(init=init, advance=peephole_lstm_advance)
 
 
+@factory
 def cifg_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[Inits]) -> Cell:
     """The LSTM with coupled input and forget gates; the equations stand at ``cifg_lstm_advance``.
 
@@ -177,6 +180,7 @@ def cifg_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **
     return bind_memory(CIFGParams, cifg_lstm_advance, 3, input_size, hidden_size, forget_bias=forget_bias, **inits)
 
 
+@factory
 def clipped_lstm(
     input_size: int, hidden_size: int, *, cell_clip: float, forget_bias: float = 1.0, **inits: Unpack[Inits]
 ) -> Cell:
@@ -192,6 +196,7 @@ def clipped_lstm(
     return cell._replace(advance=lambda params, state, u: clipped_lstm_advance(params, state, u, cell_clip))
 
 
+@factory
 def projected_lstm(
     input_size: int,
     hidden_size: int,
@@ -243,6 +248,7 @@ def projected_lstm(
     return cell._replace(init=init, start=start, advance=advance)
 
 
+@factory
 def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[Inits]) -> Cell:
     """The layer-normalised LSTM; the equations stand at ``layer_norm_lstm_advance``.
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.binding import InputInits, bind_input
 from rnn_jax.cells.linear import linear_cell
+from rnn_jax.factories import factory
 from rnn_jax.types import Cell
 
 
@@ -49,6 +50,7 @@ def min_lstm_coefficients(
     return sigmoid(-odds), sigmoid(odds) * n
 
 
+@factory
 def min_gru(input_size: int, hidden_size: int, **inits: Unpack[InputInits]) -> Cell:
     """The minGRU; the equations stand at ``min_gru_coefficients``.
 
@@ -65,6 +67,7 @@ def min_gru(input_size: int, hidden_size: int, **inits: Unpack[InputInits]) -> C
     return linear_cell(bind_input(MinGRUParams, 2, input_size, hidden_size, **inits), min_gru_coefficients)
 
 
+@factory
 def min_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[InputInits]) -> Cell:
     """The minLSTM; the equations stand at ``min_lstm_coefficients``.
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstm import bind_memory
+from rnn_jax.factories import factory
 from rnn_jax.types import Cell
 
 
@@ -52,6 +53,7 @@ def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batc
     return SLSTMState(h=sigmoid(o) * c / n, c=c, n=n, m=m)
 
 
+@factory
 def slstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[Inits]) -> Cell:
     """The sLSTM of the xLSTM, with one head; the equations stand at ``slstm_advance``.
 

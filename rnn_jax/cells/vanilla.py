@@ -10,6 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, InputInits, bind
+from rnn_jax.factories import factory
 from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
 
@@ -50,6 +51,7 @@ def indrnn_advance(
     return activation(jnp.broadcast_to(params.w_hh, h.shape) * h + u)
 
 
+@factory
 def vanilla(
     input_size: int,
     hidden_size: int,
@@ -92,6 +94,7 @@ def vanilla(
     )
 
 
+@factory
 def irnn(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The IRNN: a ReLU network that begins with W_hh = I, so that it copies its state when nothing comes in.
 
@@ -100,6 +103,7 @@ def irnn(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     return vanilla(input_size, hidden_size, activation="relu", **(Inits(recurrent_init=identity()) | inits))
 
 
+@factory
 def indrnn(
     input_size: int,
     hidden_size: int,

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from rnn_jax.compiling import compiled
 from rnn_jax.rollout.scan import Marks, scan
-from rnn_jax.sequences import borders_from_the_other_side, length_mask
+from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
 from rnn_jax.types import Cell, Keyed, Params, State
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
@@ -70,9 +71,30 @@ def rollout(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
+    if lengths is not None:
+        require_lengths(lengths, steps_of(xs))
+    marks = (None if mark is None else jnp.asarray(mark) for mark in (mask, lengths, resets, cuts))
+    return _rolled(cell, params, h0, xs, *marks, reverse, schedule)
+
+
+@compiled("cell", "reverse", "schedule")
+def _rolled(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    mask: Array | None,
+    lengths: Array | None,
+    resets: Array | None,
+    cuts: Array | None,
+    reverse: bool,
+    schedule: str,
+) -> tuple[State, State]:
+    """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
     check_fit(cell, params, h0, xs)
     batch = batch_shape(cell, params, h0)
-    marks = read_marks(jax.tree.leaves(xs)[0].shape[0], batch, mask, lengths, resets, cuts, reverse)
+    check_batch(cell, params, h0, xs, batch)
+    marks = read_marks(steps_of(xs), batch, mask, lengths, resets, cuts, reverse)
     fresh = None if marks.resets is None else cell.start(params, batch)
     return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
 
@@ -88,6 +110,19 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
         ``ys``, ``(T, *batch, O)``.
     """
     return cell.output(params, hs)
+
+
+def steps_of(xs: PyTree) -> int:
+    """T, the length of the leading axis of every array of a sequence.
+
+    Raises:
+        ValueError: for a sequence without an array, or arrays without a common T.
+    """
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(xs)}
+    if len(lengths) != 1 or () in lengths:
+        shapes = ", ".join(str(jnp.shape(x)) for x in jax.tree.leaves(xs)) or "no array"
+        raise ValueError(f"xs got {shapes}; want arrays (T, *batch, …) of one T, or (T, *batch, 0) for no features")
+    return lengths.pop()[0]
 
 
 def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
@@ -116,6 +151,27 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
         raise ValueError(
             f"h0 got {before}, but one step makes it {after}; want the batch axes of xs and the params' dtype: "
             "start from cell.start(params, batch_shape)"
+        )
+
+
+def check_batch(cell: Cell, params: Params, h0: State, xs: PyTree, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless xs have the batch axes of h0: an array without them would be broadcast."""
+    one = jax.tree.map(lambda h: jax.ShapeDtypeStruct(h.shape[len(batch) :], h.dtype), h0)
+
+    def read_by_one(axes: int) -> bool:
+        """Whether a state without batch axes reads x_t without its time and so many axes more."""
+        try:
+            x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes + 1 :], x.dtype), xs)
+            return describe(jax.eval_shape(cell.step, params, one, x)) == describe(one)
+        except (TypeError, ValueError):
+            return False
+
+    shapes = [x.shape for x in jax.tree.leaves(xs)]
+    apart = any(shape[1 : 1 + len(batch)] != batch for shape in shapes)
+    if apart or (batch and read_by_one(0) and not read_by_one(len(batch))):
+        raise ValueError(
+            f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
+            f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
         )
 
 

@@ -1,0 +1,91 @@
+"""Factories of functions: equal calls return equal, hashable and picklable cells, layers and initialisers."""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Made:
+    """A function that a factory made. There is one for equal calls of the factory, so it is equal to itself alone.
+
+    The one class of the library that is neither a ``NamedTuple`` nor a ``Protocol``: a closure cannot be pickled.
+    """
+
+    def __init__(self, function: Callable, recipe: tuple[Any, ...]) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.function = function
+        self.recipe = recipe
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade, self.recipe
+
+
+KNOWN: weakref.WeakValueDictionary[Hashable, Made] = weakref.WeakValueDictionary()
+"""Every function that is alive and was made by a factory, by the factory, its arguments and its place."""
+
+
+def factory(make: Callable[P, R]) -> Callable[P, R]:
+    """A function whose result is one function or a ``NamedTuple`` of them, the same for equal arguments.
+
+    Arguments are equal by value, arrays too. A call with traced arrays, or with anything that has no hash, makes
+    functions that are equal to themselves alone.
+
+    >>> from rnn_jax import lstm
+    >>> lstm(3, 5) == lstm(input_size=3, hidden_size=5, forget_bias=1.0), lstm(3, 5) == lstm(3, 4)
+    (True, False)
+    """
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        result = make(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            call = (make, frozen(bound.arguments))
+        except TypeError:
+            return result
+
+        def known(path: tuple[Any, ...], part: Any) -> Any:
+            if not callable(part) or isinstance(part, Made):
+                return part
+            return KNOWN.setdefault((*call, path), Made(part, (made, args, kwargs, path)))
+
+        return jax.tree.map_with_path(known, result)
+
+    return made
+
+
+def remade(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
+    """The function at this place of what a factory makes, for a pickle that is read."""
+    return next(part for place, part in jax.tree.leaves_with_path(make(*args, **kwargs)) if place == path)
+
+
+def frozen(value: Any) -> Hashable:
+    """Arguments as what can be compared by value; a TypeError for what is traced or has no hash.
+
+    >>> frozen({"mask": np.array([1.0]), "sizes": [2, 3]}) == frozen({"mask": np.array([1.0]), "sizes": [2, 3]})
+    True
+    """
+    if isinstance(value, Tracer):
+        raise TypeError("a traced array has no value")
+    if isinstance(value, np.ndarray | jax.Array):
+        return str(value.dtype), value.shape, np.asarray(value).tobytes()
+    if isinstance(value, dict):
+        return frozenset((name, frozen(part)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(frozen, value))
+    hash(value)
+    return (bool, value) if isinstance(value, bool) else value  # True is equal to 1
