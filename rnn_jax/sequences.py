@@ -53,8 +53,10 @@ def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "
     return jnp.broadcast_to(t, shape) < jnp.broadcast_to(lengths.astype(jnp.int32), shape)  # eight bits do not hold T
 
 
-def require_lengths(lengths: Integer[ArrayLike, "*batch"], length: int) -> None:
-    """Raises a ValueError unless lengths are whole numbers in [0, T], as far as they are known."""
+def require_lengths(lengths: Integer[ArrayLike, "*batch"] | None, length: int) -> None:
+    """Raises a ValueError unless lengths, if there are any, are whole numbers in [0, T], as far as they are known."""
+    if lengths is None:
+        return
     lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants are known inside jit too
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from rnn_jax.precision import widened
+
 
 class Dropped(NamedTuple):
     """A recurrent matrix that reads the state through a dropout mask: its product with h is (m ⊙ h) W_hh."""
@@ -15,8 +17,12 @@ class Dropped(NamedTuple):
 
 def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     """y = W x + b over the last axis; any leading axes are batch."""
-    y = x @ W
-    return y + jnp.broadcast_to(b, y.shape)
+    return add_bias(x @ W, b)
+
+
+def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
+    """y + b; the gradient of b, a sum over the batch and whatever else leads, is summed in at least 32 bits."""
+    return y + jnp.broadcast_to(widened(b), y.shape).astype(b.dtype)
 
 
 def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -56,7 +62,7 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         rows = jnp.asarray(W_xh).at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return rows + jnp.broadcast_to(b_h, rows.shape)
+        return add_bias(rows, b_h)
     input_size = W_xh.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
         raise ValueError(

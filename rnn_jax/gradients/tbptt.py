@@ -28,6 +28,7 @@ Reference: Williams, Peng. An efficient gradient-based algorithm for on-line tra
 1990, where this is BPTT(h; h') with h = k2 and h' = k1; Sutskever. Training recurrent neural networks. 2013.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,10 +36,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
+from rnn_jax.compiling import compiled
 from rnn_jax.gradients.windows import (
     Ends,
     Loss,
     Plan,
+    Steps,
+    hoisted,
     join,
     part,
     read,
@@ -47,9 +51,10 @@ from rnn_jax.gradients.windows import (
     take,
     windowed,
 )
-from rnn_jax.rollout import outputs, rollout
+from rnn_jax.precision import narrowed, widened
+from rnn_jax.rollout import outputs, rollout, steps_of
 from rnn_jax.rollout.scan import Marks, where
-from rnn_jax.sequences import window_cuts
+from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
 
 
@@ -95,9 +100,26 @@ def cut(
     >>> [round(float(jax.grad(x_3)(0.2, window)), 3) for window in (3, 1)]
     [0.108, 0.036]
     """
-    T = jax.tree.leaves(xs)[0].shape[0]
-    require_steps(T, targets=targets)
-    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=window_cuts(T, window))
+    T = steps_of(xs)
+    require_lengths(lengths, T)
+    return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window))
+
+
+@compiled("cell", "loss")
+def _cut(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Loss,
+    mask: Any,
+    lengths: Any,
+    resets: Any,
+    cuts: Array,
+) -> tuple[Float[Array, ""], State]:
+    require_steps(len(cuts), targets=targets)
+    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=cuts)
     return require_scalar(loss(outputs(cell, params, hs), targets)), jax.lax.stop_gradient(h_T)
 
 
@@ -117,7 +139,7 @@ def chunked(
 ) -> tuple[Float[Array, ""], State]:
     """The gradient of ``cut``, summed window by window as the sequence is read: memory does not grow with T.
 
-    Only reverse mode works on it; ``cell`` and ``loss`` must not close over what is differentiated.
+    Only reverse mode works on it. What ``cell`` and ``loss`` close over may be traced, and differentiated.
 
     Args:
         cell, params, h0, xs, targets, loss, mask, lengths, resets: as in ``cut``.
@@ -146,18 +168,42 @@ def chunked(
     plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
-    floats, others = part((params, h0, steps))
-    result: Any = _chunked(plan, floats, others)
+    return _by_windows(plan, params, h0, steps)
+
+
+@compiled("plan")
+def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
+    programs, closed_over = {}, {}
+    for losses in filter(None, {plan.k1, plan.T % plan.k1}):
+        window_steps = jax.eval_shape(lambda steps, losses=losses: take(plan, steps, 0, losses), steps)
+        programs[losses], closed_over[losses] = hoisted(
+            partial(windowed, plan, losses=losses), params, h0, window_steps
+        )
+    floats, others = part((Weights(params, closed_over), h0, steps))
+    result: Any = _chunked(plan, programs, floats, others)
     return result[0], jax.lax.stop_gradient(result[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(plan: Plan, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
-    """The loss alone, of params, first state and steps in two parts."""
-    params, h0, steps = join(floats, others)
+class Weights(NamedTuple):
+    """What every window of a sequence shares."""
+
+    params: Params
+    closed_over: dict[int, list[Array]]
+    """Arrays that cell and loss close over, by the number of losses of a window."""
+
+
+Programs = dict[int, Callable[..., tuple[Float[Array, ""], Ends]]]
+"""``windowed`` by the number of losses of a window, as ``(closed_over, params, h, steps) -> (value, ends)``."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
+    """The loss alone, of weights, first state and steps in two parts."""
+    weights, h0, steps = join(floats, others)
 
     def on(ends: Ends, number: int | Array, losses: int) -> tuple[Ends, Float[Array, ""]]:
-        value, ends = windowed(plan, params, ends.begin, take(plan, steps, number, losses), losses)
+        inside = take(plan, steps, number, losses)
+        value, ends = programs[losses](weights.closed_over[losses], weights.params, ends.begin, inside)
         return ends, value
 
     ends, values = jax.lax.scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
@@ -173,52 +219,54 @@ class Summed(NamedTuple):
 
     value: Float[Array, ""]
     grads: tuple[PyTree, PyTree, PyTree]
-    """Of the params, of the first state, and of the steps."""
+    """Of the weights, of the first state, and of the steps; in at least 32 bits."""
 
 
-def _chunked_forward(plan: Plan, floats: PyTree, others: PyTree) -> tuple[Any, Summed]:
+def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Any, PyTree]:
     """The loss, and beside it the gradient that will be asked for."""
-    params, h0, steps = join(floats, others)
+    weights, h0, steps = join(floats, others)
 
     def on(carry: tuple[Ends, Summed], number: int | Array, losses: int) -> tuple[tuple[Ends, Summed], None]:
         ends, summed = carry
-        floats, others = part((params, ends.begin, take(plan, steps, number, losses)))
+        floats, others = part((weights, ends.begin, take(plan, steps, number, losses)))
 
         def of_window(floats: PyTree) -> tuple[Float[Array, ""], Ends]:
-            params, h, inside = join(floats, others)
-            return windowed(plan, params, h, inside, losses)
+            weights, h, inside = join(floats, others)
+            return programs[losses](weights.closed_over[losses], weights.params, h, inside)
 
         (value, ends), grads = jax.value_and_grad(of_window, has_aux=True)(floats)
         return (ends, add(plan, summed, value, grads, number, losses)), None
 
-    value = jax.eval_shape(partial(_chunked, plan), floats, others)[0]
-    carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, floats))
+    value = jax.eval_shape(partial(_chunked, plan, programs), floats, others)[0]
+    carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
     carry, _ = jax.lax.scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
     ends, summed = carry
-    return (summed.value, ends.last), summed
+    return (summed.value, ends.last), narrowed(summed.grads, floats)
 
 
 def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Summed:
-    """One window more: the gradient of params, of h0 if no border is between, and of inputs where they lie."""
-    of_params, of_h0, of_steps = summed.grads
-    to_params, to_h, to_steps = grads
+    """One window more: the gradient of weights, of h0 if no border is between, and of inputs where they lie."""
+    of_weights, of_h0, of_steps = summed.grads
+    to_weights, to_h, to_steps = widened(grads)
     uncut, t = jnp.asarray(plan.begin(number) <= 0), plan.steps(number, losses)
     return Summed(
         summed.value + value,
         (
-            jax.tree.map(jnp.add, of_params, to_params),
+            jax.tree.map(jnp.add, of_weights, to_weights),
             jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),
             jax.tree.map(lambda total, g: total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g), of_steps, to_steps),
         ),
     )
 
 
-def _chunked_backward(plan: Plan, summed: Summed, to_results: tuple[Array, State]) -> tuple[Any, ...]:
+def _chunked_backward(
+    plan: Plan, programs: Programs, grads: PyTree, to_results: tuple[Array, State]
+) -> tuple[Any, ...]:
     """The gradient, times that of the loss."""
     to_loss, _ = to_results
-    return jax.tree.map(lambda g: g * to_loss.astype(g.dtype), summed.grads), None
+    return jax.tree.map(lambda g: g * to_loss.astype(g.dtype), grads), None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
@@ -252,11 +300,16 @@ def parallel(
     plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
+    return _side_by_side(plan, params, h0, steps)
+
+
+@compiled("plan")
+def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
     quiet, quiet_steps = jax.lax.stop_gradient((params, steps))
 
     def on(h: State, number: Array) -> tuple[State, State]:
         few = jax.tree.map(lambda a: a[: plan.k1], take(plan, quiet_steps, number, plan.k1))
-        return rollout(cell, quiet, h, few.xs, mask=few.marks.mask, resets=few.marks.resets)[0], h
+        return rollout(plan.cell, quiet, h, few.xs, mask=few.marks.mask, resets=few.marks.resets)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = jax.lax.scan(on, jax.lax.stop_gradient(h0), numbers)
@@ -314,8 +367,11 @@ def streaming(
     >>> bool(jnp.allclose(value, jnp.sum(hs[1:] ** 2)) and jnp.allclose(h, hs[1]))
     True
     """
-    k2 = jax.tree.leaves(xs)[0].shape[0]
+    k2 = steps_of(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
     plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, Marks(mask, resets), lengths, counted=k1)
-    value, ends = windowed(plan, params, h, steps, k1)
+    value, ends = _one_window(plan, params, h, steps, k1)
     return value, ends.begin
+
+
+_one_window = compiled("plan", "losses")(windowed)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.checks import require_positive
-from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout
+from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout, steps_of
 from rnn_jax.rollout.scan import Marks
 from rnn_jax.types import Cell, Params, State
 
@@ -71,7 +71,7 @@ def read(
         marks: the mask and resets.
         counted: steps that have targets, when not all.
     """
-    T = jax.tree.leaves(xs)[0].shape[0]
+    T = steps_of(xs)
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)
     if k1 > window:
@@ -124,6 +124,21 @@ def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) ->
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))
     return value, jax.lax.stop_gradient(Ends(begin, h_T))
+
+
+def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Array]]:
+    """What a function closes over, as an argument: ``(g, consts)`` with g(consts, *args) = f(*args).
+
+    A rule for reverse mode is traced when its program is there already; what was traced with that program and is
+    closed over would be unknown by then.
+    """
+    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    structure = jax.tree.structure(shape)
+
+    def g(consts: list[Array], *args: PyTree) -> Any:
+        return jax.tree.unflatten(structure, jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(args)))
+
+    return g, closed.consts
 
 
 def part(tree: PyTree) -> tuple[PyTree, PyTree]:

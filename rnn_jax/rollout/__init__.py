@@ -71,8 +71,7 @@ def rollout(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
-    if lengths is not None:
-        require_lengths(lengths, steps_of(xs))
+    require_lengths(lengths, steps_of(xs))
     marks = (None if mark is None else jnp.asarray(mark) for mark in (mask, lengths, resets, cuts))
     return _rolled(cell, params, h0, xs, *marks, reverse, schedule)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from rnn_jax.precision import narrowed, widened
 from rnn_jax.types import Cell, Params, State
 
 
@@ -31,17 +32,43 @@ def scan(
         fresh: what a reset puts in the state's place.
         reverse: from the last step to the first.
     """
+    wide, wide_fresh = widened(params), widened(fresh)
+    idle = None if marks.mask is None else idle_inputs(marks.mask, xs)
 
     def step(h: State, inputs: tuple[PyTree, Marks]) -> tuple[State, State]:
         x, (mask, reset, cut) = inputs
+        narrow = narrowed(wide, params)
         if cut is not None:
             h = stop_gradient_where(cut, h)
         if reset is not None:
-            h = where(reset, fresh, h)
-        h = cell.step(params, h, x) if mask is None else where(mask, cell.step(params, h, or_zero(mask, x)), h)
+            h = where(reset, narrowed(wide_fresh, fresh), h)
+        stepped = cell.step(narrow, h, x if mask is None else unmasked(mask, x, idle))
+        h = stepped if mask is None else where(mask, stepped, h)
         return h, h
 
     return jax.lax.scan(step, h0, (xs, marks), reverse=reverse)
+
+
+def idle_inputs(mask: Bool[Array, "T ..."], xs: PyTree) -> PyTree:
+    """What a cell reads at masked steps ``(*batch, …)``: the first input of each example that is not masked.
+
+    No constant is harmless for every cell: one that divides by ‖x‖ has no gradient at 0. What an example holds is as
+    harmless as the sequence itself. An example that is masked as a whole reads numbers between ¼ and ¾, or id 0.
+    """
+    first = mask & (jnp.cumsum(mask, axis=0) == 1)
+
+    def leaf(x: Array) -> Array:
+        if is_key(x):
+            return x
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            features = jnp.linspace(0.25, 0.75, x.shape[-1] if x.ndim > mask.ndim else 1).astype(x.dtype)
+            none = jnp.broadcast_to(features, (*x.shape[1:-1], features.size)).reshape(x.shape[1:])
+        else:
+            none = jnp.zeros(x.shape[1:], x.dtype)
+        held = jnp.sum(where(first, x, jnp.zeros_like(x)), axis=0, dtype=x.dtype)
+        return jax.lax.stop_gradient(where(jnp.any(mask, axis=0), held, none))
+
+    return jax.tree.map(leaf, xs)
 
 
 def where(condition: Bool[Array, "..."], a: State, b: State) -> State:
@@ -58,10 +85,11 @@ def stop_gradient_where(cut: Bool[Array, "..."], h: State) -> State:
     return where(cut, jax.lax.stop_gradient(h), h)
 
 
-def or_zero(mask: Bool[Array, "..."], x: PyTree) -> PyTree:
-    """x, and zero where it is masked: whatever lies there cannot make a gradient NaN. Keys are left alone."""
+def unmasked(mask: Bool[Array, "..."], x: PyTree, idle: PyTree) -> PyTree:
+    """x, and ``idle`` where it is masked; keys are left alone."""
+    return jax.tree.map(lambda a, b: a if is_key(a) else where(mask, a, b), x, idle)
 
-    def leaf(a: Array) -> Array:
-        return a if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else where(mask, a, jnp.zeros_like(a))
 
-    return jax.tree.map(leaf, x)
+def is_key(a: Array) -> bool:
+    """Whether an array holds typed keys."""
+    return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
