@@ -1,5 +1,9 @@
 """Errors that say got, wanted, and the fix."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike
@@ -13,8 +17,43 @@ def require_positive(**sizes: int) -> None:
     ValueError: hidden_size got 0; want a positive integer, for example hidden_size=128
     """
     for name, size in sizes.items():
-        if not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"{name} got {size}; want a positive integer, for example {name}=128")
+        if not is_whole(size) or size < 1:
+            raise ValueError(f"{name} got {in_one_line(size)}; want a positive integer, for example {name}=128")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a Python or NumPy integer; a bool is none, nor is a float such as 3.0.
+
+    >>> [is_whole(value) for value in (3, np.uint8(3), 3.0, True)]
+    [True, True, False, False]
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def require_number(
+    name: str, value: Any, holds: Callable[[Any], Any], wanted: str, *, may_be_traced: bool = False
+) -> None:
+    """Raises a ValueError unless a value is one real number of which ``holds`` is true, which it is not of NaN.
+
+    Args:
+        name: of the argument.
+        value: a Python number, or an array of one number; a bool is none.
+        holds: the condition, such as ``lambda rate: 0 <= rate < 1``.
+        wanted: the condition in words, with the fix.
+        may_be_traced: whether a traced number passes, as its value cannot be checked.
+
+    >>> require_number("clip", -1.0, lambda clip: clip > 0, "a positive norm")
+    Traceback (most recent call last):
+    ValueError: clip got -1.0; want a positive norm
+    """
+    if isinstance(value, Tracer):
+        good = may_be_traced and value.ndim == 0
+    else:
+        array = np.asarray(value)
+        real = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+        good = real and array.ndim == 0 and bool(holds(value))
+    if not good:
+        raise ValueError(f"{name} got {in_one_line(value)}; want {wanted}")
 
 
 def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:
@@ -28,6 +67,47 @@ def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:
         if given is None or isinstance(given, Tracer):
             continue
         known = np.ravel(given)
-        outside = known[(known < 0) | (known >= vocabulary_size)]
+        require_integers(name, known.dtype, vocabulary_size)
+        outside = known[~is_inside(known, vocabulary_size)]
         if outside.size:
             raise ValueError(f"{name} got {outside[0]}; want ids in [0, {vocabulary_size}), the vocabulary")
+
+
+def require_integers(name: str, dtype: Any, vocabulary_size: int) -> None:
+    """Raises a ValueError unless a type is one of integers: a bool is no id, nor is a float such as 1.0."""
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"{name} got {dtype}; want integer ids in [0, {vocabulary_size})")
+
+
+def is_inside(ids: Any, vocabulary_size: int) -> Any:
+    """Where ids are in [0, V), whatever integer type they have, one that does not hold V too.
+
+    >>> is_inside(jnp.array([0, 255], jnp.uint8), 300).tolist(), is_inside(np.array([-1, 2**40]), 300).tolist()
+    ([True, True], [False, False])
+    """
+    if not isinstance(ids, np.ndarray) and jnp.iinfo(ids.dtype).bits < 32:  # NumPy compares by value as it is
+        ids = ids.astype(jnp.int32)
+    return (ids >= 0) & (ids < vocabulary_size)
+
+
+def one_axis(name: str, numbers: Any) -> np.ndarray:
+    """An array ``(N,)`` of what is one already, of a list, or of another iterable; a ValueError where it is none.
+
+    >>> one_axis("ids", (n * n for n in range(3)))
+    array([0, 1, 4])
+    """
+    plain = isinstance(numbers, Iterable) and not isinstance(numbers, str) and not hasattr(numbers, "dtype")
+    array = np.asarray([*numbers] if plain else numbers)
+    if array.ndim != 1:
+        raise ValueError(f"{name} got shape {array.shape}; want one axis, (N,)")
+    return array
+
+
+def in_one_line(value: Any) -> str:
+    """What an error calls a wrong value.
+
+    >>> in_one_line("relu"), in_one_line(np.zeros((2, 2)))
+    ("'relu'", '[[0. 0.] [0. 0.]]')
+    """
+    said = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    return said if len(said) <= 80 else f"{said[:80]}…"

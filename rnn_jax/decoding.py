@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_id, require_positive
+from rnn_jax.losses import widened
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
 
@@ -324,11 +325,6 @@ def _search(
         return Beams(ids, log_prob, begin[4])
     (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
     return Beams(ids, scores[-1], lengths)
-
-
-def widened(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-    """Logits in a type of 32 bits or more, in which many terms can be added up and rare ids be drawn."""
-    return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
 
 
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:

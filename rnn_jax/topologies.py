@@ -17,9 +17,10 @@ from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_id
 from rnn_jax.combinators import inside, name_of, seen_of
-from rnn_jax.decoding import check_writer, widened
+from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
+from rnn_jax.losses import widened
 from rnn_jax.rollout import describe
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
@@ -326,7 +327,8 @@ def read_targets(
     if targets.shape[1:] != first.shape:
         raise ValueError(f"targets got shape {targets.shape}; want (T, *batch) with the batch of first, {first.shape}")
     require_id(V, targets=targets)
-    return first.astype(targets.dtype), targets
+    wider = max(first.dtype, targets.dtype, key=lambda dtype: jnp.iinfo(dtype).max)  # a traced first may be outside
+    return first.astype(wider), targets.astype(wider)
 
 
 def require_source(T: int, lengths: Any, mask: Any) -> None:
