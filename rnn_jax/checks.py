@@ -8,6 +8,35 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike
 
+from rnn_jax.types import Cell
+
+
+def require_cell(name: str, given: Any) -> None:
+    """Raises a ValueError that names what stands in the place of a cell.
+
+    >>> require_cell("cell", "gru")
+    Traceback (most recent call last):
+    ValueError: cell got str; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, readout_layer and its ...
+    """
+    if not isinstance(given, Cell):
+        raise ValueError(
+            f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, "
+            "readout_layer and its own apply"
+        )
+
+
+def require_batch_shape(batch_shape: Any) -> None:
+    """Raises a ValueError unless a batch_shape is a tuple of sizes.
+
+    >>> require_batch_shape(32)
+    Traceback (most recent call last):
+    ValueError: batch_shape got 32; want a tuple of sizes, such as (32,), or () for a single example
+    """
+    if not isinstance(batch_shape, tuple | list) or not all(is_whole(size) and size >= 0 for size in batch_shape):
+        such = (batch_shape,) if is_whole(batch_shape) and batch_shape > 0 else (32,)
+        got = in_one_line(batch_shape)
+        raise ValueError(f"batch_shape got {got}; want a tuple of sizes, such as {such}, or () for a single example")
+
 
 def require_positive(**sizes: int) -> None:
     """Raises a ValueError that names the first size which is not a positive integer.

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_id, require_positive
-from rnn_jax.losses import widened
+from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
 

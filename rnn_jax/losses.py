@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from rnn_jax.checks import is_inside, require_integers
+from rnn_jax.precision import widened
 
 
 def next_token_nats(
@@ -74,11 +75,6 @@ def check_shapes(logits: Array, targets: Any, mask: Any) -> None:
         raise ValueError(f"targets got shape {targets.shape}; want {tuple(shape)}, one for each of the logits")
     if mask is not None and (mask.dtype != bool or mask.shape != tuple(shape)):
         raise ValueError(f"mask got {mask.dtype} {mask.shape}; want bool {tuple(shape)}, one for each target")
-
-
-def widened(numbers: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Numbers in a type of 32 bits or more, in which many can be added up, and rare ids be drawn."""
-    return numbers if jnp.finfo(numbers.dtype).bits >= 32 else numbers.astype(jnp.float32)
 
 
 def bits_per_char(nats: float) -> float:

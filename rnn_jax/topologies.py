@@ -20,7 +20,7 @@ from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
-from rnn_jax.losses import widened
+from rnn_jax.precision import widened
 from rnn_jax.rollout import describe
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 

@@ -1,0 +1,30 @@
+"""Sums in at least 32 bits, for arrays of fewer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def is_half(a: Any) -> bool:
+    """Whether an array is floating, in fewer than 32 bits."""
+    dtype = jnp.result_type(a)
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+
+
+def widened(tree: PyTree) -> PyTree:
+    """A pytree whose floating arrays have at least 32 bits.
+
+    A gradient is summed over time and batch in the type of what it is the gradient of; in bfloat16 a sum of ones ends
+    at 256.
+
+    >>> widened({"b_h": jnp.ones(2, jnp.bfloat16), "ids": jnp.ones(2, jnp.int8)})["b_h"].dtype
+    dtype('float32')
+    """
+    return jax.tree.map(lambda a: a.astype(jnp.float32) if is_half(a) else a, tree)
+
+
+def narrowed(wide: PyTree, like: PyTree) -> PyTree:
+    """A pytree that was ``widened``, in the types of ``like`` again."""
+    return jax.tree.map(lambda w, a: w.astype(a.dtype) if is_half(a) else w, wide, like)
