@@ -25,8 +25,8 @@ def require_cell(name: str, given: Any) -> None:
         )
 
 
-def require_batch_shape(batch_shape: Any) -> None:
-    """Raises a ValueError unless a batch_shape is a tuple of sizes.
+def require_batch_shape(batch_shape: Any, name: str = "batch_shape") -> None:
+    """Raises a ValueError unless a shape is a tuple of sizes.
 
     >>> require_batch_shape(32)
     Traceback (most recent call last):
@@ -35,7 +35,7 @@ def require_batch_shape(batch_shape: Any) -> None:
     if not isinstance(batch_shape, tuple | list) or not all(is_whole(size) and size >= 0 for size in batch_shape):
         such = (batch_shape,) if is_whole(batch_shape) and batch_shape > 0 else (32,)
         got = in_one_line(batch_shape)
-        raise ValueError(f"batch_shape got {got}; want a tuple of sizes, such as {such}, or () for a single example")
+        raise ValueError(f"{name} got {got}; want a tuple of sizes, such as {such}, or () for a single example")
 
 
 def require_positive(**sizes: int) -> None:
@@ -83,6 +83,19 @@ def require_number(
         good = real and array.ndim == 0 and bool(holds(value))
     if not good:
         raise ValueError(f"{name} got {in_one_line(value)}; want {wanted}")
+
+
+def require_numbers(name: str, values: Any, holds: Callable[[Any], Any], wanted: str) -> None:
+    """Raises a ValueError unless values are a sequence of real numbers of each of which ``holds`` is true.
+
+    >>> require_numbers("q", (0.5, 1.1), lambda q: 0 <= q <= 1, "quantiles in [0, 1]")
+    Traceback (most recent call last):
+    ValueError: q got 1.1; want quantiles in [0, 1]
+    """
+    if np.ndim(values) != 1:
+        raise ValueError(f"{name} got {in_one_line(values)}; want {wanted}, a sequence")
+    for value in values:
+        require_number(name, value, holds, wanted)
 
 
 def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:

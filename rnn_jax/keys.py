@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from rnn_jax.checks import require_batch_shape
 from rnn_jax.types import Cell, Keyed, Keys
 
 
@@ -30,6 +31,7 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     >>> h_T, hs = rollout(cell, params, cell.start(params, (2,)), keyed(jax.random.key(1), xs, (2,)))
     >>> mean_h_T, mean_hs = rollout(cell, params, cell.start(params, (2,)), xs)
     """
+    require_batch_shape(batch_shape)
     first = jax.tree.leaves(xs)[0]
     if first.shape[1 : 1 + len(batch_shape)] != tuple(batch_shape):
         raise ValueError(f"xs got shape {first.shape}; want (T, *batch, …) with batch_shape {tuple(batch_shape)}")

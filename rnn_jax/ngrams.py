@@ -39,6 +39,7 @@ def witten_bell(
     """
     require_positive(vocabulary_size=vocabulary_size, order=order)
     train, text = one_axis("train", train), one_axis("text", text)
+    vocabulary_size, order = int(vocabulary_size), int(order)
     require_id(vocabulary_size, train=train, text=text)
     p, rows = np.full(len(text), 1 / vocabulary_size), []
     contexts, contexts_of_text = np.zeros(len(train), np.int64), np.zeros(len(text), np.int64)

@@ -88,6 +88,7 @@ def one_hot(ids: Integer[ArrayLike, "*shape"], size: int, *, dtype: DTypeLike = 
     [[0.0, 1.0, 0.0], [nan, nan, nan]]
     """
     require_positive(size=size)
+    size = int(size)
     ids = ids if isinstance(ids, jax.Array) else np.asarray(ids)
     require_integers("ids", ids.dtype, size)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -160,6 +161,7 @@ def streams(
     """
     k1 = window if k1 is None else k1
     require_positive(batch_size=batch_size, window=window, k1=k1)
+    batch_size, window, k1 = int(batch_size), int(window), int(k1)
     if k1 > window:
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some letters would teach nothing")
     ids = one_axis("ids", ids)

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_id
+from rnn_jax.checks import require_id, require_number
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
@@ -96,8 +96,8 @@ def scheduled_sampling(
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
-    if jnp.ndim(rate) or (not isinstance(rate, Tracer) and not 0 <= rate <= 1):
-        raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
+    wanted = "the probability of reading what the model wrote, in [0, 1]"
+    require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
     first, targets = read_targets(cell, params, h0, first, targets)
     rate = jnp.asarray(rate, float)
 

@@ -74,6 +74,7 @@ def read(
     T = jax.tree.leaves(xs)[0].shape[0]
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)
+    window, k1 = int(window), int(k1)
     if k1 > window:
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
     require_steps(T, xs=xs)
