@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from rnn_jax.keys import check_keys
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask
 from rnn_jax.types import Cell, Keyed, Params, State
@@ -103,6 +104,7 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
         raise ValueError(
             "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
         )
+    check_keys(xs, batch_shape(cell, params, h0))
     before = describe(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
