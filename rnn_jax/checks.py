@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -113,6 +114,25 @@ def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:
         outside = known[~is_inside(known, vocabulary_size)]
         if outside.size:
             raise ValueError(f"{name} got {outside[0]}; want ids in [0, {vocabulary_size}), the vocabulary")
+
+
+def require_kept(**trees: Any) -> None:
+    """Raises a ValueError that names an integer of NumPy's or Python's which JAX would wrap round to another one.
+
+    >>> with jax.enable_x64(False):
+    ...     require_kept(first=np.int64(2**40))
+    Traceback (most recent call last):
+    ValueError: first got 1099511627776; want integers that int32 holds
+    """
+    for name, tree in trees.items():
+        for leaf in jax.tree.leaves(tree):
+            known = leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf) if is_whole(leaf) else np.zeros(0)
+            if not known.size or not np.issubdtype(known.dtype, np.integer):
+                continue
+            kept = jnp.iinfo(jax.dtypes.canonicalize_dtype(known.dtype))
+            for number in (int(known.min()), int(known.max())):
+                if not kept.min <= number <= kept.max:
+                    raise ValueError(f"{name} got {number}; want integers that {kept.dtype} holds")
 
 
 def require_integers(name: str, dtype: Any, vocabulary_size: int) -> None:

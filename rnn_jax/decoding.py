@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import in_one_line, is_whole, require_id, require_number, require_positive
+from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
@@ -206,6 +206,7 @@ def beam_search(
     """
     require_positive(width=width)
     require_number("length_penalty", length_penalty, math.isfinite, "a number such as 0 or 1, known when compiled")
+    require_kept(first=first, end=end)
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
@@ -266,6 +267,7 @@ def _write(
     choose: Callable[[Any, Array], Array],
 ) -> Decoded:
     """Writes an id for each key, as ``choose(key, logits)`` says."""
+    require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
     end = None if end is None else jnp.asarray(end, first.dtype)

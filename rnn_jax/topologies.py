@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_id, require_number
+from rnn_jax.checks import require_id, require_kept, require_number
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.initializers import scaled_normal, zeros
@@ -320,6 +320,7 @@ def read_targets(
     cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
 ) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
     """``first`` and targets as arrays of one type; a ValueError where they do not fit the model."""
+    require_kept(first=first, targets=targets)
     first, targets = jnp.asarray(first), jnp.asarray(targets)
     V = check_writer(cell, params, h0, first)
     if not jnp.issubdtype(targets.dtype, jnp.integer) or jnp.iinfo(targets.dtype).max < V - 1:

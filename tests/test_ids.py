@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from rnn_jax import gru, many_to_many, one_to_many, readout, scheduled_sampling
+from rnn_jax import gru, lag_gradients, many_to_many, one_to_many, readout, rollout, scheduled_sampling
+from rnn_jax.decoding import beam_search, greedy
 from rnn_jax.losses import cross_entropy, next_token_nats
 from rnn_jax.ngrams import witten_bell
 from rnn_jax.text import one_hot, streams, vocabulary
+from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import random_params, refused
 
 V = 5
@@ -129,3 +132,27 @@ def test_nats_of_few_bits_are_summed_in_float32(dtype):
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, truth, rtol=1e-5)
     assert gradient.dtype == dtype
+
+
+@pytest.mark.parametrize("beyond", [2**40 + 1, -(2**40) + 1, np.uint64(2**63 + 1)], ids=repr)
+def test_an_id_that_jax_would_wrap_round_to_another_one_is_refused(beyond):
+    with jax.enable_x64(False):
+        model = readout(gru(V, 3), V)
+        params = model.init(jax.random.key(0))
+        one, ids = np.asarray(beyond), np.full((4, 1), beyond)
+        h, h1, nats = model.start(params), model.start(params, (1,)), lambda ys, of: cross_entropy(ys, of)
+        says = f" got {beyond}; want integers that "
+        refused(lambda: rollout(model, params, h1, ids), "xs" + says)
+        refused(lambda: evaluate(model, params, nats, ids, ids), "xs" + says)
+        refused(lambda: evaluate(model, params, nats, ids * 0, ids), "targets" + says)
+        refused(lambda: lag_gradients(model, params, h1, ids, jnp.sum), "xs" + says)
+        refused(lambda: greedy(model, params, h, one, 3), "first" + says)
+        refused(lambda: greedy(model, params, h, 0, 3, end=beyond), "end" + says)
+        refused(lambda: beam_search(model, params, h, one, 3, width=2), "first" + says)
+        refused(lambda: one_to_many(model, params, h1, ids[0] * 0, ids), "targets" + says)
+        learner = window_learner(model, nats, optax.sgd(0.1))
+        refused(
+            lambda: learner.update(learner.init(jax.random.key(0), (1,)), (ids, ids * 0)), f"xs got {beyond}, an in"
+        )
+        assert np.isnan(cross_entropy(jnp.zeros((4, 1, V)), ids))
+        assert np.isnan(one_hot(ids, V)).all()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree
 
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_kept, require_positive
 from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout
 from rnn_jax.rollout.scan import Marks
 from rnn_jax.types import Cell, Params, State
@@ -72,6 +72,7 @@ def read(
         counted: steps that have targets, when not all.
     """
     T = jax.tree.leaves(xs)[0].shape[0]
+    require_kept(xs=xs, targets=targets)
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)
     window, k1 = int(window), int(k1)

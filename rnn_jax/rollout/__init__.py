@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from rnn_jax.checks import require_kept
 from rnn_jax.keys import check_keys
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask
@@ -71,6 +72,7 @@ def rollout(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
+    require_kept(xs=xs)
     check_fit(cell, params, h0, xs)
     batch = batch_shape(cell, params, h0)
     marks = read_marks(jax.tree.leaves(xs)[0].shape[0], batch, mask, lengths, resets, cuts, reverse)
