@@ -33,10 +33,10 @@ def require_batch_shape(batch_shape: Any, name: str = "batch_shape") -> None:
     Traceback (most recent call last):
     ValueError: batch_shape got 32; want a tuple of sizes, such as (32,), or () for a single example
     """
-    if not isinstance(batch_shape, tuple | list) or not all(is_whole(size) and size >= 0 for size in batch_shape):
-        such = (batch_shape,) if is_whole(batch_shape) and batch_shape > 0 else (32,)
+    sizes: Any = batch_shape if isinstance(batch_shape, tuple | list) else (-1,)
+    if not all(is_whole(size) and size >= 0 for size in sizes):
         got = in_one_line(batch_shape)
-        raise ValueError(f"{name} got {got}; want a tuple of sizes, such as {such}, or () for a single example")
+        raise ValueError(f"{name} got {got}; want a tuple of sizes, such as (32,), or () for a single example")
 
 
 def require_positive(**sizes: int) -> None:

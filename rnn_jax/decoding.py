@@ -270,7 +270,7 @@ def _write(
     require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
-    end = None if end is None else jnp.asarray(end, first.dtype)
+    last = None if end is None else jnp.asarray(end, first.dtype)
 
     def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
         h, x, going = carry
@@ -278,8 +278,8 @@ def _write(
         logits = cell.output(params, h)
         x = choose(key, logits).astype(first.dtype)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
-        written, log_prob = (x, log_prob) if end is None else _unless_ended(going, x, log_prob, end)
-        return (h, written, going if end is None else going & (written != end)), (written, log_prob, going)
+        written, log_prob = (x, log_prob) if last is None else _unless_ended(going, x, log_prob, last)
+        return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
 
     begin = (h, first, jnp.ones(first.shape, bool))
     _, (ids, log_prob, going) = jax.lax.scan(step, begin, keys)

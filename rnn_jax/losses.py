@@ -35,10 +35,10 @@ def next_token_nats(
     >>> print(next_token_nats(jnp.zeros((3, 2)), jnp.array([0, 2, -1]), jnp.array([True, True, False])).round(2))
     [0.69  nan 0.  ]
     """
-    targets, mask = (a if a is None or isinstance(a, jax.Array) else np.asarray(a) for a in (targets, mask))
+    targets, mask = _array(targets), None if mask is None else _array(mask)
     check_shapes(logits, targets, mask)
     if mask is not None:  # before the logarithm, so that no gradient becomes NaN
-        logits, targets = jnp.where(mask[..., None], logits, 0), jnp.where(mask, targets, 0)
+        logits, targets = jnp.where(jnp.expand_dims(mask, -1), logits, 0), jnp.where(mask, targets, 0)
     inside = is_inside(targets, logits.shape[-1])
     nats = optax.softmax_cross_entropy_with_integer_labels(widened(logits), jnp.where(inside, targets, 0))
     nats = nats * jnp.where(inside, 1, jnp.nan).astype(nats.dtype)  # as a factor it reaches the gradient
@@ -63,6 +63,11 @@ def cross_entropy(
     4.1589 4.1589
     """
     return jnp.mean(jnp.sum(next_token_nats(logits, targets, mask), axis=0))
+
+
+def _array(given: Any) -> Any:
+    """An array of JAX as it is, anything else as one of NumPy's, in which no id is wrapped round to another."""
+    return given if isinstance(given, jax.Array) else np.asarray(given)
 
 
 def check_shapes(logits: Array, targets: Any, mask: Any) -> None:

@@ -1,5 +1,8 @@
 """Training where something is not as it should be: starts, ids, few bits, and what is no optimizer or parameter."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 from functools import partial
 
 import chex

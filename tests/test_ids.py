@@ -1,5 +1,8 @@
 """An id outside its vocabulary counts as nobody: NaN where it is traced, an error where it is known."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,8 @@
 """Every number that a public function takes is checked, if it is known, and a wrong one gets one line with its name."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 from functools import partial
 
 import jax

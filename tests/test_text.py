@@ -1,5 +1,8 @@
 """Text as numbers, and models that write it."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 import jax
 import jax.numpy as jnp
 import numpy as np
