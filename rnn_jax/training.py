@@ -97,7 +97,6 @@ def window_learner(
     Reference: Williams, Peng. An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories. 1990.
     """
-
     require_cell("cell", cell)
     check_descent(optimizer, clip)
 
@@ -117,6 +116,10 @@ def window_learner(
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         batch = batch_shape(cell, state.params, state.h)
+        if state.fresh.shape != batch:
+            raise ValueError(
+                f"fresh got shape {state.fresh.shape}; want the batch axes of h, {batch}: one for each lane"
+            )
         check_ids(cell, state.params, 1 + len(batch), *window)
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
         y = jax.eval_shape(cell.output, state.params, state.h)

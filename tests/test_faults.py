@@ -88,6 +88,32 @@ def test_a_state_of_ones_own_teaches_no_start():
     assert learner.update(own, (jnp.zeros((3, 2, 7)), ()))[1].grad_norm == 0
 
 
+def test_a_state_of_another_batch_wants_its_own_lanes():
+    learner = window_learner(unit_start(), squares, optax.sgd(1e-3))
+    state = learner.init(jax.random.key(0), (2,))
+    other = state._replace(h=jnp.zeros((3, 7)))
+    refused(
+        lambda: learner.update(other, (jnp.zeros((3, 3, 7)), ())),
+        "fresh got shape (2,); want the batch axes of h, (3,)",
+    )
+    learner.update(other._replace(fresh=jnp.zeros(3, bool)), (jnp.zeros((3, 3, 7)), ()))
+
+
+def test_a_state_may_count_beside_what_it_learns():
+    counting = cell_from_step(
+        lambda key: jnp.ones(3),
+        lambda w, batch_shape=(): (jnp.broadcast_to(jnp.tanh(w), (*batch_shape, 3)), jnp.zeros(batch_shape, jnp.int32)),
+        lambda w, h, x: (0.5 * h[0] + x, h[1] + 1),
+        output=lambda w, h: h[0],
+    )
+    learner = window_learner(counting, squares, optax.sgd(1e-3))
+    state = learner.init(jax.random.key(0), (2,))
+    for steps, taught in [(4, True), (8, False)]:
+        state, info = learner.update(state, (jnp.zeros((4, 2, 3)), ()))
+        assert state.h[1].tolist() == [steps, steps]
+        assert bool(info.grad_norm > 0) == taught
+
+
 def reader(**sizes):
     model = readout(gru(V, 3), V)
     learner = window_learner(model, cross_entropy, optax.adam(0.1), **sizes)
