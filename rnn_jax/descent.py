@@ -56,7 +56,7 @@ class Seen(NamedTuple):
 
     loss: Float[Array, ""]
     grads: Params
-    anew: Callable[[Params], Float[Array, ""]]
+    loss_of: Callable[[Params], Float[Array, ""]]
     """The loss of other params."""
     fresh: Bool[Array, "*batch"]
     """Which lanes are fresh after the batch."""
@@ -135,7 +135,7 @@ def step_of(
         ValueError: for an optimizer that wants something else.
     """
     takes = inspect.signature(optimizer.update).parameters.values()
-    offered = {"value": seen.loss, "grad": seen.grads, "value_fn": seen.anew}
+    offered = {"value": seen.loss, "grad": seen.grads, "value_fn": seen.loss_of}
     names = offered if any(p.kind is p.VAR_KEYWORD for p in takes) else {p.name for p in takes}
     try:
         with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers

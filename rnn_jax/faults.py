@@ -48,6 +48,8 @@ def check_ids(cell: Cell, params: Params, axes: int, xs: PyTree, targets: PyTree
     ids = ids_of(xs, axes)
     if ids is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, ids, mask))):
         return
+    if mask is not None and (mask.dtype != bool or mask.shape != ids.shape[: mask.ndim]):
+        return  # which the rollout will refuse
     known = np.asarray(ids)
     known = known if mask is None else known[over(np.asarray(mask), known)]
     if not known.size:

@@ -115,18 +115,14 @@ def window_learner(
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+        check(state, window, stacked=False)
         batch = batch_shape(cell, state.params, state.h)
-        if state.fresh.shape != batch:
-            raise ValueError(
-                f"fresh got shape {state.fresh.shape}; want the batch axes of h, {batch}: one for each lane"
-            )
-        check_ids(cell, state.params, 1 + len(batch), *window)
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
         y = jax.eval_shape(cell.output, state.params, state.h)
         seen = Seen(
             loss=value,
             grads=grads,
-            anew=lambda params: window_loss(params, state, *window)[0],
+            loss_of=lambda params: window_loss(params, state, *window)[0],
             fresh=still_fresh(state.fresh, *window[1:]),
             h=h,
             start=partial(cell.start, batch_shape=batch),
@@ -134,8 +130,14 @@ def window_learner(
         )
         return descend(optimizer, clip, state, seen)
 
-    def check(state: LearnerState, windows: tuple[PyTree, ...]) -> None:
-        check_ids(cell, state.params, 2 + len(batch_shape(cell, state.params, state.h)), *windows)
+    def check(state: LearnerState, windows: tuple[PyTree, ...], stacked: bool = True) -> None:
+        batch = batch_shape(cell, state.params, state.h)
+        if state.fresh.shape != batch:
+            fresh = state.fresh.shape
+            raise ValueError(f"fresh got shape {fresh}; want the batch axes of h, {batch}: one for each lane")
+        if not 2 <= len(windows) <= 4:
+            raise ValueError(f"window got {len(windows)} parts; want xs and targets, and maybe a mask, and resets")
+        check_ids(cell, state.params, 1 + stacked + len(batch), *windows)
 
     return Learner(init, update, check)
 

@@ -207,6 +207,11 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line():
     for number in (1, jnp.ones(2, bool), 1j):
         learner = batch_learner(lambda key, n=number: {"w": jnp.ones(2), "n": jnp.asarray(n)}, squares, adam)
         refused(lambda of=learner: of.init(jax.random.key(0)), "params['n'] got ")
+    learner = window_learner(readout(cell, V), cross_entropy, adam)
+    state, ids = learner.init(jax.random.key(0), (2,)), jnp.ones((3, 2), int)
+    for windows in ((ids,), (ids, ids, None, None, None)):
+        refused(lambda w=windows: learner.update(state, w), f"window got {len(windows)} parts; want xs and targets")
+    refused(lambda: learner.update(state, (ids, ids, jnp.ones(2, bool))), "mask got bool (2,); want bool (3,), or")
     wants_more = optax.GradientTransformationExtraArgs(lambda p: (), lambda g, s, p=None, *, hessian: (g, s))
     learner = batch_learner(lambda key: jnp.ones(()), lambda p: p**2, wants_more)
     refused(lambda: learner.update(learner.init(jax.random.key(0)), ()), "optimizer got one whose update fails (")
