@@ -3,6 +3,9 @@
 # pyright: reportArgumentType=false
 # (wrong things on purpose)
 
+import importlib
+import inspect
+import re
 from functools import partial
 
 import jax
@@ -164,3 +167,30 @@ def test_keys_without_the_batch_of_the_state_are_refused(drops):
     _, hs = rnn.rollout(cell, params, h0, rnn.keyed(KEY, xs, (2,)))
     ys = rnn.outputs(cell, params, hs)
     assert not np.array_equal(ys[:, 0], ys[:, 1])
+
+
+ELSEWHERE = {
+    "window_learner clip": "test_a_clip_is_a_positive_norm",
+    "batch_learner clip": "test_a_clip_is_a_positive_norm",
+    "keep_top_k k": "as top_k",
+    "keep_nucleus p": "as top_p",
+    "sample end": "as greedy",
+    "beam_search end": "as greedy",
+    "bits_per_char nats": "any number",
+    "perplexity nats": "any number",
+}
+PLACES = "counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies training"
+HELPERS = {"check_writer", "length_of", "read_targets", "require_length", "require_source"}
+
+
+def test_no_number_of_a_public_function_is_forgotten():
+    for place in (rnn, *(importlib.import_module(f"rnn_jax.{name}") for name in PLACES.split())):
+        functions = {name: f for name, f in vars(place).items() if inspect.isfunction(f) and name not in HELPERS}
+        public = getattr(place, "__all__", [n for n, f in functions.items() if f.__module__ == place.__name__])
+        for name in functions.keys() & set(public):
+            if name.startswith("_") or functions[name].__module__.startswith("rnn_jax.cells"):
+                continue
+            for p in inspect.signature(functions[name]).parameters.values():
+                kind = str(p.annotation).replace("<class 'int'>", "int").replace("<class 'float'>", "float")
+                if re.match(r"(int|float|tuple\[(int|float))\b", kind):
+                    assert f"{name} {p.name}" in CASES | ELSEWHERE, f"{name}({p.name}: {kind}) of {place.__name__}"
