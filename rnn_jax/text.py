@@ -124,7 +124,7 @@ def pad(sequences: Sequence[Num[ArrayLike, " _"]]) -> tuple[Num[np.ndarray, "T N
     padded = np.zeros((lengths.max(), len(arrays)), np.result_type(*floating) if floating else np.int32)
     for n, array in enumerate(arrays):
         padded[: len(array), n] = array.astype(padded.dtype)
-        changed = array[(padded[: len(array), n] != array) & (array == array)]  # NaN equals nothing
+        changed = array[(padded[: len(array), n].astype(array.dtype) != array) & (array == array)]  # NaN equals nothing
         if changed.size:
             raise ValueError(f"sequences got {changed[0]}; want numbers that {padded.dtype} holds exactly")
     return padded, lengths

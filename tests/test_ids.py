@@ -1,4 +1,4 @@
-"""An id outside its vocabulary counts as nobody: NaN where it is traced, an error where it is known."""
+"""An id outside its vocabulary has no row and no probability: NaN where it is traced, an error where it is known."""
 
 # pyright: reportArgumentType=false
 # (wrong things on purpose)

@@ -152,6 +152,9 @@ def test_padded_numbers_keep_what_they_are_and_are_refused_where_they_would_be_c
     refused(
         lambda: pad([np.array([2**24 + 1]), np.float32([0.5])]), "sequences got 16777217; want numbers that float32"
     )
+    refused(
+        lambda: pad([np.array([2**53 + 1]), np.array([0.5])]), f"sequences got {2**53 + 1}; want numbers that float"
+    )
     refused(lambda: pad([]), "sequences got none; want at least one")
     refused(lambda: pad(["hello"]), "sequences got shape (); want one axis")
     refused(lambda: pad([["h"]]), "sequences got <U1; want ids or numbers")
