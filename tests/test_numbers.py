@@ -180,7 +180,7 @@ ELSEWHERE = {
     "perplexity nats": "any number",
 }
 PLACES = "counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies training"
-HELPERS = {"check_writer", "length_of", "read_targets", "require_length", "require_source"}
+HELPERS = {"check_writer", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
 
 
 def test_no_number_of_a_public_function_is_forgotten():
