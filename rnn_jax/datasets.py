@@ -195,12 +195,13 @@ def python_reference() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a UTF-8 file.
 
     Raises:
         ValueError: when the file is missing, is no file, is empty, or is not UTF-8.
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"text got {path}, which is no file; want a UTF-8 text file: check the path")
     try:

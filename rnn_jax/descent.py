@@ -72,15 +72,20 @@ def begin(
     key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation, h: State, fresh: Bool[Array, "*batch"]
 ) -> LearnerState:
     """Before the first update; no two of its arrays are one buffer, so that it can be donated."""
-    for path, leaf in jax.tree.leaves_with_path(params):
-        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
-            name = f"params{jax.tree_util.keystr(path)}"
-            raise ValueError(
-                f"{name} got {jnp.asarray(leaf).dtype}; want floating params, which have a gradient: close over what "
-                "is not learned, and keep complex numbers as two real arrays"
-            )
+    check_params(params)
     zero = jnp.zeros((), jnp.int32)
     return distinct(LearnerState(params, optimizer.init(params), h, fresh, jax.random.fold_in(key, 1), zero, zero))
+
+
+def check_params(params: Params) -> None:
+    """Raises a ValueError that names the first parameter which is not floating."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} got {dtype}; want floating params, which have a gradient: close "
+                "over what is not learned, and keep complex numbers as two real arrays"
+            )
 
 
 def check_descent(optimizer: Any, clip: Any) -> None:

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_batch_shape, require_cell
-from rnn_jax.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, descend
+from rnn_jax.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
 from rnn_jax.faults import INPUT, TARGET, advice, check_ids, outside
 from rnn_jax.gradients import chunked, streaming
 from rnn_jax.gradients.windows import Loss
@@ -74,8 +74,8 @@ def window_learner(
         clip: the largest global norm of a gradient, positive; None for any. May be traced.
 
     Raises:
-        ValueError: for a clip that is not positive, what is no cell or no optimizer; from ``init``, for params that
-            are not floating; from ``update``, for ids that are known and outside the vocabulary.
+        ValueError: for a clip that is not positive, what is no cell or no optimizer; from ``init`` and ``update``,
+            for params that are not floating; from ``update``, for ids that are known and outside the vocabulary.
 
     Example: after "hello " has been read often enough, the next letter is certain.
 
@@ -115,6 +115,7 @@ def window_learner(
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+        check_params(state.params)
         check(state, window, stacked=False)
         batch = batch_shape(cell, state.params, state.h)
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
@@ -189,8 +190,8 @@ def batch_learner(
         optimizer, clip: as in ``window_learner``.
 
     Raises:
-        ValueError: for a clip that is not positive, or what is no optimizer; from ``init``, for params that are not
-            floating.
+        ValueError: for a clip that is not positive, or what is no optimizer; from ``init`` and ``update``, for params
+            that are not floating.
 
     Example: the mean of three numbers.
 
@@ -205,6 +206,7 @@ def batch_learner(
     check_descent(optimizer, clip)
 
     def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+        check_params(state.params)
         value, grads = jax.value_and_grad(loss)(state.params, *batch)
         return descend(optimizer, clip, state, Seen(value, grads, lambda params: loss(params, *batch), state.fresh))
 

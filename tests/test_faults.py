@@ -207,6 +207,8 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line():
     for number in (1, jnp.ones(2, bool), 1j):
         learner = batch_learner(lambda key, n=number: {"w": jnp.ones(2), "n": jnp.asarray(n)}, squares, adam)
         refused(lambda of=learner: of.init(jax.random.key(0)), "params['n'] got ")
+    state = window_learner(cell, squares, adam).init(jax.random.key(0))._replace(params=jax.tree.map(jnp.int32, params))
+    refused(lambda: window_learner(cell, squares, adam).update(state, (jnp.ones((3, V)), ())), "params.W_xh got int32")
     learner = window_learner(readout(cell, V), cross_entropy, adam)
     state, ids = learner.init(jax.random.key(0), (2,)), jnp.ones((3, 2), int)
     for windows in ((ids,), (ids, ids, None, None, None)):

@@ -66,6 +66,11 @@ def test_a_text_that_cannot_be_read_is_refused(tmp_path, content, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    (tmp_path / "text.txt").write_text("hello")
+    assert read_text(str(tmp_path / "text.txt")) == read_text(tmp_path / "text.txt") == "hello"
+
+
 def test_cross_entropy_sums_over_time_and_means_over_the_batch():
     logits = jax.random.normal(jax.random.key(0), (3, 2, 5))
     targets = jnp.array([[0, 1], [2, 3], [4, 0]])
