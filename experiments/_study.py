@@ -175,10 +175,16 @@ def side_by_side(
 def of_skipped(run: Run) -> str:
     """What is to be said of updates that were skipped; nothing where there were none."""
     rows = (row for row in read_metrics(run.folder) if row["split"] == "train")
-    last = {(row["cell"], row["seed"]): row.get("skipped", 0) for row in rows}
-    counts = {cell: sum(n for (of, _), n in last.items() if of == cell) for cell, _ in last}
+    last = {(row["cell"], row["seed"]): row for row in rows}
+    counts = {cell: sum(row.get("skipped", 0) for (of, _), row in last.items() if of == cell) for cell, _ in last}
     told = ", ".join(f"{count:,} of {cell}" for cell, count in counts.items() if count)
-    return f" Updates that were skipped, as something was not finite: {told}." if told else ""
+    never = [cell for (cell, _), row in last.items() if row.get("skipped") and row.get("step") == 0]
+    cause = (
+        f" With {', '.join(dict.fromkeys(never))} none was made, of which no learning rate is the cause: its first "
+        "params, its inputs, or an id outside the cell's vocabulary are."
+    )
+    said = f" Updates that were skipped, as something was not finite: {told}." if told else ""
+    return said + cause if never else said
 
 
 def carry_out(work: Callable[[], None], publish: Callable[[str], None]) -> int:

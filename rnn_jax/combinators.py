@@ -115,7 +115,7 @@ def learned_start(cell: Cell) -> Cell:
         return LearnedStartParams(params, cell.start(params))
 
     def start(params: LearnedStartParams, batch_shape: tuple[int, ...] = ()) -> State:
-        return jax.tree.map(lambda h: jnp.broadcast_to(h, (*batch_shape, *h.shape)), params.h_0)
+        return jax.tree.map(lambda h: jnp.broadcast_to(jnp.copy(h), (*batch_shape, *h.shape)), params.h_0)
 
     return inside(cell)._replace(init=init, start=start)
 
@@ -161,7 +161,7 @@ def seen_cell(
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
         h = cell.start(params, batch_shape)
-        return SeenState(h, cell.output(params, h))
+        return SeenState(h, jax.tree.map(jnp.copy, cell.output(params, h)))  # which may be h itself
 
     return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=keyed)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from rnn_jax.checks import require_positive
 from rnn_jax.types import Cell
 
 
@@ -26,10 +27,14 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
         make: a cell of any hidden size from 1; more units must mean more parameters.
         parameters: the number wanted.
 
+    Raises:
+        ValueError: for a number below 1.
+
     >>> from rnn_jax import gru
     >>> matching_size(lambda H: gru(3, H), parameters=180)
     6
     """
+    require_positive(parameters=parameters)
     count = functools.cache(lambda size: parameter_count(make(size)))
     low, high = 1, 2
     while count(high) < parameters:

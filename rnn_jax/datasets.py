@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import importlib
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from rnn_jax.checks import in_one_line, is_whole, require_numbers
 
 LOCALES = {
     "da": "Danish",
@@ -111,14 +114,19 @@ def split(count: int, parts: Sequence[float], seed: int = 0) -> list[Int[np.ndar
         seed: of the order.
 
     Raises:
-        ValueError: for a share below 0, or shares of more than everything.
+        ValueError: for a share below 0, or shares of more than everything; for a count or seed below 0.
 
     >>> [len(part) for part in split(100, (0.1, 0.2))]
     [70, 10, 20]
     """
+    wanted = "shares of at least 0 that sum to at most 1"
+    for name, number in {"count": count, "seed": seed}.items():
+        if not is_whole(number) or number < 0:
+            raise ValueError(f"{name} got {in_one_line(number)}; want a whole number of at least 0")
+    require_numbers("parts", parts, math.isfinite, wanted)
     sizes = [round(count * share) for share in parts]
-    if min(sizes, default=0) < 0 or sum(sizes) > count:
-        raise ValueError(f"parts got {tuple(parts)} of {count}; want shares of at least 0 that sum to at most 1")
+    if min(parts, default=0) < 0 or sum(sizes) > count:
+        raise ValueError(f"parts got {tuple(parts)} of {count}; want {wanted}")
     order = np.random.default_rng(seed).permutation(count)
     return np.split(order, np.cumsum([count - sum(sizes), *sizes[:-1]]))
 
@@ -187,12 +195,13 @@ def python_reference() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a UTF-8 file.
 
     Raises:
         ValueError: when the file is missing, is no file, is empty, or is not UTF-8.
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"text got {path}, which is no file; want a UTF-8 text file: check the path")
     try:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import require_id, require_positive
+from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
+from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
 
@@ -113,8 +112,8 @@ def sample(
     >>> sorted(set(drawn.ids.tolist())), bool(drawn.log_prob.max() < 0)
     ([1, 2], True)
     """
-    if jnp.ndim(temperature) or (not isinstance(temperature, Tracer) and not 0 <= temperature < math.inf):
-        raise ValueError(f"temperature got {temperature}; want at least 0: 0 is greedy, 1 the model's own")
+    wanted = "at least 0: 0 is greedy, 1 the model's own"
+    require_number("temperature", temperature, lambda T: 0 <= T < math.inf, wanted, may_be_traced=True)
 
     def choose(key: Keys, logits: Float[Array, "*batch V"]) -> Array:
         logits = widened(logits)
@@ -141,9 +140,9 @@ def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch
     Reference: Fan, Lewis, Dauphin. Hierarchical neural story generation. 2018.
     """
     V = logits.shape[-1]
-    if not isinstance(k, int | np.integer) or not 1 <= k <= V:
-        raise ValueError(f"top_k got {k}; want 1 … {V}, the size of the vocabulary")
-    return jnp.where(_rank(logits) < k, logits, -jnp.inf)
+    if not is_whole(k) or not 1 <= k <= V:
+        raise ValueError(f"top_k got {in_one_line(k)}; want 1 … {V}, the size of the vocabulary")
+    return jnp.where(_rank(logits) < int(k), logits, -jnp.inf)
 
 
 def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*batch V"]:
@@ -157,14 +156,13 @@ def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*b
 
     Reference: Holtzman, Buys, Du, Forbes, Choi. The curious case of neural text degeneration. 2020.
     """
-    if isinstance(p, Tracer) or not 0 < p <= 1:
-        raise ValueError(f"top_p got {p}; want a probability in (0, 1], known when compiled")
+    require_number("top_p", p, lambda part: 0 < part <= 1, "a probability in (0, 1], known when compiled")
     if p == 1:  # rounding would lose the least likely
         return logits
     rank = _rank(logits)
     likeliest_first = -jnp.sort(-jax.nn.softmax(widened(logits), axis=-1), axis=-1)
     before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
-    return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < p) | (rank == 0), logits, -jnp.inf)
+    return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < float(p)) | (rank == 0), logits, -jnp.inf)
 
 
 def beam_search(
@@ -207,13 +205,13 @@ def beam_search(
     sequence learning with neural networks. 2014.
     """
     require_positive(width=width)
-    if isinstance(length_penalty, Tracer) or not math.isfinite(length_penalty):
-        raise ValueError(f"length_penalty got {length_penalty}; want a number such as 0 or 1, known when compiled")
+    require_number("length_penalty", length_penalty, math.isfinite, "a number such as 0 or 1, known when compiled")
+    require_kept(first=first, end=end)
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
     def search(h: State, first: Array) -> Beams:
-        return _search(cell, params, h, first, steps, width, V, end, length_penalty)
+        return _search(cell, params, h, first, steps, int(width), V, end, float(length_penalty))
 
     for _ in range(first.ndim):
         search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
@@ -253,8 +251,9 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
 
 def length_of(length: int) -> int:
     """The number of ids to write; a ValueError when it is negative or no whole number."""
-    if not isinstance(length, int | np.integer) or length < 0:
-        raise ValueError(f"length got {length}; want a whole number of ids of at least 0, known when compiled")
+    if not is_whole(length) or length < 0:
+        got = in_one_line(length)
+        raise ValueError(f"length got {got}; want a whole number of ids of at least 0, known when compiled")
     return int(length)
 
 
@@ -268,8 +267,10 @@ def _write(
     choose: Callable[[Any, Array], Array],
 ) -> Decoded:
     """Writes an id for each key, as ``choose(key, logits)`` says."""
+    require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
+    last = None if end is None else jnp.asarray(end, first.dtype)
 
     def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
         h, x, going = carry
@@ -277,17 +278,19 @@ def _write(
         logits = cell.output(params, h)
         x = choose(key, logits).astype(first.dtype)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
-        written, log_prob = (x, log_prob) if end is None else _unless_ended(going, x, log_prob, end)
-        return (h, written, going if end is None else going & (written != end)), (written, log_prob, going)
+        written, log_prob = (x, log_prob) if last is None else _unless_ended(going, x, log_prob, last)
+        return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
 
     begin = (h, first, jnp.ones(first.shape, bool))
     _, (ids, log_prob, going) = jax.lax.scan(step, begin, keys)
     return Decoded(ids, log_prob, jnp.sum(going, axis=0, dtype=jnp.int32))
 
 
-def _unless_ended(going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: int) -> tuple[Array, Array]:
+def _unless_ended(
+    going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: Integer[Array, ""]
+) -> tuple[Array, Array]:
     """What is written and its ln p: the end, at no cost, of what has ended."""
-    return jnp.where(going, x, jnp.asarray(end, x.dtype)), jnp.where(going, log_prob, 0)
+    return jnp.where(going, x, end), jnp.where(going, log_prob, 0)
 
 
 def _search(
@@ -302,7 +305,8 @@ def _search(
     length_penalty: float,
 ) -> Beams:
     """Beam search for one example: a state ``(H,)`` and one id."""
-    ended = jnp.arange(V) == (-1 if end is None else end)  # how a finished hypothesis goes on: the end, at no cost
+    # how a finished hypothesis goes on: the end, at no cost
+    ended = jnp.arange(V, dtype=jnp.int32) == jnp.asarray(-1 if end is None else end, jnp.int32)
 
     def step(carry: tuple[Any, ...], t: Array) -> tuple[tuple[Any, ...], Array]:
         h, ids, last, log_prob, lengths, going = carry
@@ -326,11 +330,6 @@ def _search(
     return Beams(ids, scores[-1], lengths)
 
 
-def widened(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-    """Logits in a type of 32 bits or more, in which many terms can be added up and rare ids be drawn."""
-    return logits if jnp.finfo(logits.dtype).bits >= 32 else logits.astype(jnp.float32)
-
-
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
     """The place of each id from the likeliest on, equals in the order of their ids."""
     return jnp.argsort(jnp.argsort(-logits, axis=-1, stable=True), axis=-1)
@@ -339,8 +338,9 @@ def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
 def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
     """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
     batch = batch_shape(cell, params, h)
-    if end is not None and (np.ndim(end) or not jnp.issubdtype(jnp.asarray(end).dtype, jnp.integer)):
-        raise ValueError(f"end got {end}; want one id for all")
+    if end is not None:
+        whole = jnp.issubdtype(getattr(end, "dtype", type(end)), jnp.integer)
+        require_number("end", end, lambda _: whole, "one id for all", may_be_traced=whole)
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
         raise ValueError(f"first got {first.dtype}{list(first.shape)}; want one id for each of h's {list(batch)}")
     check_fit(cell, params, h, jax.ShapeDtypeStruct((1, *first.shape), first.dtype))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
+from rnn_jax.checks import require_batch_shape, require_number
 from rnn_jax.combinators import SeenState, name_of, seen_cell
 from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, unkey
@@ -30,13 +31,14 @@ def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLik
     Reference: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov. Dropout: a simple way to prevent neural
     networks from overfitting. 2014.
     """
-    require_rate(rate)
+    rate = require_rate(rate)
     return kept(key, rate, shape).astype(dtype) / (1 - rate)
 
 
 def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
     """True with probability 1 − rate, drawn for each key on its own."""
-    if shape[: key.ndim] != key.shape:
+    require_batch_shape(shape, "shape")
+    if tuple(shape[: key.ndim]) != key.shape:
         raise ValueError(f"keys got shape {key.shape}; want the batch axes of {shape}: use keyed(key, xs, batch_shape)")
     return each(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
 
@@ -54,7 +56,7 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
 
     Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
     """
-    require_rate(rate)
+    rate = require_rate(rate)
 
     def project(params: Params, x: PyTree) -> PyTree:
         x, key = unkey(x)
@@ -82,7 +84,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
     Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
     """
-    require_rate(rate)
+    rate = require_rate(rate)
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
@@ -116,7 +118,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     Reference: Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville, Pal. Zoneout: regularizing
     RNNs by randomly preserving hidden activations. 2017.
     """
-    require_rate(*jax.tree.leaves(rate))
+    rate = jax.tree.map(require_rate, rate)
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
@@ -218,7 +220,7 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Reference: Wan, Zeiler, Zhang, Le Cun, Fergus. Regularization of neural networks using DropConnect. 2013; Merity,
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
-    require_rate(rate)
+    rate = require_rate(rate)
     keys = itertools.count()
 
     def thin(W_hh: Array) -> Array:
@@ -239,8 +241,8 @@ def map_recurrent(function: Callable[[Array], Array], params: Params) -> Params:
     return jax.tree.map_with_path(leaf, params)
 
 
-def require_rate(*rates: float) -> None:
-    """Raises a ValueError for a rate outside [0, 1)."""
-    for rate in rates:
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate got {rate}; want the part that is dropped, in [0, 1), for example 0.2")
+def require_rate(rate: float) -> float:
+    """The rate as a Python number, which changes no array's type; a ValueError for one outside [0, 1)."""
+    wanted = "the part that is dropped, in [0, 1), for example 0.2, known when compiled"
+    require_number("rate", rate, lambda part: 0 <= part < 1, wanted)
+    return float(rate)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from rnn_jax.checks import require_batch_shape
 from rnn_jax.types import Cell, Keyed, Keys
 
 
@@ -16,7 +17,7 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     Args:
         key: all the randomness there is.
         xs: ``(T, *batch, …)``.
-        batch_shape: the batch axes of xs, as in ``cell.start``.
+        batch_shape: the batch axes of xs, as in ``cell.start``; ``rollout`` refuses keys without those of h0.
 
     Raises:
         ValueError: when xs does not begin with time and these batch axes.
@@ -30,10 +31,26 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     >>> h_T, hs = rollout(cell, params, cell.start(params, (2,)), keyed(jax.random.key(1), xs, (2,)))
     >>> mean_h_T, mean_hs = rollout(cell, params, cell.start(params, (2,)), xs)
     """
+    require_batch_shape(batch_shape)
     first = jax.tree.leaves(xs)[0]
     if first.shape[1 : 1 + len(batch_shape)] != tuple(batch_shape):
         raise ValueError(f"xs got shape {first.shape}; want (T, *batch, …) with batch_shape {tuple(batch_shape)}")
     return Keyed(xs, jax.random.split(key, (first.shape[0], *batch_shape)))
+
+
+def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless xs, if they have keys, have one for each step of each example.
+
+    Args:
+        xs: the inputs of a rollout.
+        batch: the batch axes of its state.
+    """
+    keys = unkey(xs)[1]
+    if keys is not None and keys.shape[1:] != batch:
+        raise ValueError(
+            f"xs got keys of shape {keys.shape}, h0 the batch axes {batch}; want a key for each step of each example: "
+            f"keyed(key, xs, batch_shape={batch})"
+        )
 
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:

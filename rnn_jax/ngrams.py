@@ -1,13 +1,13 @@
 """What needs no network: an interpolated n-gram model of letters, the bar that a recurrent one has to clear."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import ArrayLike, Float, Int, Integer
 
-from rnn_jax.checks import require_id, require_positive
+from rnn_jax.checks import one_axis, require_id, require_positive
 
 
 def witten_bell(
-    train: Int[np.ndarray, " N"], text: Int[np.ndarray, " M"], vocabulary_size: int, order: int
+    train: Integer[ArrayLike, " N"], text: Integer[ArrayLike, " M"], vocabulary_size: int, order: int
 ) -> Float[np.ndarray, "order M"]:
     """−ln p of every letter of a text under the n-grams of 1 … ``order`` letters, in nats.
 
@@ -25,7 +25,7 @@ def witten_bell(
         One row for each order, from 1 up.
 
     Raises:
-        ValueError: for an order or a vocabulary below 1, or an id outside the vocabulary.
+        ValueError: for an order or a vocabulary below 1, an id outside the vocabulary or that is no integer.
 
     Example: after "aab" has been counted, p_1(b) = (1 + 2 · ½) / (3 + 2); a and b have come after a, each once, so
     p_2(b | a) = (1 + 2 · 2/5) / (2 + 2).
@@ -38,6 +38,8 @@ def witten_bell(
     for language modeling. 1999.
     """
     require_positive(vocabulary_size=vocabulary_size, order=order)
+    train, text = one_axis("train", train), one_axis("text", text)
+    vocabulary_size, order = int(vocabulary_size), int(order)
     require_id(vocabulary_size, train=train, text=text)
     p, rows = np.full(len(text), 1 / vocabulary_size), []
     contexts, contexts_of_text = np.zeros(len(train), np.int64), np.zeros(len(text), np.int64)

@@ -1,12 +1,12 @@
 """Sequences as they come: where they end, where they are cut, and which way they are read."""
 
-import operator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
+
+from rnn_jax.checks import in_one_line, is_whole, require_number
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -20,14 +20,16 @@ def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
         window: steps a gradient may go back inside a window; positive, and may be traced.
 
     Raises:
-        ValueError: for a window below 1 that is no array.
-        TypeError: for a window that is no whole number.
+        ValueError: for a length below 0, a window below 1 that is not traced, or one that is no whole number.
 
     >>> window_cuts(5, window=2).tolist()
     [False, False, True, False, True]
     """
-    if not isinstance(window, jax.Array) and operator.index(window) < 1:
-        raise ValueError(f"window got {window}; want a positive number of steps, or one of at least T for no cut")
+    require_length(length)
+    whole = jnp.issubdtype(getattr(window, "dtype", type(window)), jnp.integer)
+    wanted = "a positive number of steps, or one of at least T for no cut"
+    require_number("window", window, lambda w: whole and w >= 1, wanted, may_be_traced=whole)
+    window = window if isinstance(window, Tracer) else int(window)
     t = jnp.arange(length)
     return (t % window == 0) & (t > 0)
 
@@ -41,11 +43,12 @@ def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "
         length: T, steps of the longest.
 
     Raises:
-        ValueError: for a length that is negative or beyond T, or that is no whole number.
+        ValueError: for lengths that are negative or beyond T, or that are no whole numbers; for a T below 0.
 
     >>> length_mask(jnp.array([2, 0, 3]), 3).astype(int).T.tolist()
     [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
     """
+    require_length(length)
     require_lengths(lengths, length)
     lengths = jnp.asarray(lengths)
     t = jnp.arange(length, dtype=jnp.int32).reshape(length, *[1] * lengths.ndim)
@@ -64,6 +67,12 @@ def require_lengths(lengths: Integer[ArrayLike, "*batch"] | None, length: int) -
         shortest, longest = lengths.min(), lengths.max()
         if not 0 <= shortest <= longest <= length:
             raise ValueError(f"lengths got {shortest} … {longest}; want steps in [0, {length}], T of xs")
+
+
+def require_length(length: int) -> None:
+    """Raises a ValueError unless T is a whole number of at least 0."""
+    if not is_whole(length) or length < 0:
+        raise ValueError(f"length got {in_one_line(length)}; want T, a whole number of steps of at least 0")
 
 
 def reverse_sequence(

@@ -15,12 +15,13 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_id
+from rnn_jax.checks import require_id, require_kept, require_number
 from rnn_jax.combinators import inside, name_of, seen_of
-from rnn_jax.decoding import check_writer, widened
+from rnn_jax.decoding import check_writer
 from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
+from rnn_jax.precision import widened
 from rnn_jax.rollout import describe
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
@@ -96,8 +97,8 @@ def scheduled_sampling(
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
-    if jnp.ndim(rate) or (not isinstance(rate, Tracer) and not 0 <= rate <= 1):
-        raise ValueError(f"rate got {rate}; want the probability of reading what the model wrote, in [0, 1]")
+    wanted = "the probability of reading what the model wrote, in [0, 1]"
+    require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
     first, targets = read_targets(cell, params, h0, first, targets)
     rate = jnp.asarray(rate, float)
 
@@ -323,6 +324,7 @@ def read_targets(
     cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
 ) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
     """``first`` and targets as arrays of one type; a ValueError where they do not fit the model."""
+    require_kept(first=first, targets=targets)
     first, targets = jnp.asarray(first), jnp.asarray(targets)
     V = check_writer(cell, params, h0, first)
     if not jnp.issubdtype(targets.dtype, jnp.integer) or jnp.iinfo(targets.dtype).max < V - 1:
@@ -330,7 +332,8 @@ def read_targets(
     if targets.shape[1:] != first.shape:
         raise ValueError(f"targets got shape {targets.shape}; want (T, *batch) with the batch of first, {first.shape}")
     require_id(V, targets=targets)
-    return first.astype(targets.dtype), targets
+    wider = max(first.dtype, targets.dtype, key=lambda dtype: jnp.iinfo(dtype).max)  # a traced first may be outside
+    return first.astype(wider), targets.astype(wider)
 
 
 def require_source(T: int, lengths: Any, mask: Any) -> None:

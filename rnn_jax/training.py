@@ -5,9 +5,8 @@ What stands between two chunks of windows, metrics, evaluation and checkpoints, 
     for chunk in chunks: state, info = compiled_fit(state, chunk); …
 """
 
-import functools
-import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,46 +15,27 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from rnn_jax.checks import require_batch_shape, require_cell
+from rnn_jax.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
 from rnn_jax.factories import factory
+from rnn_jax.faults import INPUT, TARGET, advice, check_ids, outside
 from rnn_jax.gradients import chunked, streaming
 from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
 from rnn_jax.rollout import batch_shape
 from rnn_jax.rollout.scan import where
-from rnn_jax.types import Cell, Keys, Params, State
+from rnn_jax.types import Cell, Params, State
 
-
-class LearnerState(NamedTuple):
-    """What training carries from batch to batch: with it and the data, training goes on as if it had not stopped."""
-
-    params: Params
-    optimizer: optax.OptState
-    h: State
-    """The state where the next window begins; ``()`` when nothing is carried."""
-    key: Keys
-    """Of everything that is drawn while learning; the same for the whole of it."""
-    step: Int[Array, ""]
-    """Updates made."""
-    cursor: Int[Array, ""]
-    """Batches read; more than ``step`` where an update was skipped."""
-
-
-class LearnerInfo(NamedTuple):
-    """What is looked at after an update."""
-
-    loss: Float[Array, ""]
-    """Of the batch, before the update."""
-    grad_norm: Float[Array, ""]
-    """Global norm of the gradient, before clipping."""
-    clipped_norm: Float[Array, ""]
-    """Global norm of the gradient, after clipping."""
-    clipped: Bool[Array, ""]
-    """Whether clipping shortened it."""
-    update_ratio: Float[Array, ""]
-    """Norm of the step over norm of the params: about 1e-3 is common, much more is wild."""
-    broken: Int[Array, ""]
-    """−1; or where something is not finite and the update was skipped: 0 for the loss, n for the nth gradient, and then
-    one each for the gradient's norm, which may overflow alone, the update, and the carried state."""
+__all__ = [
+    "Learner",
+    "LearnerInfo",
+    "LearnerState",
+    "batch_learner",
+    "evaluate",
+    "fit",
+    "require_finite",
+    "window_learner",
+]
 
 
 class Init(Protocol):
@@ -73,11 +53,13 @@ class Learner(NamedTuple):
     """``(key, batch_shape=()) -> state``."""
     update: Callable[[LearnerState, tuple[PyTree, ...]], tuple[LearnerState, LearnerInfo]]
     """``(state, batch) -> (state, info)``: a batch is ``(xs, targets)`` for one window, or a tuple of any arrays."""
+    check: Callable[[LearnerState, tuple[PyTree, ...]], None] = lambda state, batches: None
+    """``(state, batches)``: raises a ValueError for what is known to be wrong with a stack of batches."""
 
 
 @factory
 def window_learner(
-    cell: Cell, loss: Loss, optimizer: optax.GradientTransformation, *, clip: float | None = None
+    cell: Cell, loss: Loss, optimizer: optax.GradientTransformation, *, clip: float | Float[Array, ""] | None = None
 ) -> Learner:
     """Truncated back-propagation through time: one update after each window, the state carried on without its gradient.
 
@@ -89,9 +71,13 @@ def window_learner(
     Args:
         cell: its outputs are what the loss sees.
         loss: ``(ys, targets) -> scalar`` for one window.
-        optimizer: any optax transformation, with any schedule, that wants no more than the gradient, the params and
-            the loss: line searches, which evaluate the loss anew, do not go in a scan of windows.
-        clip: the largest global norm of a gradient.
+        optimizer: any optax transformation, with any schedule, that wants no more than the gradient, the params, the
+            loss, and the loss as a function of the params: line searches too.
+        clip: the largest global norm of a gradient, positive; None for any. May be traced.
+
+    Raises:
+        ValueError: for a clip that is not positive, what is no cell or no optimizer; from ``init`` and ``update``,
+            for params that are not floating; from ``update``, for ids that are known and outside the vocabulary.
 
     Example: after "hello " has been read often enough, the next letter is certain.
 
@@ -113,10 +99,13 @@ def window_learner(
     Reference: Williams, Peng. An efficient gradient-based algorithm for on-line training of recurrent network
     trajectories. 1990.
     """
+    require_cell("cell", cell)
+    check_descent(optimizer, clip)
 
     def init(key: PRNGKeyArray, batch_shape: tuple[int, ...] = ()) -> LearnerState:
+        require_batch_shape(batch_shape)
         params = cell.init(key)
-        return begin(key, params, optimizer, cell.start(params, batch_shape))
+        return begin(key, params, optimizer, cell.start(params, batch_shape), jnp.ones(batch_shape, bool))
 
     def window_loss(
         params: Params, state: LearnerState, xs: PyTree, targets: PyTree, mask: Any = None, resets: Any = None
@@ -124,18 +113,68 @@ def window_learner(
         batch = batch_shape(cell, params, state.h)
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        start = cell.start(params, batch)
-        same = map(jnp.array_equal, jax.tree.leaves(state.h), jax.tree.leaves(start))
-        h = where(functools.reduce(jnp.logical_and, same, jnp.asarray(True)), start, state.h)  # start has a gradient
+        h = where(state.fresh, taught(state.h, cell.start(params, batch)), state.h)
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
-        differentiated = jax.value_and_grad(window_loss, has_aux=True)
-        (value, h), grads = differentiated(state.params, state, *window)
-        anew = cell.start(state.params, batch_shape(cell, state.params, state.h))
-        return descend(optimizer, clip, state, h, anew, value, grads)
+        check_params(state.params)
+        check(state, window, stacked=False)
+        batch = batch_shape(cell, state.params, state.h)
+        (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
+        y = jax.eval_shape(cell.output, state.params, state.h)
+        seen = Seen(
+            loss=value,
+            grads=grads,
+            loss_of=lambda params: window_loss(params, state, *window)[0],
+            fresh=still_fresh(state.fresh, *window[1:]),
+            h=h,
+            start=partial(cell.start, batch_shape=batch),
+            outside=outside(cell, state.params, 1 + len(batch), y, *window[:3]),
+        )
+        return descend(optimizer, clip, state, seen)
 
-    return Learner(init, update)
+    def check(state: LearnerState, windows: tuple[PyTree, ...], stacked: bool = True) -> None:
+        batch = batch_shape(cell, state.params, state.h)
+        if state.fresh.shape != batch:
+            fresh = state.fresh.shape
+            raise ValueError(f"fresh got shape {fresh}; want the batch axes of h, {batch}: one for each lane")
+        if not 2 <= len(windows) <= 4:
+            raise ValueError(f"window got {len(windows)} parts; want xs and targets, and maybe a mask, and resets")
+        check_ids(cell, state.params, 1 + stacked + len(batch), *windows)
+
+    return Learner(init, update, check)
+
+
+@jax.custom_jvp
+def taught(h: State, start: State) -> State:
+    """h, whose gradient is that of the start, which it is but for rounding."""
+    return h
+
+
+taught.defjvp(lambda primals, tangents: (primals[0], tangents[1]))
+
+
+def still_fresh(
+    fresh: Bool[Array, "*batch"], targets: PyTree, mask: Any = None, resets: Any = None
+) -> Bool[Array, "*batch"]:
+    """Where a lane still has read nothing since its start after a window: it waited, or waits since a reset.
+
+    Args:
+        fresh: before the window.
+        targets: of the window's last k1 steps; it moves on by as many.
+        mask, resets: of the window's steps; without a mask, every lane reads.
+    """
+    if mask is None:
+        return jnp.zeros_like(fresh)
+    k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), len(mask))
+
+    def last(marks: Any) -> Int[Array, "*batch"]:  # the last step of which it is said; −1 for none
+        marks = jnp.asarray(marks)[:k1]
+        marks = jnp.broadcast_to(marks.reshape(*marks.shape, *[1] * (fresh.ndim + 1 - marks.ndim)), (k1, *fresh.shape))
+        return jnp.max(jnp.where(marks, jnp.arange(k1).reshape(k1, *[1] * fresh.ndim), -1), axis=0)
+
+    read, reset = last(mask), last(jnp.zeros(k1, bool) if resets is None else resets)
+    return (read < reset) | (fresh & (read < 0))
 
 
 @factory
@@ -144,15 +183,18 @@ def batch_learner(
     loss: Callable[..., Float[Array, ""]],
     optimizer: optax.GradientTransformation,
     *,
-    clip: float | None = None,
+    clip: float | Float[Array, ""] | None = None,
 ) -> Learner:
     """Back-propagation through whole examples: one update after each batch, between which nothing is carried.
 
     Args:
         init: ``(key) -> params``.
         loss: ``(params, *batch) -> scalar``, for a batch as ``fit`` gives it: inputs, targets, lengths, a key.
-        optimizer: any optax transformation, with any schedule.
-        clip: the largest global norm of a gradient.
+        optimizer, clip: as in ``window_learner``.
+
+    Raises:
+        ValueError: for a clip that is not positive, or what is no optimizer; from ``init`` and ``update``, for params
+            that are not floating.
 
     Example: the mean of three numbers.
 
@@ -164,56 +206,14 @@ def batch_learner(
     3.0 1200
     """
 
+    check_descent(optimizer, clip)
+
     def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+        check_params(state.params)
         value, grads = jax.value_and_grad(loss)(state.params, *batch)
-        return descend(optimizer, clip, state, (), (), value, grads)
+        return descend(optimizer, clip, state, Seen(value, grads, lambda params: loss(params, *batch), state.fresh))
 
-    return Learner(lambda key, batch_shape=(): begin(key, init(key), optimizer, ()), update)
-
-
-def begin(key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation, h: State) -> LearnerState:
-    """Before the first update."""
-    zero = jnp.zeros((), jnp.int32)
-    return LearnerState(params, optimizer.init(params), h, jax.random.fold_in(key, 1), zero, zero)
-
-
-def descend(
-    optimizer: optax.GradientTransformation,
-    clip: float | None,
-    state: LearnerState,
-    h: State,
-    anew: State,
-    loss: Float[Array, ""],
-    grads: Params,
-) -> tuple[LearnerState, LearnerInfo]:
-    """One step of the optimizer and ``h`` carried on; no step, and ``anew``, where something is not finite."""
-    grad_norm = clipped_norm = optax.tree.norm(grads)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers
-        clipped = grads
-        if clip is not None:
-            clipped, _ = optax.clip_by_global_norm(clip).update(grads, optax.EmptyState())
-            clipped_norm = optax.tree.norm(clipped)
-        asked = inspect.signature(optimizer.update).parameters.values()
-        told = {"value": loss} if any(p.name == "value" or p.kind is p.VAR_KEYWORD for p in asked) else {}
-        steps, after = optimizer.update(clipped, state.optimizer, state.params, **told)
-        params = optax.apply_updates(state.params, steps)
-        step_norm, tiny = optax.tree.norm(steps), jnp.finfo(grad_norm.dtype).tiny
-        ratio = step_norm / jnp.maximum(optax.tree.norm(state.params), tiny)
-    carried = jax.tree.map(lambda a, start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(start)), h, anew)
-    looked_at = (loss, *jax.tree.leaves(grads), grad_norm, step_norm)  # as ``require_finite`` names them
-    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in looked_at), jnp.all(jnp.array(jax.tree.leaves(carried)))])
-    good = jnp.all(finite)
-    kept = where(good, (params, after, h), (state.params, state.optimizer, anew))
-    info = LearnerInfo(
-        loss=loss,
-        grad_norm=grad_norm,
-        clipped_norm=clipped_norm,
-        clipped=clipped_norm < grad_norm,
-        update_ratio=ratio,
-        broken=jnp.where(good, -1, jnp.argmin(finite)).astype(jnp.int32),
-    )
-    made = good.astype(jnp.int32)
-    return LearnerState(*kept, key=state.key, step=state.step + made, cursor=state.cursor + 1), info
+    return Learner(lambda key, batch_shape=(): begin(key, init(key), optimizer, (), jnp.ones((), bool)), update)
 
 
 def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
@@ -226,7 +226,11 @@ def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> t
 
     Returns:
         The last state, and the info of every update, stacked.
+
+    Raises:
+        ValueError: for ids that are known and outside the vocabulary, or what the update refuses.
     """
+    learner.check(state, windows)
     return jax.lax.scan(learner.update, state, windows)
 
 
@@ -247,12 +251,12 @@ def require_finite(state: LearnerState, info: LearnerInfo) -> None:
         return
     first = int(np.argmax(broken >= 0))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
-    names = ("loss", *(f"gradient of params{path}" for path in paths), "gradient's norm", "step", "carried state")
+    gradients = (f"gradient of params{path}" for path in paths)
+    names = ("loss", *gradients, "gradient's norm", "step", "carried state", INPUT, TARGET)
     batch, what = int(state.cursor) - len(broken) + first, names[broken[first]]
-    step = int(state.step) - int((broken[first:] < 0).sum())
-    raise FloatingPointError(
-        f"batch {batch} (update {step}) got a {what} that is not finite; want a lower learning rate, or a smaller clip"
-    )
+    made = int(state.step) - int((broken[first:] < 0).sum())
+    fault = f"an {what}" if what == INPUT else f"a {what}" if what == TARGET else f"a {what} that is not finite"
+    raise FloatingPointError(f"batch {batch} (update {made}) got {fault}; want {advice(what, made, state.params)}")
 
 
 def evaluate(
@@ -265,6 +269,13 @@ def evaluate(
         loss: ``(ys, targets) -> scalar``, a sum over time.
         xs, targets: time and one batch axis leading; a single stream is a batch of 1.
         window: steps that are held at once.
+
+    Raises:
+        ValueError: for xs without a batch axis, or what ``chunked`` refuses.
     """
-    start = cell.start(params, (jax.tree.leaves(xs)[0].shape[1],))
+    require_cell("cell", cell)
+    first = jax.tree.leaves(xs)[0]
+    if first.ndim < 2:
+        raise ValueError(f"xs got shape {first.shape}; want (T, B, …): a single stream is a batch of 1, xs[:, None]")
+    start = cell.start(params, (first.shape[1],))
     return jnp.asarray(chunked(cell, params, start, xs, targets, loss, window=window)[0])

@@ -225,6 +225,10 @@ def test_updates_that_were_skipped_are_told(tmp_path):
         run.log(split="train", cell=cell, seed=seed, skipped=skipped)
     run.log(split="train", cell="gru", seed=0)  # as runs wrote before they counted
     assert of_skipped(run) == " Updates that were skipped, as something was not finite: 5 of tanh."
+    run.log(split="train", cell="tanh", seed=0, skipped=3, step=7)
+    run.log(split="train", cell="mine", seed=0, skipped=9, step=0)
+    assert of_skipped(run).startswith(" Updates that were skipped, as something was not finite: 5 of tanh, 9 of mine.")
+    assert " With mine none was made, of which no learning rate is the cause: " in of_skipped(run)
 
 
 def test_a_network_that_diverges_is_counted_and_its_schedule_waits(tmp_path):

@@ -1,5 +1,8 @@
 """Text as numbers, and models that write it."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from rnn_jax.datasets import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
 from rnn_jax.text import pad, streams, vocabulary
+from tests.laboratory import refused
 
 
 @given(st.text(min_size=1, max_size=50))
@@ -62,6 +66,11 @@ def test_a_text_that_cannot_be_read_is_refused(tmp_path, content, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    (tmp_path / "text.txt").write_text("hello")
+    assert read_text(str(tmp_path / "text.txt")) == read_text(tmp_path / "text.txt") == "hello"
+
+
 def test_cross_entropy_sums_over_time_and_means_over_the_batch():
     logits = jax.random.normal(jax.random.key(0), (3, 2, 5))
     targets = jnp.array([[0, 1], [2, 3], [4, 0]])
@@ -89,6 +98,7 @@ def test_masked_steps_cost_nothing_and_nothing_reaches_them():
 def test_units_of_surprise():
     np.testing.assert_allclose([bits_per_char(np.log(8)), perplexity(np.log(8))], [3, 8])
     assert perplexity(1e4) == float("inf")
+    assert np.isnan(perplexity(float("nan")))
 
 
 def test_a_model_that_has_learned_hello_by_heart_writes_it():
@@ -129,6 +139,39 @@ def test_padded_sequences_keep_their_ids_and_lengths():
     assert lengths.tolist() == [3, 0, 1]
     assert ids.T.tolist() == [[3, 1, 2], [0, 0, 0], [4, 0, 0]]
     assert ids.dtype == lengths.dtype == np.int32
+
+
+def test_padded_numbers_keep_what_they_are_and_are_refused_where_they_would_be_changed():
+    for dtype in (np.float64, np.float32, np.float16):
+        padded, lengths = pad([np.array([0.5, 1.5], dtype), np.array([], int), np.array([np.nan], dtype)])
+        assert padded.dtype == dtype
+        np.testing.assert_array_equal(padded.T, [[0.5, 1.5], [0, 0], [np.nan, 0]])
+        assert lengths.tolist() == [2, 0, 1]
+    assert pad([np.float32([0.5]), np.float64([0.1])])[0].tolist() == [[0.5, 0.1]]
+    assert pad([np.uint8([200]), np.int64([-100]), jnp.array([2**31 - 1])])[0].tolist() == [[200, -100, 2**31 - 1]]
+    assert pad([np.uint8([3])])[0].dtype == np.int32
+    for beyond in (2**40, 2**31, -(2**40)):
+        refused(
+            lambda n=beyond: pad([np.array([1, n])]), f"sequences got {beyond}; want numbers that int32 holds exactly"
+        )
+    refused(
+        lambda: pad([np.array([2**24 + 1]), np.float32([0.5])]), "sequences got 16777217; want numbers that float32"
+    )
+    refused(
+        lambda: pad([np.array([2**53 + 1]), np.array([0.5])]), f"sequences got {2**53 + 1}; want numbers that float"
+    )
+    refused(lambda: pad([]), "sequences got none; want at least one")
+    refused(lambda: pad(["hello"]), "sequences got shape (); want one axis")
+    refused(lambda: pad([["h"]]), "sequences got <U1; want ids or numbers")
+    refused(lambda: pad([np.array([True])]), "sequences got bool; want ids or numbers")
+    refused(lambda: pad([np.zeros((2, 3))]), "sequences got shape (2, 3); want one axis")
+
+
+def test_streams_are_of_ids_alone():
+    refused(lambda: streams(np.arange(9.0), 1, 2), "ids got float64; want integer ids")
+    refused(lambda: streams(np.zeros((9, 2), int), 1, 2), "ids got shape (9, 2); want one axis, (N,)")
+    for ids in (jnp.arange(9), np.arange(9, dtype=np.uint8), np.arange(18)[::2] // 2):
+        np.testing.assert_array_equal(streams(ids, 2, 2), streams(np.arange(9), 2, 2))
 
 
 def test_what_is_impossible_is_never_drawn_however_hot():

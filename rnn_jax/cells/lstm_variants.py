@@ -262,7 +262,9 @@ def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1
         params = cell.init(key)
         gain = jnp.ones_like(params.b_h)
         one = gain[:hidden_size]
-        return LayerNormLSTMParams(*params, scale_x=gain, scale_h=gain, scale_c=one, shift_c=jnp.zeros_like(one))
+        return LayerNormLSTMParams(
+            *params, scale_x=gain, scale_h=jnp.copy(gain), scale_c=one, shift_c=jnp.zeros_like(one)
+        )
 
     def project(params: LayerNormLSTMParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         u = layer_norm(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.checks import require_numbers
 from rnn_jax.rollout import batch_shape, rollout
 from rnn_jax.types import Cell, Params, State
 
@@ -133,6 +134,7 @@ def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0
         exactly zero, has slope −∞ and half-life 0; slope and half-life are NaN where there is no gradient to begin
         with, where the state has overflowed, and with fewer than two lags.
     """
+    require_numbers("q", q, lambda level: 0 <= level <= 1, "quantiles in [0, 1]")
     slope = _slope(_at_least_float32(log_norm))
     half_life = jnp.where(slope >= 0, jnp.inf, jnp.log(2.0).astype(slope.dtype) / -slope)
     levels = jnp.asarray(q, log_norm.dtype)

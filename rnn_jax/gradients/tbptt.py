@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
+from rnn_jax.checks import require_kept
 from rnn_jax.compiling import compiled
 from rnn_jax.gradients.windows import (
     Ends,
@@ -102,6 +103,7 @@ def cut(
     """
     T = steps_of(xs)
     require_lengths(lengths, T)
+    require_kept(xs=xs, targets=targets)
     return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree
 
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_kept, require_positive
 from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout, steps_of
 from rnn_jax.rollout.scan import Marks
 from rnn_jax.types import Cell, Params, State
@@ -72,8 +72,10 @@ def read(
         counted: steps that have targets, when not all.
     """
     T = steps_of(xs)
+    require_kept(xs=xs, targets=targets)
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)
+    window, k1 = int(window), int(k1)
     if k1 > window:
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
     require_steps(T, xs=xs)

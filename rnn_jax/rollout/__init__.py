@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from rnn_jax.checks import require_kept
 from rnn_jax.compiling import compiled
+from rnn_jax.keys import check_keys
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
 from rnn_jax.types import Cell, Keyed, Params, State
@@ -72,6 +74,7 @@ def rollout(
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
     require_lengths(lengths, steps_of(xs))
+    require_kept(xs=xs)
     marks = (None if mark is None else jnp.asarray(mark) for mark in (mask, lengths, resets, cuts))
     return _rolled(cell, params, h0, xs, *marks, reverse, schedule)
 
@@ -137,6 +140,7 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
         raise ValueError(
             "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
         )
+    check_keys(xs, batch_shape(cell, params, h0))
     before = describe(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
