@@ -76,7 +76,7 @@ def test_the_own_cell_of_the_readme_joins_the_main_job(tmp_path):
     assert list(json.loads((folder / "summary.json").read_text())["cells"]) == ["leaky"]
 
 
-def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
+def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path, interruptible):
     folder = tmp_path / "run"
     args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 15, "--out", folder]
     process = start(VANISHING, *args)
@@ -112,7 +112,7 @@ def test_a_finished_network_is_kept_and_may_be_asked_again(tmp_path):
     assert "lördag: " in (folder / "samples.txt").read_text()
 
 
-def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path):
+def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path, interruptible):
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"
         "import digit_class\n"
