@@ -321,6 +321,5 @@ def publish(
     grid = Table(*COLUMNS, title="How far back does the gradient reach?", caption=LEGEND, caption_style="dim")
     for row in rows:
         grid.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(
-        grid, answer, f"report: {run.folder / 'report.html'}", sep="\n"
-    )
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    console.print(grid, answer, f"report: {run.folder / 'report.html'}", sep="\n")

@@ -14,7 +14,6 @@
 
 # %%
 import dataclasses
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,18 @@ import tyro
 from _cells import make_model
 from _char_lm_report import Finished, print_table, publish
 from _char_lm_training import Job, train
-from _study import Options, carry_out, learning_rate, read_options, require_known, require_positive
+from _own import facts_of, naming
+from _study import (
+    Options,
+    carry_out,
+    learning_rate,
+    numbers_of,
+    read_options,
+    require_known,
+    require_positive,
+    require_representable,
+    require_room,
+)
 from _text import SHOWN, Text, load_text, writer
 
 from rnn_jax import Cell
@@ -51,7 +61,9 @@ class Config(Options):
     split: str = "90/5/5"
     """Percent of the text for training, validation and test, by position; or training and validation alone: 90/10."""
     cell: str = "lstm"
-    """Any cell of the library, with a start of W_hh behind a dash, such as tanh-orthogonal; or FILE.py:function."""
+    """Any cell of the library, with a start of W_hh behind a dash, such as tanh-orthogonal; or FILE.py:function, where
+    function(input_size, hidden_size) makes a cell of your own that reads one-hot vectors, or ids where its step works
+    on ids alone."""
     layers: int = 1
     """Cells on top of each other."""
     hidden_size: int = 256
@@ -147,9 +159,24 @@ def model_of(config: Config, vocabulary_size: int) -> tuple[Config, Cell]:
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"--temperatures got {temperature}; want 0 or a positive number")
     make = partial(make_model, config.cell, vocabulary_size, layers=config.layers)
+    require_room(config, parameters=16 * config.parameters)
     if config.parameters:
-        config = dataclasses.replace(config, hidden_size=matching_size(make, config.parameters))
+        with naming(config.cell):
+            config = dataclasses.replace(config, hidden_size=matching_size(make, config.parameters))
     return config, make(config.hidden_size, dropout=config.dropout)
+
+
+def require_room_for(model: Cell, config: Config, vocabulary_size: int) -> None:
+    """Raises a ValueError when what training holds at once is more than the memory of the machine."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    step = 6 * numbers_of(jax.eval_shape(model.start, params)) + 3 * vocabulary_size  # gates and states; logits
+    require_room(
+        config,
+        hidden_size=4 * 4 * numbers_of(params),  # with the gradient and Adam's two moments
+        batch_size=4 * config.batch_size * config.window * step,
+        updates=8 * config.updates * config.batch_size * config.window,
+        letters=100 * config.letters,
+    )
 
 
 def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -197,10 +224,9 @@ def train_command(argv: list[str] | None) -> int:
         config, model = model_of(options, letters.size)
         prompt = config.prompt or letters.decode(data.train[:4])
         require_known(letters, "prompt", [prompt])
+        require_room_for(model, config, letters.size)
         job = job_of(config, data, model, prompt)
-        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size}
-        if ":" in config.cell:
-            facts["cell_sha256"] = hashlib.sha256(Path(config.cell.rpartition(":")[0]).read_bytes()).hexdigest()
+        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size, **facts_of([config.cell])}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
         run.write_json("vocab.json", list(letters.characters))
     question = (
@@ -236,6 +262,8 @@ def sample_command(argv: list[str]) -> int:
     """Prints the prompt and what follows."""
     with wrong_use():
         asked = parse(Sample, argv)
+        require_representable(asked)
+        require_room(asked, letters=100 * asked.letters)
         if asked.letters < 1 or not 0 <= asked.temperature < float("inf"):
             raise ValueError(
                 f"--letters and --temperature got {asked.letters} and {asked.temperature}; want at least 1 and 0"
@@ -243,6 +271,9 @@ def sample_command(argv: list[str]) -> int:
         known = {field.name for field in dataclasses.fields(Config)}
         kept = read_json(asked.run / "config.json")
         config = Config(**{name: value for name, value in kept.items() if name in known})
+        for name, digest in facts_of([config.cell]).items():
+            if kept.get(name) != digest:
+                raise ValueError(f"{config.cell} got another content since the run; want the one it was trained with")
         letters = Vocabulary("".join(read_json(asked.run / "vocab.json")))
         require_known(letters, "prompt", [asked.prompt])
         _, model = model_of(config, letters.size)
