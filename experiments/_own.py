@@ -149,14 +149,20 @@ def _load(file: Path, digest: str, given: str) -> ModuleType:
     if str(file.parent) in sys.path:
         sys.path.remove(str(file.parent))
     sys.path.insert(0, str(file.parent))
-    for known in [n for n, m in sys.modules.items() if getattr(m, "__file__", None) in map(str, sources)]:
+    for known in _loaded(sources):
         del sys.modules[known]  # of an earlier state of these files
     importlib.invalidate_caches()
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    for neighbour in (m for m in sys.modules.values() if getattr(m, "__file__", None) in map(str, sources)):
-        neighbour.__dict__["_is_own"] = True
+    for known in _loaded(sources):
+        vars(sys.modules[known])["_is_own"] = True
     return module
+
+
+def _loaded(sources: list[Path]) -> list[str]:
+    """The names of the modules that were made of these files."""
+    files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
+    return [name for name, file in files.items() if file in map(str, sources)]
 
 
 def _digest(file: Path) -> str:
@@ -182,7 +188,9 @@ def _sources(file: Path) -> list[Path]:
 @functools.cache
 def _foreign(folder: Path) -> frozenset[str]:
     """Modules that were there before any cell of this folder, and are none of its own."""
-    return frozenset(name for name, module in sys.modules.items() if not hasattr(module, "_is_own"))
+    return frozenset(
+        name for name, module in list(sys.modules.items()) if "_is_own" not in getattr(module, "__dict__", {})
+    )
 
 
 def _imported(source: Path) -> set[str]:

@@ -28,7 +28,7 @@ FAULTS = (FloatingPointError, OSError, ValueError)
 LARGEST = 2**31 - 1
 """Of an integer: what counts updates and places on a device has 32 bits."""
 FLOAT32 = np.finfo(np.float32)
-MOST = {"seeds": 10_000, "workers": 256, "layers": 100, "minutes": 525_600}
+MOST = {"seeds": 10_000, "workers": 256, "layers": 100, "minutes": 525_600, "hidden_size": 2**24, "decoder_size": 2**24}
 """The largest value of an option, where it is below that of its type."""
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
@@ -130,7 +130,8 @@ def require_representable(config: Any) -> None:
             if isinstance(number, int | float) and np.isfinite(float(number)):
                 most = MOST.get(field.name, LARGEST if isinstance(number, int) else float(FLOAT32.max))
                 if abs(number) > most:
-                    raise ValueError(f"{option} got {number}; want at most {most:,.6g}".replace("e+", "e"))
+                    shown = f"{most:,}" if isinstance(most, int) else f"{most:.3g}"
+                    raise ValueError(f"{option} got {number}; want at most {shown}")
                 if 0 < abs(number) < FLOAT32.tiny:
                     raise ValueError(f"{option} got {number}; want 0 or at least {FLOAT32.tiny:.2g}, as float32 has it")
 

@@ -151,8 +151,10 @@ def leaky(input_size, hidden_size):
 
 
 def test_a_cell_of_ones_own_may_draw_and_have_a_scalar_for_a_parameter(tmp_path):
-    (tmp_path / "mine.py").write_text(OWN)
-    args = ["--cell", f"{tmp_path / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
+    folder = tmp_path / "[b]old [" / "b] $x_{$"  # what rich and mathtext would read as their own
+    folder.mkdir(parents=True)
+    (folder / "mine.py").write_text(OWN)
+    args = ["--cell", f"{folder / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
     assert finish(begin(*args))[::2] == (0, "")
     code, out, err = finish(start(SCRIPT, "sample", tmp_path / "run", "--prompt", "T", "--letters", 5))
     assert (code, err, len(out)) == (0, "", 7)

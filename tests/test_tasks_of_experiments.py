@@ -5,24 +5,15 @@ import datetime
 import hashlib
 import importlib
 import os
-import sys
-from pathlib import Path
+import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-
-@pytest.fixture(autouse=True)
-def _scripts_find_their_modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    monkeypatch.setenv("NPROC", "4")
-    yield
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(EXPERIMENTS))]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("scripts_find_their_modules")
 
 
 def test_moved_digits_are_the_digits_moved_by_at_most_a_pixel():
@@ -256,3 +247,78 @@ def test_a_file_that_is_no_python_is_told_in_one_line(tmp_path):
     (tmp_path / "mine.py").write_text("def leaky(:")
     name = f"{tmp_path / 'mine.py'}:leaky"
     refused(lambda: make_model(name, 5, 4), f"cell got {name!r}, whose file is no Python (invalid syntax")
+
+
+def test_what_cannot_fit_into_the_machine_is_refused_with_both_sizes():
+    from _study import Study, machine_memory, require_room
+
+    require_room(Study(), batch_size=machine_memory() / 2)
+    with pytest.raises(
+        ValueError, match=r"--batch-size got 64, with which the run needs about .* GiB, and this machine"
+    ):
+        require_room(Study(), batch_size=2 * machine_memory(), updates=machine_memory())
+
+
+def test_numbers_that_32_bits_do_not_hold_are_refused():
+    from _study import Study, read_options
+
+    for argv, says in [
+        (["--looks", "3000000000"], "--looks got 3000000000; want at most 2,147,483,647"),
+        (["--looks", "100000", "--updates", "100000"], "--looks and --updates got 100000 times 100000 updates; want"),
+        (["--learning-rate", "1e39"], "--learning-rate got 1e+39; want at most 3.4e+38"),
+        (["--clip", "1e-40"], "--clip got 1e-40; want 0 or at least 1.2e-38"),
+        (["--seeds", "10001"], "--seeds got 10001; want at most 10,000"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(says)):
+            read_options(Study, {}, argv)
+
+
+def test_jobs_without_a_terminal_print_a_line_with_time_name_and_loss_at_each_evaluation(capsys):
+    from _study import Study, side_by_side
+
+    def job(tick):
+        tick("compiling")
+        for loss in (2.5, 2.25):
+            tick(f"loss {loss}", 1)
+
+    side_by_side(Study(looks=2), {"gru [b] 0": job}, lambda name, result: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[2] for line in lines] == [
+        "gru [b] 0: evaluation 1 of 2, loss 2.5",
+        "gru [b] 0: evaluation 2 of 2, loss 2.25",
+    ]
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("std::bad_alloc"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9")],
+)
+def test_memory_that_runs_out_is_one_line_and_what_is_finished_is_published(error, capsys):
+    from _study import carry_out
+
+    def work():
+        raise error
+
+    published = []
+    assert carry_out(work, published.append) == 1
+    assert published == ["failed"]
+    err = capsys.readouterr().err
+    assert err.startswith("error: out of memory (")
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_the_program_itself_keeps_its_traceback():
+    from _study import carry_out
+
+    published = []
+    with pytest.raises(KeyError):
+        carry_out(lambda: {}["x"], published.append)
+    assert published == ["failed"]
+
+
+def test_a_run_may_be_carried_out_outside_the_main_thread():
+    from _study import carry_out
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(carry_out, lambda: None, lambda status: None).result() == 0

@@ -90,7 +90,7 @@ FILES = {
     "init.py": CELL.replace("return jax.random.normal", "return 1 / 0 + jax.random.normal"),
     "start.py": CELL.replace("jnp.zeros(", "jnp.zeros(1, 2, 3, 4, "),
     "step.py": CELL.replace("jnp.tanh(x", "jnp.tanhh(x"),
-    "state.py": CELL.replace("return 0.9 * h", "return jnp.zeros((2, 1, 1)) + 0.9 * h"),
+    "state.py": CELL.replace("return 0.9 * h + jnp.tanh(x @ params)", "return 0.9 * h[None]"),
     "half.py": CELL.replace("return 0.9 * h + jnp.tanh(x @ params)", "return h.astype(jnp.float16)"),
     "wide.py": CELL.replace("(input_size, hidden_size))", "(3, hidden_size))"),
     "one_size.py": CELL.replace("    def init", "    hidden_size = 5\n    def init", 1),
@@ -242,10 +242,14 @@ class Worker(NamedTuple):
         given.write(json.dumps([line.script, argv, str(folder)]) + "\n")
         given.flush()
         if not select.select([answers], [], [], PATIENCE)[0]:
-            self.process.kill()
             return {"code": "hang", "out": "", "err": ""}
         answer = answers.readline()
         return json.loads(answer) if answer else {"code": "died", "out": "", "err": ""}
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
 
 
 def started() -> Worker:
@@ -306,11 +310,10 @@ def outcomes(lines: Sequence[Line], run: bool = True) -> Iterator[tuple[Line, st
             after = sorted(p for p in Path(place).rglob("*") if "__pycache__" not in p.parts)
             written = [str(p) for p in after if p not in before]
             if answer["code"] in ("hang", "died"):
-                worker.process.wait()
+                worker.end()
                 worker = started()
             yield line, judged(line, answer, written), {**answer, "written": written}
-        worker.process.kill()
-        worker.process.wait()
+        worker.end()
 
 
 def main(scripts: Sequence[str]) -> int:
