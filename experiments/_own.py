@@ -162,7 +162,8 @@ def _load(file: Path, digest: str, given: str) -> ModuleType:
 def _loaded(sources: list[Path]) -> list[str]:
     """The names of the modules that were made of these files."""
     files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
-    return [name for name, file in files.items() if file in map(str, sources)]
+    known = set(map(str, sources))
+    return [name for name, file in files.items() if file in known]
 
 
 def _digest(file: Path) -> str:

@@ -66,14 +66,16 @@ def needs_of(config: Study, model: Any, *, steps: int, outputs: int, numbers: in
     """
     params = jax.eval_shape(model.init, jax.random.key(0))
     state = numbers_of(jax.eval_shape(model.start, params))
-    kept = steps * (6 * state + 3 * outputs) + numbers  # for the gradient: gates, products and states; logits
-    needs = {
+    kept = steps * (4 * state + 2 * outputs) + numbers  # for the gradient: gates and states; logits
+    needs: dict[str, float] = {
         "seeds": 4 * numbers_of(params),  # of each network that is finished
         "hidden_size": 4 * (4 * numbers_of(params) + 2 * scored * (state + outputs)),  # gradient and Adam's two moments
         "batch_size": 4 * config.batch_size * kept,
         "updates": 0,
     }
-    needs[max("batch_size", "updates", key=vars(config).get)] += 8 * config.updates * config.batch_size * numbers
+    needs[max("batch_size", "updates", key=lambda option: getattr(config, option))] += (
+        8 * config.updates * config.batch_size * numbers
+    )
     return needs
 
 

@@ -169,7 +169,7 @@ def model_of(config: Config, vocabulary_size: int) -> tuple[Config, Cell]:
 def require_room_for(model: Cell, config: Config, vocabulary_size: int) -> None:
     """Raises a ValueError when what training holds at once is more than the memory of the machine."""
     params = jax.eval_shape(model.init, jax.random.key(0))
-    step = 6 * numbers_of(jax.eval_shape(model.start, params)) + 3 * vocabulary_size  # gates and states; logits
+    step = 4 * numbers_of(jax.eval_shape(model.start, params)) + 2 * vocabulary_size  # gates and states; logits
     require_room(
         config,
         hidden_size=4 * 4 * numbers_of(params),  # with the gradient and Adam's two moments
@@ -258,6 +258,25 @@ class Sample:
     """Of what is drawn."""
 
 
+def trained(run: Path) -> tuple[Config, Vocabulary, Cell]:
+    """The configuration, vocabulary and network of a run.
+
+    Raises:
+        ValueError: for a folder that holds no run of this script, or whose cell was changed since.
+    """
+    known = {field.name for field in dataclasses.fields(Config)}
+    kept, characters = read_json(run / "config.json"), read_json(run / "vocab.json")
+    try:
+        config, letters = Config(**{name: kept[name] for name in known & kept.keys()}), Vocabulary("".join(characters))
+        config, model = model_of(config, letters.size)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"sample got {run}, whose config.json no run of char_lm.py wrote ({error})") from None
+    for name, digest in facts_of([config.cell]).items():
+        if kept.get(name) != digest:
+            raise ValueError(f"{config.cell} got another content since the run; want the one it was trained with")
+    return config, letters, model
+
+
 def sample_command(argv: list[str]) -> int:
     """Prints the prompt and what follows."""
     with wrong_use():
@@ -268,20 +287,16 @@ def sample_command(argv: list[str]) -> int:
             raise ValueError(
                 f"--letters and --temperature got {asked.letters} and {asked.temperature}; want at least 1 and 0"
             )
-        known = {field.name for field in dataclasses.fields(Config)}
-        kept = read_json(asked.run / "config.json")
-        config = Config(**{name: value for name, value in kept.items() if name in known})
-        for name, digest in facts_of([config.cell]).items():
-            if kept.get(name) != digest:
-                raise ValueError(f"{config.cell} got another content since the run; want the one it was trained with")
-        letters = Vocabulary("".join(read_json(asked.run / "vocab.json")))
+        _, letters, model = trained(asked.run)
         require_known(letters, "prompt", [asked.prompt])
-        _, model = model_of(config, letters.size)
         params = load_params(asked.run / "params.safetensors", jax.eval_shape(model.init, jax.random.key(0)))
-    write = jax.jit(writer(model, letters.encode(asked.prompt), asked.letters))
-    ids = np.asarray(write(params, jax.random.key(asked.seed), asked.temperature))
-    print(asked.prompt + letters.decode(ids))
-    return 0
+
+    def work() -> None:
+        write = jax.jit(writer(model, letters.encode(asked.prompt), asked.letters))
+        ids = np.asarray(write(params, jax.random.key(asked.seed), asked.temperature))
+        print(asked.prompt + letters.decode(ids))
+
+    return carry_out(work, lambda status: None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,11 +315,11 @@ def table_command(argv: list[str]) -> int:
             raise ValueError("table got no run; want run folders, such as: table runs/char_lm/*")
         files = ("config.json", "summary.json")
         finished = [Finished(folder, *(read_json(folder / file) for file in files)) for folder in folders]
+        if not all("n_gram_nats" in run.summary and "split" in run.config for run in finished):
+            raise ValueError("table got the run of another experiment; want runs of char_lm.py")
         texts = {(run.config.get("text_sha256"), run.config.get("split")): str(run.folder) for run in finished}
         if len(texts) > 1:
             raise ValueError(f"table got different texts or splits ({', '.join(texts.values())}); want one of each")
-        if any("n_gram_nats" not in run.summary for run in finished):
-            raise ValueError("table got the run of another experiment; want runs of char_lm.py")
         print_table(finished)
     return 0
 

@@ -287,7 +287,7 @@ def require_room_for(models: dict[str, tuple[int, Cell]], config: Config, data: 
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         params = max(params, numbers_of(shapes))
         state = max(state, numbers_of(jax.eval_shape(model.start, shapes)))
-    step, few = 6 * state + 3 * data.text.letters.size, -(-config.probes // 4)
+    step, few = 4 * state + 2 * data.text.letters.size, -(-config.probes // 4)  # gates and states; logits
     networks = 4 * config.seeds * min(config.workers, len(models))  # bytes of a number of each network
     require_room(
         config,

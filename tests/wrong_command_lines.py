@@ -117,7 +117,8 @@ class Line(NamedTuple):
 def lines_of(script: str) -> Iterator[Line]:
     """Every line of an experiment."""
     module = importlib.import_module(script)
-    for kind in (v for v in vars(module).values() if dataclasses.is_dataclass(v) and v.__module__ == script):
+    classes: list[Any] = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == script]
+    for kind in (kind for kind in classes if dataclasses.is_dataclass(kind)):
         begin = [] if kind.__name__ == "Config" else [kind.__name__.lower()]
         hints = typing.get_type_hints(kind, include_extras=True)
         for field in dataclasses.fields(kind):
@@ -256,8 +257,8 @@ def started() -> Worker:
     """A new worker."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXPERIMENTS}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.wrong_command_lines", "--serve"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    return Worker(subprocess.Popen(command, text=True, env=env, cwd=ROOT, **pipes))
+    stdin, stdout, stderr = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
+    return Worker(subprocess.Popen(command, text=True, env=env, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=stderr))
 
 
 def judged(line: Line, answer: dict[str, Any], written: list[str]) -> str:
