@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from _own import naming, own_cell
+from _own import naming, own_cell, require_floating_state
 
 import rnn_jax as rnn
 from rnn_jax import Cell, initializers, readout
@@ -88,7 +88,7 @@ def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int)
     """``{name: (hidden_size, model)}``, each with the parameters of an LSTM of ``hidden_size`` units, or nearly.
 
     Raises:
-        ValueError: for no name, the same name twice, or one that ``make_model`` refuses.
+        ValueError: for no name, the same name twice, one that ``make_model`` refuses, or a state of integers.
     """
     if not names:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
@@ -101,4 +101,5 @@ def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int)
     for name in names:
         with naming(name):
             sizes[name] = matching_size(partial(make_model, name, vocabulary_size), budget)
+            require_floating_state(name, make_model(name, vocabulary_size, sizes[name]))
     return {short(name): (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}

@@ -213,10 +213,9 @@ def _reads_vectors(name: str, function: Callable, input_size: int, hidden_size: 
     except ValueError as error:
         try:
             _tried(name, function, input_size, hidden_size, ids=True)
-        except ValueError:
-            raise ValueError(
-                f"{error} (a character is read as a one-hot vector ({input_size},), or as its id)"
-            ) from None
+        except ValueError as with_ids:
+            ways = f" (a character is read as a one-hot vector ({input_size},), or as its id)"
+            raise ValueError(f"{error}{'' if str(with_ids) == str(error) else ways}") from None
         return False
     return True
 
@@ -227,6 +226,8 @@ def _tried(name: str, function: Callable, input_size: int, hidden_size: int, *, 
     with naming(name):
         cell = function(input_size, hidden_size)
         params = jax.eval_shape(cell.init, jax.random.key(0))
+        if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
+            raise ValueError(f"cell got {name!r}, whose params are {_shapes(params)}; want floating numbers to learn")
         for batch in ((), (2,)):
             vector = jax.ShapeDtypeStruct((*batch, input_size), jnp.zeros(()).dtype)
             x = jax.ShapeDtypeStruct(batch, jnp.int32) if ids else vector
@@ -238,8 +239,16 @@ def _tried(name: str, function: Callable, input_size: int, hidden_size: int, *, 
                     "want the same shapes and types"
                 )
             y = jax.eval_shape(cell.output, params, after)
-            if len(jax.tree.leaves(y)) != 1 or jax.tree.leaves(y)[0].shape[:-1] != batch:
-                raise ValueError(f"cell got {name!r}, whose output is {_shapes(y)}; want one array, batch axes first")
+            kinds = [(leaf.shape[:-1], jnp.issubdtype(leaf.dtype, jnp.floating)) for leaf in jax.tree.leaves(y)]
+            if kinds != [(batch, True)]:
+                raise ValueError(f"cell got {name!r}, whose output is {_shapes(y)}; want one array of floating numbers")
+
+
+def require_floating_state(name: str, cell: Cell) -> None:
+    """Raises a ValueError for a state with anything but floating numbers, with respect to which nothing is derived."""
+    state = jax.eval_shape(cell.start, jax.eval_shape(cell.init, jax.random.key(0)))
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(state)):
+        raise ValueError(f"cell got {name!r}, whose state is {_shapes(state)}; want floating numbers to derive by")
 
 
 def _shapes(tree: Any) -> str:

@@ -54,6 +54,7 @@ SAYS = {
     "step.py": "which raised AttributeError at step.py:13: ",
     "state.py": "whose step makes float32[1, 4] of the state float32[4]; want the same shapes and types",
     "half.py": "whose step makes float16[4] of the state float32[4]; want the same shapes and types",
+    "integers.py": "whose params are int32[]; want floating numbers to learn",
     "wide.py": "which raised TypeError at wide.py:13: ",
 }
 
@@ -94,9 +95,33 @@ def test_a_cell_that_reads_ids_is_given_ids_and_one_that_reads_vectors_one_hot_v
     np.testing.assert_allclose(steps[1], 0.9 + jnp.tanh(params.cell[ids]), rtol=1e-6)
 
 
+def test_a_cell_whose_state_counts_in_integers_is_refused_where_gradients_by_lag_are_measured(tmp_path):
+    source = CELL.replace("jnp.zeros((*batch_shape, hidden_size))", "jnp.zeros((*batch_shape, hidden_size), int)")
+    source = source.replace("0.9 * h + jnp.tanh(x @ params)", "h + jnp.sign(x @ params).astype(int)")
+    outputs = "init, start, step, lambda params, h: h.astype(float)"
+    name = write(tmp_path, source=source.replace("init, start, step", outputs))
+    made(name)
+    with pytest.raises(ValueError, match=r"whose state is int\d\d\[\d+\]; want floating numbers to derive by"):
+        importlib.import_module("_cells").equal_models((name,), 5, 4)
+    with pytest.raises(ValueError, match=r"whose output is int\d\d\[\d+\]; want one array of floating numbers"):
+        made(write(tmp_path, "output.py", source))
+
+
+def test_what_a_cell_raises_only_as_it_learns_is_one_line_too(tmp_path, capsys):
+    model = made(
+        write(tmp_path, source=CELL.replace("return 0.9", "assert x.shape[0] != 3, 'three'\n        return 0.9"))
+    )
+    params = model.init(jax.random.key(0))
+    from _study import carry_out
+
+    assert carry_out(lambda: model.step(params, jnp.ones((3, 4)), jnp.arange(3)), lambda status: None) == 1
+    said = "mine.py', which raised AssertionError at mine.py:13: three\n"
+    assert capsys.readouterr().err == f"error: cell got '{tmp_path}/{said}"
+
+
 def test_a_cell_that_reads_neither_is_told_both_ways(tmp_path):
     with pytest.raises(ValueError, match=r"\(a character is read as a one-hot vector \(5,\), or as its id\)"):
-        made(write(tmp_path, "step.py", FILES["step.py"]))
+        made(write(tmp_path, "wide.py", FILES["wide.py"]))
 
 
 def test_cells_of_equal_parameters_need_parameters_that_grow(tmp_path):

@@ -92,6 +92,9 @@ FILES = {
     "step.py": CELL.replace("jnp.tanh(x", "jnp.tanhh(x"),
     "state.py": CELL.replace("return 0.9 * h + jnp.tanh(x @ params)", "return 0.9 * h[None]"),
     "half.py": CELL.replace("return 0.9 * h + jnp.tanh(x @ params)", "return h.astype(jnp.float16)"),
+    "integers.py": CELL.replace("return jax.random.normal(key, (input_size, hidden_size))", "return 3").replace(
+        "@ params", "[..., :1]"
+    ),
     "wide.py": CELL.replace("(input_size, hidden_size))", "(3, hidden_size))"),
     "one_size.py": CELL.replace("    def init", "    hidden_size = 5\n    def init", 1),
     "names.py": f"{CELL}\nfor name in {UNSAFE}:\n    globals()[name] = leaky\n",
@@ -117,8 +120,8 @@ class Line(NamedTuple):
 def lines_of(script: str) -> Iterator[Line]:
     """Every line of an experiment."""
     module = importlib.import_module(script)
-    classes: list[Any] = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == script]
-    for kind in (kind for kind in classes if dataclasses.is_dataclass(kind)):
+    classes = [value for value in vars(module).values() if hasattr(value, "__dataclass_fields__")]
+    for kind in (kind for kind in classes if kind.__module__ == script):
         begin = [] if kind.__name__ == "Config" else [kind.__name__.lower()]
         hints = typing.get_type_hints(kind, include_extras=True)
         for field in dataclasses.fields(kind):
@@ -126,7 +129,8 @@ def lines_of(script: str) -> Iterator[Line]:
     for option in ("cell", "cells"):
         if option in {field.name for field in dataclasses.fields(module.Config)} and script != "digit_pixels":
             for name in NAMES:
-                yield Line(script, [*base(script), f"--{option}", name], option, "own cell", right=False)
+                right = option == "cell" and "one_size" in name  # of no use where cells get equal parameters
+                yield Line(script, [*base(script), f"--{option}", name], option, "own cell", right)
 
 
 def base(script: str) -> list[str]:
@@ -184,7 +188,8 @@ def cut_short() -> None:
             work()
         except study.FAULTS as error:
             study.tell(error)
-        return 1
+            return 1
+        return 0
 
     places = {"compiled": compiled, "go_on": go_on, "carry_out": carry_out}
     for module in list(sys.modules.values()):
