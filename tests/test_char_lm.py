@@ -1,5 +1,6 @@
 """The model of letters: a kill changes nothing, numbers that are not finite end it, wrong use gets one line."""
 
+import importlib
 import json
 import os
 import shutil
@@ -270,12 +271,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_use_gives_one_line(line, whole, tmp_path):
+@pytest.mark.usefixtures("scripts_find_their_modules")
+def test_wrong_use_gives_one_line(line, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     words = line.replace("TMP", str(tmp_path)).replace("RUN", str(whole)).split()
     before = what_lasts(whole)
     options = [] if words[0] in ("sample", "table") else ["--smoke"]
-    code, out, err = finish(start(SCRIPT, *words, *options, cwd=tmp_path))
-    assert (code, out) == (2, "")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module("char_lm").main([*words, *options])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
     assert WRONG[line] in err
     assert err.count("\n") == 1
     assert what_lasts(whole) == before
