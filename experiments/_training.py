@@ -1,5 +1,6 @@
 """Networks trained side by side: every kind from several seeds, scored while learning, and once at the end."""
 
+import hashlib
 import json
 import threading
 import time
@@ -80,12 +81,21 @@ def needs_of(config: Study, model: Any, *, steps: int, outputs: int, numbers: in
 
 
 def open_study(config: Study, tasks: Mapping[str, Task], facts: Mapping[str, Any] | None = None) -> Run:
-    """Opens the run folder, where what is to be trained has room in the machine; a ValueError otherwise."""
+    """Opens the run folder, where what is to be trained has room in the machine; a ValueError otherwise.
+
+    Args:
+        config: the options.
+        tasks: what is trained.
+        facts: of the data, so that a run goes on only with the same; by default the SHA-256 of what is scored.
+    """
     at_once = min(config.workers, config.seeds * len(tasks))
     options = dict.fromkeys(option for task in tasks.values() for option in task.needs)
     needs = {option: [task.needs.get(option, 0) for task in tasks.values()] for option in options}
     totals = {o: config.seeds * sum(of) if o == "seeds" else at_once * max(of) for o, of in needs.items()}
     require_room(config, **totals)
+    if facts is None:
+        scored = [np.asarray(leaf).tobytes() for task in tasks.values() for leaf in (*task.validation, *task.test)]
+        facts = {"data_sha256": hashlib.sha256(b"".join(scored)).hexdigest()}
     return open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
 

@@ -172,6 +172,22 @@ def test_a_run_on_another_text_is_not_gone_on_with(tmp_path, capsys):
     assert f"(text_sha256 was 'of another text', now '{digest}')" in capsys.readouterr().err
 
 
+def test_a_study_on_other_data_is_not_gone_on_with(tmp_path):
+    from _study import Study
+    from _training import Task, open_study
+
+    config = Study(out=tmp_path / "run")
+    tasks: dict = {}
+    for name, number in (("same", 1.0), ("another", 2.0)):
+        part = (np.full(3, number),)
+        tasks[name] = {"point": Task(None, lambda rng, look: (), lambda params: {}, part, part)}  # type: ignore
+    open_study(config, tasks["same"])
+    again = dataclasses.replace(config, resume=True)
+    open_study(again, tasks["same"])
+    with pytest.raises(ValueError, match=r"--resume got another configuration \(data_sha256 was "):
+        open_study(again, tasks["another"])
+
+
 WRONG = {
     "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
     "dates --ask=": "--ask got an empty source; want at least one letter",
