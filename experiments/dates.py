@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         kind = f"{config.encoder} to {config.decoder}"
         tasks = {kind: make_task(config, model, dates)}
         run = open_study(config, tasks)
-    run.write_json("vocab.json", list(dates.letters.characters))
+        run.write_json("vocab.json", list(dates.letters.characters))
     chance = commonest(dates)
 
     def shown(networks: Networks, scores: Scores) -> Shown:

@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         tasks = {NAME: make_task(config, model, data)}
         require_room(config, letters=100 * config.letters)
         run = open_study(config, tasks, {"text_sha256": data.text.sha256})
-    run.write_json("vocab.json", list(data.text.letters.characters))
+        run.write_json("vocab.json", list(data.text.letters.characters))
     bars = without_network(data)
     return conduct(
         run,

@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         models = make_models(config, words.letters)
         tasks = {name: make_task(config, model, words) for name, model in models.items()}
         run = open_study(config, tasks)
-    run.write_json("vocab.json", list(words.letters.characters))
+        run.write_json("vocab.json", list(words.letters.characters))
     commonest = np.bincount(words.train.classes).argmax()
     chance = {"chance": 1 / len(LOCALES), "the commonest language": float(np.mean(words.test.classes == commonest))}
     return conduct(

@@ -138,6 +138,48 @@ def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
     assert np.any(again["point"][0] != again["point"][1]), "seeds differ"
 
 
+def test_a_finished_network_that_was_damaged_ends_a_resumed_run_in_one_line(tmp_path, capsys):
+    import optax
+    from _showing import conduct
+    from _study import Study
+    from _training import Task, finished, learn_all
+
+    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.training import batch_learner
+
+    def score(params, x):
+        return {"loss": jnp.sum((params - jnp.broadcast_to(x, (3,))) ** 2)}
+
+    learner = batch_learner(lambda key: jnp.zeros(3), lambda params, x: score(params, x)["loss"], optax.sgd(0.1))
+    part = (jnp.asarray(2.0),)
+    tasks = {"point": Task(learner, lambda rng, look: (jnp.ones(1),), score, part, part)}
+    config = Study(seeds=1, looks=1, updates=1, out=tmp_path / "run")
+    run = open_run(config.out, config)
+    learn_all(config, run, tasks, {})
+    assert list(finished(config, run, tasks)) == ["point"]
+    before = read_metrics(run.folder)
+    os.truncate(next(tmp_path.glob("run/cells/*.safetensors")), 20)
+    capsys.readouterr()
+    page = {"script": "x.py", "title": "t", "question": "q", "legend": "l", "baselines": {}}
+    assert conduct(run, (config, config), tasks, lambda networks, scores: pytest.fail("nothing to show"), **page) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "which cannot be read (" in err
+    assert read_metrics(run.folder) == before
+
+
+def test_a_finished_cell_that_was_damaged_is_named(tmp_path):
+    from _vanishing_gradients_report import kept
+
+    from rnn_jax.runs import Run
+
+    (tmp_path / "cells").mkdir()
+    for content in (b"", b"PK\x03\x04", b"x" * 200):
+        (tmp_path / "cells" / "tanh.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"tanh.npz cannot be read \(.*remove it to train this cell anew"):
+            kept(Run(tmp_path), ["tanh"])
+
+
 def test_jobs_side_by_side_find_more_threads_than_cores(monkeypatch):
     from _study import Study, read_options
 
