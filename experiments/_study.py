@@ -148,7 +148,7 @@ def require_room(config: Any, **needed: float) -> None:
         option = max(needed, key=needed.__getitem__)
         raise ValueError(
             f"--{option.replace('_', '-')} got {getattr(config, option)}, with which the run needs about "
-            f"{needs / 2**30:,.1f} GiB, and this machine has {has / 2**30:,.1f} GiB; want a smaller one"
+            f"{needs / 2**30:,.1f} GiB, this machine has {has / 2**30:,.1f} GiB; want less"
         )
 
 

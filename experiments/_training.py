@@ -88,11 +88,11 @@ def open_study(config: Study, tasks: Mapping[str, Task], facts: Mapping[str, Any
         tasks: what is trained.
         facts: of the data, so that a run goes on only with the same; by default the SHA-256 of what is scored.
     """
-    at_once = min(config.workers, config.seeds * len(tasks))
-    options = dict.fromkeys(option for task in tasks.values() for option in task.needs)
-    needs = {option: [task.needs.get(option, 0) for task in tasks.values()] for option in options}
-    totals = {o: config.seeds * sum(of) if o == "seeds" else at_once * max(of) for o, of in needs.items()}
-    require_room(config, **totals)
+    options = {option for task in tasks.values() for option in task.needs}
+    needs = {option: max(task.needs.get(option, 0) for task in tasks.values()) for option in options}
+    finished = config.seeds * len(tasks) * needs.pop("seeds", 0)
+    require_room(config, **needs)
+    require_room(config, seeds=finished, workers=min(config.workers, config.seeds * len(tasks)) * sum(needs.values()))
     if facts is None:
         scored = [np.asarray(leaf).tobytes() for task in tasks.values() for leaf in (*task.validation, *task.test)]
         facts = {"data_sha256": hashlib.sha256(b"".join(scored)).hexdigest()}

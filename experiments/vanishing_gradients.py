@@ -288,16 +288,15 @@ def require_room_for(models: dict[str, tuple[int, Cell]], config: Config, data: 
         params = max(params, numbers_of(shapes))
         state = max(state, numbers_of(jax.eval_shape(model.start, shapes)))
     step, few = 4 * state + 2 * data.text.letters.size, -(-config.probes // 4)  # gates and states; logits
-    networks = 4 * config.seeds * min(config.workers, len(models))  # bytes of a number of each network
-    require_room(
-        config,
-        hidden_size=networks * 4 * params,  # with the gradient and Adam's two moments
-        batch_size=networks * config.batch_size * config.window * step,
-        updates=8 * config.updates * config.batch_size * config.window,
-        probes=networks * config.probes * (config.lags * step + 2 * state**2),  # and the Jacobians of one step
-        gains=networks * config.gains * (few * config.sweep_lags * step + params),
-        letters=100 * config.letters,
-    )
+    one = {
+        "hidden_size": 4 * 4 * params,  # with the gradient and Adam's two moments
+        "batch_size": 4 * config.batch_size * config.window * step,
+        "probes": 4 * config.probes * (config.lags * step + 2 * state**2),  # and the Jacobians of one step
+        "gains": 4 * config.gains * (few * config.sweep_lags * step + params),
+    }
+    of_all = {"updates": 8 * config.updates * config.batch_size * config.window, "letters": 100 * config.letters}
+    require_room(config, **one, **of_all)
+    require_room(config, seeds=config.seeds * min(config.workers, len(models)) * sum(one.values()))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -312,7 +312,7 @@ def test_what_cannot_fit_into_the_machine_is_refused_with_both_sizes():
 
     require_room(Study(), batch_size=machine_memory() / 2)
     with pytest.raises(
-        ValueError, match=r"--batch-size got 64, with which the run needs about .* GiB, and this machine"
+        ValueError, match=r"--batch-size got 64, with which the run needs about .* GiB, this machine has"
     ):
         require_room(Study(), batch_size=2 * machine_memory(), updates=machine_memory())
 
