@@ -127,7 +127,7 @@ def require_representable(config: Any) -> None:
                 raise ValueError(f"--seed got {value}; want an integer in [0, 2³²)")
             continue
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int | float) and np.isfinite(float(number)):
+            if isinstance(number, int) or (isinstance(number, float) and np.isfinite(number)):
                 most = MOST.get(field.name, LARGEST if isinstance(number, int) else float(FLOAT32.max))
                 if abs(number) > most:
                     shown = f"{most:,}" if isinstance(most, int) else f"{most:.3g}"

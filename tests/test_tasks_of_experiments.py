@@ -325,6 +325,7 @@ def test_numbers_that_32_bits_do_not_hold_are_refused():
         (["--looks", "100000", "--updates", "100000"], "--looks and --updates got 100000 times 100000 updates; want"),
         (["--learning-rate", "1e39"], "--learning-rate got 1e+39; want at most 3.4e+38"),
         (["--clip", "1e-40"], "--clip got 1e-40; want 0 or at least 1.2e-38"),
+        (["--batch-size", "9" * 400], f"--batch-size got {'9' * 400}; want at most 2,147,483,647"),
         (["--seeds", "10001"], "--seeds got 10001; want at most 10,000"),
     ]:
         with pytest.raises(ValueError, match=re.escape(says)):
