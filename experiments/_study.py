@@ -64,9 +64,9 @@ class Study(Options):
     """What a study of many networks can be told."""
 
     seeds: int = 3
-    """Networks of each kind."""
+    """Networks of each kind, at most 10,000."""
     workers: int = 2
-    """Jobs at the same time, each on a core of its own as far as there are cores."""
+    """Jobs at the same time, at most 256, each on a core of its own as far as there are cores."""
 
 
 Config = TypeVar("Config", bound=Options)

@@ -65,7 +65,7 @@ class Config(Options):
     function(input_size, hidden_size) makes a cell of your own that reads one-hot vectors, or ids where its step works
     on ids alone."""
     layers: int = 1
-    """Cells on top of each other."""
+    """Cells on top of each other, at most 100."""
     hidden_size: int = 256
     """Units of each layer."""
     parameters: int = 0

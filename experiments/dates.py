@@ -177,6 +177,9 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "examples", "hidden_size")
         require_locales(config.locales)
+        twice = next((name for name in config.locales if config.locales.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"--locales got {twice} twice; want each once")
         if not config.locales:
             raise ValueError(f"--locales got nothing; want one or more of {', '.join(LOCALES)}")
         if not 0 <= config.own_words <= 1:

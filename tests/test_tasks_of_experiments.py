@@ -232,6 +232,8 @@ def test_a_study_on_other_data_is_not_gone_on_with(tmp_path):
 
 WRONG = {
     "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
+    "dates --locales da da": "--locales got da twice; want each once",
+    "digit_pixels --cells gru gru": "--cells got gru twice; want each cell once",
     "dates --ask=": "--ask got an empty source; want at least one letter",
     "dates --ask 三月": "text got characters outside the vocabulary, such as '三' '月'",
     "dates --encoder swoosh": "--encoder got 'swoosh'; want one of tanh, relu",

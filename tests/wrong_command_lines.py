@@ -54,7 +54,8 @@ MAY_BE_ZERO = {"seed", "dropout", "k1", "minutes", "weight_decay", "patience", "
 MAY_BE_ZERO |= {"temperature", "temperatures"}
 MAY_BE_EMPTY = {"data", "prompt"}
 MAY_BE_LARGE = {"seed", "patience", "clip", "learning_rate", "weight_decay", "temperature", "temperatures"}
-MAY_BE_HUGE = MAY_BE_LARGE - {"seed", "patience"}
+MAY_BE_LARGE |= {"parameters"}  # of which a machine of 16 GiB can hold so many
+MAY_BE_HUGE = MAY_BE_LARGE - {"seed", "patience", "parameters"}
 """Floating numbers of which float32 holds 10²⁰."""
 
 UNSAFE = ["../../../pwned", "/tmp/pwned", "a/b", "[/b]", "$x_{$", "", ".", "a b", "_x", "x" * 200]
