@@ -228,6 +228,9 @@ def serve() -> None:
     sys.argv = ["experiment.py"]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    importlib.import_module("_showing")  # and with it whatever is slow to begin
+    answers.write("ready\n")
+    answers.flush()
     for request in sys.stdin:
         script, argv, folder = json.loads(request)
         os.chdir(folder)
@@ -260,11 +263,14 @@ class Worker(NamedTuple):
 
 
 def started() -> Worker:
-    """A new worker."""
+    """A new worker, ready."""
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXPERIMENTS}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.wrong_command_lines", "--serve"]
     stdin, stdout, stderr = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
-    return Worker(subprocess.Popen(command, text=True, env=env, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=stderr))
+    process = subprocess.Popen(command, text=True, env=env, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=stderr)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return Worker(process)
 
 
 def judged(line: Line, answer: dict[str, Any], written: list[str]) -> str:
