@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import optax
 from _own import raised_in_own
+from jax.errors import JaxRuntimeError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -305,7 +306,7 @@ def tell(error: Exception) -> bool:
     """Says an error in one line on stderr, and returns True; raises it where it is none that a run can meet."""
     said = " ".join(str(error).split())
     line = raised_in_own(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+    if isinstance(error, MemoryError) or (isinstance(error, JaxRuntimeError) and "out of memory" in said.lower()):
         line = f"out of memory ({said[:200]}); want a smaller network, batch or window"
     elif line is None and isinstance(error, FAULTS):
         line = said

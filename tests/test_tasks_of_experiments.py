@@ -351,10 +351,14 @@ def test_jobs_without_a_terminal_print_a_line_with_time_name_and_loss_at_each_ev
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MemoryError("std::bad_alloc"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9")],
-)
+NO_MEMORY = [
+    MemoryError("std::bad_alloc"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+    jax.errors.JaxRuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes."),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["numpy", "before", "within"])
 def test_memory_that_runs_out_is_one_line_and_what_is_finished_is_published(error, capsys):
     from _study import carry_out
 
