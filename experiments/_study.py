@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import threading
 import time
@@ -306,7 +307,8 @@ def tell(error: Exception) -> bool:
     """Says an error in one line on stderr, and returns True; raises it where it is none that a run can meet."""
     said = " ".join(str(error).split())
     line = raised_in_own(error)
-    if isinstance(error, MemoryError) or (isinstance(error, JaxRuntimeError) and "out of memory" in said.lower()):
+    full = isinstance(error, JaxRuntimeError) and re.search("out of memory|resource_exhausted|bad_alloc", said, re.I)
+    if full or isinstance(error, MemoryError):
         line = f"out of memory ({said[:200]}); want a smaller network, batch or window"
     elif line is None and isinstance(error, FAULTS):
         line = said
