@@ -36,7 +36,7 @@ def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> C
     Raises:
         ValueError: for a file or function that is not there, that raises, or that makes no cell.
     """
-    function = own(name)
+    function, digest = own(name), next(iter(facts_of([name]).values()))
     with naming(name):
         cell = function(input_size, hidden_size)
         if not isinstance(cell, Cell):
@@ -44,9 +44,9 @@ def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> C
                 f"cell got {name!r}, which returned {type(cell).__name__}; want a Cell: see cell_from_step"
             )
     if not reads_ids:
-        _tried(name, function, input_size, hidden_size, ids=False)
+        _tried(name, digest, input_size, hidden_size, ids=False)
         return cell
-    return one_hot(cell, input_size) if _reads_vectors(name, function, input_size, hidden_size) else cell
+    return one_hot(cell, input_size) if _reads_vectors(name, digest, input_size, hidden_size) else cell
 
 
 def own(name: str) -> Callable[[int, int], Any]:
@@ -64,8 +64,14 @@ def own(name: str) -> Callable[[int, int], Any]:
     if not callable(getattr(module, function, None)):
         raise ValueError(f"cell got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
     made = getattr(module, function)
-    if not _takes_two(made):
-        raise ValueError(f"cell got {name!r}, which takes {inspect.signature(made)}; want (input_size, hidden_size)")
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):  # what tells nothing of its arguments is tried
+        return made
+    try:
+        signature.bind(1, 1)
+    except TypeError:
+        raise ValueError(f"cell got {name!r}, which takes {signature}; want (input_size, hidden_size)") from None
     return made
 
 
@@ -121,17 +127,6 @@ def naming(name: str) -> Iterator[None]:
         raise ValueError(raised_in_own(error, name) or here) from None
 
 
-def _takes_two(function: Callable) -> bool:
-    """Whether a function can be given two arguments, as far as it tells."""
-    try:
-        inspect.signature(function).bind(1, 1)
-    except TypeError:
-        return False
-    except ValueError:  # some builtins tell nothing
-        return True
-    return True
-
-
 def _saying(error: BaseException) -> str:
     said = " ".join(str(error).split())
     return f": {said[:300]}" if said else ""
@@ -149,21 +144,25 @@ def _load(file: Path, digest: str, given: str) -> ModuleType:
     if str(file.parent) in sys.path:
         sys.path.remove(str(file.parent))
     sys.path.insert(0, str(file.parent))
-    for known in _loaded(sources):
-        del sys.modules[known]  # of an earlier state of these files
+    for known in _known(sources):
+        del sys.modules[known]  # of an earlier state of these files, or of another folder
     importlib.invalidate_caches()
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    for known in _loaded(sources):
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing in that folder, and nothing old from it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes
+    for known in _known(sources):
         vars(sys.modules[known])["_is_own"] = True
     return module
 
 
-def _loaded(sources: list[Path]) -> list[str]:
-    """The names of the modules that were made of these files."""
-    files = {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
-    known = set(map(str, sources))
-    return [name for name, file in files.items() if file in known]
+def _known(sources: list[Path]) -> list[str]:
+    """The modules in memory that have the names of these files, the first of which lies in the folder of all."""
+    folder = sources[0].parent
+    names = {path.relative_to(folder).parts[0].removesuffix(".py") for path in sources} - _foreign(folder)
+    return [name for name in sys.modules if name.partition(".")[0] in names]
 
 
 def _digest(file: Path) -> str:
@@ -206,13 +205,13 @@ def _imported(source: Path) -> set[str]:
 
 
 @functools.cache
-def _reads_vectors(name: str, function: Callable, input_size: int, hidden_size: int) -> bool:
-    """Whether a cell reads one-hot vectors; False for one that works on ids alone."""
+def _reads_vectors(name: str, digest: str, input_size: int, hidden_size: int) -> bool:
+    """Whether the cell of a file with this digest reads one-hot vectors; False for one that works on ids alone."""
     try:
-        _tried(name, function, input_size, hidden_size, ids=False)
+        _tried(name, digest, input_size, hidden_size, ids=False)
     except ValueError as error:
         try:
-            _tried(name, function, input_size, hidden_size, ids=True)
+            _tried(name, digest, input_size, hidden_size, ids=True)
         except ValueError as with_ids:
             ways = f" (a character is read as a one-hot vector ({input_size},), or as its id)"
             raise ValueError(f"{error}{'' if str(with_ids) == str(error) else ways}") from None
@@ -221,8 +220,9 @@ def _reads_vectors(name: str, function: Callable, input_size: int, hidden_size: 
 
 
 @functools.cache
-def _tried(name: str, function: Callable, input_size: int, hidden_size: int, *, ids: bool) -> None:
+def _tried(name: str, digest: str, input_size: int, hidden_size: int, *, ids: bool) -> None:
     """Raises a ValueError unless a cell takes abstract steps that keep its state's shapes, alone and in a batch."""
+    function = own(name)
     with naming(name):
         cell = function(input_size, hidden_size)
         params = jax.eval_shape(cell.init, jax.random.key(0))

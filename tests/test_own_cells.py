@@ -67,6 +67,42 @@ def test_whatever_is_wrong_in_a_file_of_ones_own_is_one_line_with_its_line(file,
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_is_read_anew_however_soon_it_was_changed_and_nothing_is_written_beside_it(tmp_path):
+    for rate in ("0.25", "0.75", "0.50"):  # of one length, within one second
+        (tmp_path / "near_by.py").write_text(f"RATE = {rate}\n")
+        model = made(write(tmp_path, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *")))
+        params = model.init(jax.random.key(0))
+        np.testing.assert_allclose(
+            model.step(params, jnp.ones(4), 2) - jnp.tanh(params.cell[2]), float(rate), rtol=1e-6
+        )
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine.py", "near_by.py"}
+
+
+def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path):
+    rates = {"one": 0.25, "two": 0.75}
+    for folder, rate in rates.items():
+        name = write(tmp_path / folder, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *"))
+        (tmp_path / folder / "near_by.py").write_text(f"RATE = {rate}\n")
+        model = made(name)
+        params = model.init(jax.random.key(0))
+        np.testing.assert_allclose(model.step(params, jnp.ones(4), 2), rate + jnp.tanh(params.cell[2]), rtol=1e-6)
+
+
+MAKER = """
+import dataclasses
+@dataclasses.dataclass
+class Maker:
+    rate: float = 0.9
+    def __call__(self, input_size, hidden_size, make=leaky):
+        return make(input_size, hidden_size)
+leaky = Maker()
+"""
+
+
+def test_whatever_can_be_called_may_make_a_cell(tmp_path):
+    made(write(tmp_path, source=CELL + MAKER))
+
+
 def test_an_error_deep_inside_names_the_neighbour_in_which_it_was_raised(tmp_path):
     (tmp_path / "deep_down.py").write_text("def f():\n    return {}['x']\n")
     name = write(tmp_path, source=CELL.replace("return 0.9", "import deep_down; deep_down.f()\n        return 0.9"))
