@@ -152,7 +152,7 @@ def leaky(input_size, hidden_size):
 
 
 def test_a_cell_of_ones_own_may_draw_and_have_a_scalar_for_a_parameter(tmp_path):
-    folder = tmp_path / "[b]old [" / "b] $x_{$"  # what rich and mathtext would read as their own
+    folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
     folder.mkdir(parents=True)
     (folder / "mine.py").write_text(OWN)
     args = ["--cell", f"{folder / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]

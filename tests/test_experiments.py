@@ -74,7 +74,7 @@ def test_the_own_cell_of_the_readme_joins_the_main_job(tmp_path):
     source = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
     assert len(source) <= 12
     (tmp_path / "mine.py").write_text("\n".join(["import jax", "import jax.numpy as jnp", *source]))
-    folder = tmp_path / "[b]old [" / "b] $x_{$"  # what rich and mathtext would read as their own
+    folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
     code, out, err = finish(start(VANISHING, "--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder))
     assert (code, err) == (0, "")
     assert "leaky" in out
