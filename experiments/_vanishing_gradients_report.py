@@ -1,8 +1,11 @@
 """What ``vanishing_gradients.py`` keeps, and how it is shown: the table, the figures, the sentences under them."""
 
+import io
 import json
 import math
 import sys
+import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,10 +53,18 @@ class Result(NamedTuple):
 def kept(run: Run, names: list[str]) -> dict[str, Result]:
     """The cells that an earlier run finished; the metrics of unfinished ones are dropped."""
     files = {name: run.folder / "cells" / f"{name}.npz" for name in names}
-    results = {name: Result(**np.load(file)) for name, file in files.items() if file.is_file()}
+    results = {name: _read(file) for name, file in files.items() if file.is_file()}
     rows = [row for row in read_metrics(run.folder) if row["cell"] in results]
     run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return results
+
+
+def _read(file: Path) -> Result:
+    """What ``keep`` wrote; a ValueError when it cannot be read."""
+    try:
+        return Result(**np.load(io.BytesIO(file.read_bytes())))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} cannot be read ({error}); want it whole: remove it to train this cell anew") from None
 
 
 def keep(run: Run, name: str, result: Result) -> None:
@@ -321,6 +332,5 @@ def publish(
     grid = Table(*COLUMNS, title="How far back does the gradient reach?", caption=LEGEND, caption_style="dim")
     for row in rows:
         grid.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(
-        grid, answer, f"report: {run.folder / 'report.html'}", sep="\n"
-    )
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    console.print(grid, answer, f"report: {run.folder / 'report.html'}", sep="\n")
