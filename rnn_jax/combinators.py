@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_positive
-from rnn_jax.initializers import scaled_normal, zeros
+from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
 from rnn_jax.types import Cell, Initializer, Keys, Params, State
 
@@ -85,7 +85,7 @@ def read_by(
         h = seen_of(seen, params)
         return ReadoutParams(
             cell=params,
-            W_hy=weight_init(k_W, (h.shape[-1], output_size), h.dtype),
+            W_hy=weight_init(k_W, StateReader(h.shape[-1], output_size), h.dtype),
             b_y=bias_init(k_b, (output_size,), h.dtype),
         )
 

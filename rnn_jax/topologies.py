@@ -18,7 +18,7 @@ from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_id
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer, widened
-from rnn_jax.initializers import scaled_normal, zeros
+from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.rollout import describe
 from rnn_jax.types import Cell, Initializer, Params, Start, State
@@ -217,7 +217,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     N = sum(math.prod(part.shape) for part in jax.tree.leaves(h0))
 
     def init(key: PRNGKeyArray) -> LinearBridgeParams:
-        return LinearBridgeParams(weight_init(key, (*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
+        return LinearBridgeParams(weight_init(key, StateReader(*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
 
     def cross(params: EncoderDecoderParams, h_T: State) -> State:
         s = encoder.output(params.encoder, h_T)

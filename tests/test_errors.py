@@ -66,7 +66,7 @@ def test_a_chrono_lstm_takes_no_forget_bias():
 
 
 def test_a_chrono_lag_that_is_too_short_is_refused():
-    with pytest.raises(ValueError, match=r"^chrono got max_lag 2; want more than 2 steps"):
+    with pytest.raises(ValueError, match=r"^max_lag got 2; want more than 2 steps"):
         chrono_lstm(3, 4, max_lag=2)
 
 
@@ -166,12 +166,12 @@ def test_a_residual_whose_input_and_output_differ_is_refused():
         (lambda: ctrnn(I, 4, tau=1.0, dt=2.0), "dt got 2.0 with tau 1.0; want 0 < dt ≤ tau"),
         (lambda: antisymmetric(I, 4, step_size=0.0), "step_size got 0.0; want a positive time"),
         (lambda: cornn(I, 4, damping=-1.0), "damping got -1.0; want a number of at least 0"),
-        (lambda: lru(I, 4, r_min=0.9, r_max=0.5), "ring got r_min 0.9, r_max 0.5; want 0 ≤ r_min < r_max < 1"),
-        (lambda: lru(I, 4, max_phase=7.0), "ring got max_phase 7.0; want an angle"),
+        (lambda: lru(I, 4, r_min=0.9, r_max=0.5), "r_min got 0.9; want 0 ≤ r_min < r_max 0.5"),
+        (lambda: lru(I, 4, max_phase=7.0), "max_phase got 7.0; want an angle"),
         (lambda: lru(I, 4, output_size=0), "output_size got 0; want a positive integer"),
         (lambda: conv_lstm(I, 4, space=()), "space got (); want one, two or three positive lengths"),
         (lambda: conv_lstm(I, 4, space=(2, 2), kernel_size=2), "kernel_size got 2; want an odd width"),
-        (lambda: janet(I, 4, max_lag=1.0), "chrono got max_lag 1.0; want more than 2 steps"),
+        (lambda: janet(I, 4, max_lag=1.0), "max_lag got 1.0; want more than 2 steps"),
         (lambda: lstm(I, 4, gate_activation="swoosh"), "activation got 'swoosh'; want one of tanh"),
     ],
 )

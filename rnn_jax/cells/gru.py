@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
@@ -45,9 +46,9 @@ def gru_advance(
     """
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z, v_n = jnp.split(recur(h, params.W_hh), 3, axis=-1)
-    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
     n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
-    return (1 - z) * n + z * h
+    return rest * n + z * h
 
 
 def gru_reset_before_advance(
@@ -63,9 +64,9 @@ def gru_reset_before_advance(
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z = jnp.split(seen @ W_hrz, 2, axis=-1)
-    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
     n = jnp.tanh(u_n + (r * seen) @ W_hn)
-    return (1 - z) * n + z * h
+    return rest * n + z * h
 
 
 def gru(

@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.checks import require_finite_number
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer, Params, State
 
@@ -71,6 +72,7 @@ def bind_memory(
 
     The forget gate is the second of four (i f o g) or the first of three (f o g).
     """
+    require_finite_number(forget_bias=forget_bias)
     cell = bind(params_type, advance, gates, input_size, hidden_size, **inits)
     f = hidden_size * (gates - 3)
 
@@ -110,7 +112,7 @@ def lstm(
         dtype: of the params and the state.
 
     Raises:
-        ValueError: for a size below 1, or the name of an unknown activation.
+        ValueError: for a size below 1, a forget_bias that is not finite, or the name of an unknown activation.
 
     Example:
 

@@ -110,7 +110,8 @@ def indrnn(
 ) -> Cell:
     """The independently recurrent network: h_t = φ(w_hh ⊙ h_{t−1} + W_xh x_t + b_h).
 
-    A unit's gradient k steps back is w^k, so bounding |w| bounds it. Units mix in the next layer of a ``stack``.
+    A unit's gradient k steps back is w^k times the φ′ of these steps, so where φ′ is at most 1, bounding |w| bounds it.
+    Units mix in the next layer of a ``stack``.
 
     Args:
         input_size, hidden_size, activation: as in ``vanilla``.
