@@ -177,7 +177,7 @@ def chrono(max_lag: float) -> Initializer:
 
     Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
     """
-    require_number("more than 2 steps, for example the sequence length", lambda n: 2 < n < 1e38, max_lag=max_lag)
+    require_number("max_lag", max_lag, lambda n: 2 < n < 1e38, "more than 2 steps, for example the sequence length")
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         drawn = at_least_float32(dtype)  # a time of 1000 steps has few neighbours in bfloat16
@@ -200,9 +200,9 @@ def ring(r_min: float, r_max: float, max_phase: float = 2 * math.pi) -> Callable
     Reference: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De. Resurrecting recurrent neural networks for long
     sequences. 2023.
     """
-    require_number("a radius in [0, 1), for example 0.999", lambda r: 0 <= r < 1, r_max=r_max)
-    require_number(f"0 ≤ r_min < r_max {r_max}, for example 0.9", lambda r: 0 <= r < r_max, r_min=r_min)
-    require_number("an angle above 0 and at most 2π", lambda a: 0 < a <= 2 * math.pi, max_phase=max_phase)
+    require_number("r_max", r_max, lambda r: 0 < r < 1, "a radius below 1, for example 0.999")
+    require_number("r_min", r_min, lambda r: 0 <= r < r_max, f"0 ≤ r_min < r_max {r_max}, for example 0.9")
+    require_number("max_phase", max_phase, lambda a: 0 < a <= 2 * math.pi, "an angle above 0 and at most 2π")
 
     def init(key: PRNGKeyArray, size: int, dtype: DTypeLike = float) -> tuple[Array, Array]:
         k_nu, k_theta = jax.random.split(key)

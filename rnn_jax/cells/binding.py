@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import require_batch_shape, require_dtype, require_positive
+from rnn_jax.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer, Params, State
 
@@ -63,8 +63,7 @@ def bind(
         return params_type(*gate_weights(key, input_size, hidden_size, gates, **inits))
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> Float[Array, "*batch H"]:
-        require_batch_shape(batch_shape)
-        return jnp.zeros((*batch_shape, hidden_size), params.b_h.dtype)
+        return zeros_before(params, batch_shape, hidden_size)
 
     return Cell(
         init=init,
@@ -73,6 +72,18 @@ def bind(
         advance=advance,
         output=lambda params, h: h,
     )
+
+
+def zeros_before(params: Params, batch_shape: tuple[int, ...], *sizes: int) -> Float[Array, "..."]:
+    """A state of zeros ``(*batch, *sizes)`` before the first step, of the params' type.
+
+    Raises:
+        ValueError: for a batch_shape that is no tuple of sizes, or params without ``W_xh``.
+    """
+    require_batch_shape(batch_shape)
+    if not hasattr(params, "W_xh"):
+        raise ValueError(f"params got {in_one_line(params)}; want those of cell.init(key), which hold W_xh")
+    return jnp.zeros((*batch_shape, *sizes), params.W_xh.dtype)
 
 
 def bind_input(

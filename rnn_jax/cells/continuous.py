@@ -100,7 +100,8 @@ def ctrnn(
     leaky-integrator neurons. 2007; Yang, Joglekar, Song, Newsome, Wang. Task representations in neural networks
     trained to perform many cognitive tasks. 2019.
     """
-    require_number("one positive time, for example 10.0", lambda t: 0 < t < math.inf, tau=tau, dt=dt)
+    require_time("tau", tau)
+    require_time("dt", dt)
     if not any(isinstance(t, Tracer) for t in (dt, tau)) and dt > tau:
         raise ValueError(f"dt got {dt} with tau {tau}; want 0 < dt ≤ tau: a longer step overshoots")
     phi, rate = activation_named(activation), dt / tau
@@ -180,5 +181,11 @@ def cornn(
 
 def require_physical(step_size: float, **rates: float) -> None:
     """Raises a ValueError for a step_size that is not positive or a rate that is negative."""
-    require_number("a positive time, for example 0.1", lambda t: 0 < t < math.inf, step_size=step_size)
-    require_number("a number of at least 0", lambda rate: 0 <= rate < math.inf, **rates)
+    require_time("step_size", step_size)
+    for name, rate in rates.items():
+        require_number(name, rate, lambda r: 0 <= r < math.inf, "a number of at least 0", may_be_traced=True)
+
+
+def require_time(name: str, time: float) -> None:
+    """Raises a ValueError unless a time is one positive, finite number."""
+    require_number(name, time, lambda t: 0 < t < math.inf, "one positive time, for example 0.1", may_be_traced=True)

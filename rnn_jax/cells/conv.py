@@ -8,8 +8,9 @@ from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import through
+from rnn_jax.cells.binding import zeros_before
 from rnn_jax.cells.lstm import LSTMState
-from rnn_jax.checks import require_batch_shape, require_dtype, require_finite_number, require_positive
+from rnn_jax.checks import require_dtype, require_finite_number, require_positive
 from rnn_jax.initializers import per_gate, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
 
@@ -109,9 +110,8 @@ def conv_lstm(
         )
 
     def start(params: ConvLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        require_batch_shape(batch_shape)
-        shape = (*batch_shape, *space, hidden_size)
-        return LSTMState(h=jnp.zeros(shape, params.b_h.dtype), c=jnp.zeros(shape, params.b_h.dtype))
+        h, c = (zeros_before(params, batch_shape, *space, hidden_size) for _ in range(2))  # both can be donated
+        return LSTMState(h=h, c=c)
 
     def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
         if x.shape[-axes - 1 :] != (*space, input_size):

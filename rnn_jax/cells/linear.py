@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import project_input
-from rnn_jax.cells.binding import InputInits, bind_input
-from rnn_jax.checks import require_batch_shape, require_dtype, require_positive
+from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
+from rnn_jax.checks import require_dtype, require_positive
 from rnn_jax.initializers import StateReader, ring, scaled_normal
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
@@ -174,9 +174,7 @@ def lru(
         return LRUParams(jnp.concatenate(B, axis=-1), log_nu, log_theta, log_gamma, C_re, C_im)
 
     def start(params: LRUParams, batch_shape: tuple[int, ...] = ()) -> ComplexState:
-        require_batch_shape(batch_shape)
-        zero = jnp.zeros((*batch_shape, hidden_size), params.W_xh.dtype)
-        return ComplexState(zero, jnp.zeros_like(zero))
+        return ComplexState(*(zeros_before(params, batch_shape, hidden_size) for _ in range(2)))
 
     def project(params: LRUParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         return project_input(x, params.W_xh, jnp.zeros_like(params.W_xh[0]))

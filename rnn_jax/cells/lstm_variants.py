@@ -270,4 +270,5 @@ def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1
 
 def require_clip(**clips: float) -> None:
     """Raises a ValueError that names the first clip which is not positive."""
-    require_number("a positive bound, or none", lambda clip: clip > 0, **clips)
+    for name, clip in clips.items():
+        require_number(name, clip, lambda c: c > 0, "a positive bound, or none", may_be_traced=True)
