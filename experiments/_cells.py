@@ -39,7 +39,8 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
 
     Args:
         name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
-            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own.
+            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own, whose inputs
+            are one-hot vectors times √V.
         vocabulary_size: V, letters in and out.
         hidden_size: units of each layer.
         layers: cells on top of each other.
@@ -67,8 +68,7 @@ def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> 
     if dash and (start not in STARTS or kind in DIAGONAL):
         wanted = "none, as it has no W_hh" if kind in DIAGONAL else f"one of {', '.join(STARTS)}"
         raise ValueError(f"cell got the start {start!r} in {name!r}; want {wanted}")
-    # N(0, 1) for letters: a one-hot letter has length 1, not √V
-    inits = {"input_init": initializers.scaled_normal(input_size**0.5 if reads_ids else 1.0)}
+    inits = {"input_init": initializers.unit_normal() if reads_ids else initializers.scaled_normal()}
     if kind in DIAGONAL:
         return DIAGONAL[kind](input_size, hidden_size, **inits)
     return RECURRENT[kind](input_size, hidden_size, **inits, recurrent_init=STARTS[start or "gaussian"])
@@ -93,11 +93,15 @@ def own(name: str) -> Callable[[int, int], Cell]:
 
 
 def one_hot(cell: Cell, size: int) -> Cell:
-    """``cell``, which reads vectors, reading ids as one-hot vectors."""
+    """``cell``, which reads vectors, reading ids as √V times one-hot vectors.
+
+    So a matrix that begins by ``scaled_normal``, made for inputs of unit variance, gives products of unit variance, as
+    ``unit_normal`` gives to the cells of the library, which gather rows.
+    """
 
     def project(params, x):
         ids, key = unkey(x)
-        letter = jax.nn.one_hot(ids, size)
+        letter = size**0.5 * jax.nn.one_hot(ids, size)
         return cell.project(params, letter if key is None else Keyed(letter, key))
 
     return cell._replace(project=project)

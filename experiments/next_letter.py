@@ -189,8 +189,10 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "window", "letters")
         data = load(config)
-        row = initializers.scaled_normal(data.text.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-        model = readout(gru(data.text.letters.size, config.hidden_size, input_init=row), data.text.letters.size)
+        model = readout(
+            gru(data.text.letters.size, config.hidden_size, input_init=initializers.unit_normal()),
+            data.text.letters.size,
+        )
         facts = {"text_sha256": data.text.sha256}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
     run.write_json("vocab.json", list(data.text.letters.characters))

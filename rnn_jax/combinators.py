@@ -129,8 +129,8 @@ def residual(cell: Cell) -> Cell:
     Raises:
         ValueError: at the first step, when they are not, or when x_t is an id.
 
-    Reference: Graves, Mohamed, Hinton. Speech recognition with deep recurrent neural networks. 2013; He, Zhang, Ren,
-    Sun. Deep residual learning for image recognition. 2016.
+    Reference: Graves. Generating sequences with recurrent neural networks. 2013, whose skip connections have weights;
+    He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
     """
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:

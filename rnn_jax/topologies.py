@@ -207,7 +207,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
         ValueError: when the encoder's output is not one array ``(*batch, S)``.
 
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
-    using RNN encoder-decoder for statistical machine translation. 2014.
+    using RNN encoder-decoder for statistical machine translation. 2014; there through a tanh.
     """
     key = jax.random.key(0)
     s = seen_of(encoder, jax.eval_shape(encoder.init, key))
