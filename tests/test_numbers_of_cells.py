@@ -3,8 +3,10 @@
 # pyright: reportArgumentType=false
 # (wrong things on purpose)
 
+import importlib
 import inspect
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -127,3 +129,13 @@ def test_no_array_of_fresh_params_or_of_a_start_is_another_one_too(factory):
     for tree in (params, cell.start(jax.tree.map(lambda a: jnp.zeros(a.shape), plain), (2,))):
         arrays = [a.unsafe_buffer_pointer() for a in jax.tree.leaves(tree)]
         assert len(set(arrays)) == len(arrays)
+
+
+def test_ids_enter_every_cell_of_an_experiment_with_unit_variance(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
+    make_cell, V = importlib.import_module("_cells").make_cell, 400
+    (tmp_path / "mine.py").write_text("from rnn_jax import vanilla as mine\n")
+    for name in ("tanh", f"{tmp_path}/mine.py:mine"):
+        cell = make_cell(name, V, 50, reads_ids=True)
+        u = jax.jit(lambda key, cell=cell: cell.project(cell.init(key), jnp.arange(V)))(jax.random.key(0))
+        np.testing.assert_allclose(jnp.std(u), 1.0, rtol=0.03)

@@ -86,7 +86,7 @@ def ctrnn(
     """The continuous-time network τ ḣ = −h + φ(W_hh h + W_xh x + b_h) in Euler's steps: leaky rate units.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         tau: τ, the time constant of all units, in the unit of dt.
         dt: Δt, the time between two steps; at most τ.

@@ -88,7 +88,7 @@ def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The minimal gated unit; the equations stand at ``mgu_advance``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         inits: ``input_init``, ``recurrent_init``, ``bias_init`` of each gate's block, and ``dtype``.
 

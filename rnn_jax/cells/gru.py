@@ -83,7 +83,7 @@ def gru(
     The equations stand at ``gru_advance``. Keep z_t near 1 and the gradient passes: h_t ≈ h_{t−1}.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 3·H)``, ``W_hh (H, 3·H)``,
             ``b_h (3·H,)`` and ``b_n (H,)`` begins; gates r z n.

@@ -39,7 +39,7 @@ class LRUParams(NamedTuple):
 
 
 def decay(log_nu: Float[Array, " H"]) -> tuple[Float[Array, " H"], Float[Array, " H"]]:
-    """λ = exp(−ν) and √(1 − λ²) of ν = exp(log ν), exact however near λ is to 1 or 0, and so are their gradients.
+    """λ = exp(−ν) and √(1 − λ²) of ν = exp(log ν), exact however near λ is to 1, and so are their gradients.
 
     The second comes from ν, as 1 − λ² of a rounded λ would be 0 with an infinite gradient.
 
@@ -106,7 +106,7 @@ def diagonal(
     """A leaky average of the input in every unit; the equations stand at ``diagonal_coefficients``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         r_min, r_max: λ begins between them, spread as in ``ring``.
         inits: ``input_init``, ``bias_init`` and ``dtype``.
@@ -147,7 +147,7 @@ def lru(
     The paper's skip D x_t is left out; ``residual`` adds x_t itself, without a D.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, complex units of h_t.
         output_size: O, features of y_t; H without it.
         r_min, r_max, max_phase: λ begins uniformly in this ring, 0 ≤ arg λ < max_phase radians a step.

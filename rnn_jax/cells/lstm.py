@@ -101,7 +101,7 @@ def lstm(
     """The long short-term memory; the equations stand at ``lstm_advance``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t and of c_t.
         forget_bias: added to the forget gate's part of ``b_h`` at initialisation, and trained with it. A fresh memory
             keeps σ(forget_bias) of itself at each step: 1.0 halves it in 2.2 steps, 5.0 in 103.

@@ -57,7 +57,7 @@ def min_gru(input_size: int, hidden_size: int, **inits: Unpack[InputInits]) -> C
     """The minGRU; the equations stand at ``min_gru_coefficients``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         inits: ``input_init`` and ``bias_init`` of each gate's block, and ``dtype``.
 

@@ -63,7 +63,7 @@ def vanilla(
     """The vanilla recurrent network, h_t = φ(W_hh h_{t−1} + W_xh x_t + b_h).
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         activation: φ, a name in ``ACTIVATIONS`` or any elementwise function; ``"linear"`` is the linear network of the
             theory.
