@@ -35,7 +35,7 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
     Args:
         name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
             ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own, which reads
-            one-hot vectors ``(input_size,)``, or ids if its step works on ids alone.
+            one-hot vectors ``(input_size,)`` times √V, or ids if its step works on ids alone.
         vocabulary_size: V, letters in and out.
         hidden_size: units of each layer.
         layers: cells on top of each other.
@@ -62,8 +62,7 @@ def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> 
     if dash and (start not in STARTS or kind in DIAGONAL):
         wanted = "none, as it has no W_hh" if kind in DIAGONAL else f"one of {', '.join(STARTS)}"
         raise ValueError(f"cell got the start {start!r} in {name!r}; want {wanted}")
-    # N(0, 1) for letters: a one-hot letter has length 1, not √V
-    inits = {"input_init": initializers.scaled_normal(input_size**0.5 if reads_ids else 1.0)}
+    inits = {"input_init": initializers.unit_normal() if reads_ids else initializers.scaled_normal()}
     if kind in DIAGONAL:
         return DIAGONAL[kind](input_size, hidden_size, **inits)
     return RECURRENT[kind](input_size, hidden_size, **inits, recurrent_init=STARTS[start or "gaussian"])

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax import Cell
+from rnn_jax import Cell, text
 from rnn_jax.keys import unkey
 from rnn_jax.types import Keyed
 
@@ -85,11 +85,15 @@ def facts_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def one_hot(cell: Cell, size: int) -> Cell:
-    """``cell``, which reads vectors, reading ids as one-hot vectors."""
+    """``cell``, which reads vectors, reading ids as √V times one-hot vectors.
+
+    So a matrix that begins by ``scaled_normal``, made for inputs of unit variance, gives products of unit variance, as
+    ``unit_normal`` gives to the cells of the library, which gather rows.
+    """
 
     def project(params, x):
         ids, key = unkey(x)
-        character = jax.nn.one_hot(ids, size)
+        character = size**0.5 * text.one_hot(ids, size)
         return cell.project(params, character if key is None else Keyed(character, key))
 
     return cell._replace(project=project)

@@ -85,8 +85,7 @@ def make_cell(name: str, option: str, input_size: int, hidden_size: int) -> rnn.
     if kind not in RECURRENT or how not in ([], ["bidirectional"], ["stack"]):
         known = ", ".join(RECURRENT)
         raise ValueError(f"--{option} got {name!r}; want one of {known}, alone or after bidirectional or stack")
-    row = initializers.scaled_normal(input_size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-    cell = RECURRENT[kind](input_size, hidden_size, input_init=row)
+    cell = RECURRENT[kind](input_size, hidden_size, input_init=initializers.unit_normal())
     if how == ["bidirectional"]:
         return rnn.bidirectional(cell, cell)
     return rnn.stack(cell, RECURRENT[kind](hidden_size, hidden_size)) if how else cell

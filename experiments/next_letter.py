@@ -197,8 +197,8 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "window", "letters")
         data = load(config)
-        row = initializers.scaled_normal(data.text.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-        model = readout(gru(data.text.letters.size, config.hidden_size, input_init=row), data.text.letters.size)
+        size = data.text.letters.size
+        model = readout(gru(size, config.hidden_size, input_init=initializers.unit_normal()), size)
         tasks = {NAME: make_task(config, model, data)}
         require_room(config, letters=100 * config.letters)
         run = open_study(config, tasks, {"text_sha256": data.text.sha256})

@@ -91,8 +91,7 @@ def load_words() -> Words:
 # %%
 def make_models(config: Config, letters: Vocabulary) -> dict[str, Cell | Layer]:
     """A reader in one direction and one in both."""
-    row = initializers.scaled_normal(letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
-    cell = gru(letters.size, config.hidden_size, input_init=row)
+    cell = gru(letters.size, config.hidden_size, input_init=initializers.unit_normal())
     return {
         "GRU": readout(cell, len(LOCALES)),
         BOTH_WAYS: readout_layer(bidirectional(cell, cell), len(LOCALES)),

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import dtypes
 from jax.core import Tracer
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, DTypeLike
 
 from rnn_jax.types import Cell
+
+LARGEST_SIZE = 2**31 - 1
 
 
 def require_cell(name: str, given: Any) -> None:
@@ -49,6 +52,8 @@ def require_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if not is_whole(size) or size < 1:
             raise ValueError(f"{name} got {in_one_line(size)}; want a positive integer, for example {name}=128")
+        if size > LARGEST_SIZE:
+            raise ValueError(f"{name} got {size}; want at most {LARGEST_SIZE}, for example {name}=128")
 
 
 def is_whole(value: Any) -> bool:
@@ -97,6 +102,29 @@ def require_numbers(name: str, values: Any, holds: Callable[[Any], Any], wanted:
         raise ValueError(f"{name} got {in_one_line(values)}; want {wanted}, a sequence")
     for value in values:
         require_number(name, value, holds, wanted)
+
+
+def require_finite_number(**numbers: Any) -> None:
+    """Raises a ValueError that names the first which is not one finite number, in every type from float32 upwards."""
+    for name, number in numbers.items():
+        require_number(
+            name, number, lambda n: abs(n) <= float(np.finfo(np.float32).max), "a finite number", may_be_traced=True
+        )
+
+
+def require_dtype(dtype: DTypeLike) -> None:
+    """Raises a ValueError unless params and states can be of this type.
+
+    >>> require_dtype("int8")
+    Traceback (most recent call last):
+    ValueError: dtype got 'int8'; want float64, float32, bfloat16 or float16
+    """
+    try:
+        fits = dtypes.canonicalize_dtype(dtype).name in ("float64", "float32", "bfloat16", "float16")
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"dtype got {dtype!r}; want float64, float32, bfloat16 or float16")
 
 
 def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:

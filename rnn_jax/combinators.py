@@ -1,6 +1,5 @@
 """Cell → Cell: functions that take cells and return a cell."""
 
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_batch_shape, require_positive
 from rnn_jax.factories import factory
-from rnn_jax.initializers import scaled_normal, zeros
+from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
 from rnn_jax.types import Cell, Initializer, Keys, Params, State
 
@@ -87,7 +86,7 @@ def read_by(
         h = seen_of(seen, params)
         return ReadoutParams(
             cell=params,
-            W_hy=weight_init(k_W, (h.shape[-1], output_size), h.dtype),
+            W_hy=weight_init(k_W, StateReader(h.shape[-1], output_size), h.dtype),
             b_y=bias_init(k_b, (output_size,), h.dtype),
         )
 
@@ -115,6 +114,7 @@ def learned_start(cell: Cell) -> Cell:
         return LearnedStartParams(params, cell.start(params))
 
     def start(params: LearnedStartParams, batch_shape: tuple[int, ...] = ()) -> State:
+        require_batch_shape(batch_shape)
         return jax.tree.map(lambda h: jnp.broadcast_to(jnp.copy(h), (*batch_shape, *h.shape)), params.h_0)
 
     return inside(cell)._replace(init=init, start=start)
@@ -133,8 +133,8 @@ def residual(cell: Cell) -> Cell:
     Raises:
         ValueError: at the first step, when they are not, or when x_t is an id.
 
-    Reference: Graves, Mohamed, Hinton. Speech recognition with deep recurrent neural networks. 2013; He, Zhang, Ren,
-    Sun. Deep residual learning for image recognition. 2016.
+    Reference: Graves. Generating sequences with recurrent neural networks. 2013, whose skip connections have weights;
+    He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
     """
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
@@ -257,7 +257,12 @@ def name_of(params: Params) -> str:
 def inside(cell: Cell, name: str = "cell") -> Cell:
     """``cell`` as part of something larger, whose params hold its own under this name."""
     within = cell.coefficients
-    mine = operator.attrgetter(name)
+
+    def mine(params: Params) -> Params:
+        if not hasattr(params, name):
+            raise ValueError(f"params got {type(params).__name__}, which hold no {name}; want those of cell.init(key)")
+        return getattr(params, name)
+
     return cell._replace(
         start=lambda params, batch_shape=(): cell.start(mine(params), batch_shape),
         project=lambda params, x: cell.project(mine(params), x),

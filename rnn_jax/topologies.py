@@ -19,7 +19,7 @@ from rnn_jax.checks import require_id, require_kept, require_number
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.factories import factory
-from rnn_jax.initializers import scaled_normal, zeros
+from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import describe
@@ -210,7 +210,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
         ValueError: when the encoder's output is not one array ``(*batch, S)``.
 
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
-    using RNN encoder-decoder for statistical machine translation. 2014.
+    using RNN encoder-decoder for statistical machine translation. 2014; there through a tanh.
     """
     key = jax.random.key(0)
     s = seen_of(encoder, jax.eval_shape(encoder.init, key))
@@ -220,7 +220,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     N = sum(math.prod(part.shape) for part in jax.tree.leaves(h0))
 
     def init(key: PRNGKeyArray) -> LinearBridgeParams:
-        return LinearBridgeParams(weight_init(key, (*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
+        return LinearBridgeParams(weight_init(key, StateReader(*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
 
     def cross(params: EncoderDecoderParams, h_T: State) -> State:
         s = encoder.output(params.encoder, h_T)

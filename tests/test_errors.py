@@ -66,7 +66,7 @@ def test_a_chrono_lstm_takes_no_forget_bias():
 
 
 def test_a_chrono_lag_that_is_too_short_is_refused():
-    with pytest.raises(ValueError, match=r"^chrono got max_lag 2; want more than 2 steps"):
+    with pytest.raises(ValueError, match=r"^max_lag got 2; want more than 2 steps"):
         chrono_lstm(3, 4, max_lag=2)
 
 
@@ -101,6 +101,44 @@ def test_a_start_of_another_type_than_the_params_is_refused():
     h0 = jnp.zeros(H, jnp.float64)
     with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=r"the params' dtype"):
         rollout(cell, params, h0.astype(jnp.float16), jnp.zeros((5, I), jnp.float32))
+
+
+def test_what_does_not_fit_is_named_and_not_h0():
+    cell, whole = lstm(I, H), readout(lstm(I, H), 2)
+    params, xs = jax.eval_shape(cell.init, KEY), jnp.zeros((5, 2, I))
+    h0 = jax.eval_shape(lambda p: cell.start(p, (2,)), params)
+    foreign = {"params": {"i": {"kernel": jnp.zeros((I, H))}}}
+    for other in (foreign, None, jax.eval_shape(gru(I, H).init, KEY), jax.eval_shape(lstm(I, H + 1).init, KEY)):
+        refused(lambda other=other: rollout(cell, other, h0, xs), "params got ")
+        refused(lambda other=other: rollout(whole, other, h0, xs), "params got ")
+    refused(
+        lambda: rollout(whole, params, h0, xs), "params got .W_xh float64[3, 16], where cell.init(key) makes .cell.W"
+    )
+    refused(lambda: whole.start(params), "params got LSTMParams, which hold no cell; want those of cell.init(key)")
+    for dtype in (jnp.uint8, jnp.int32, np.int64):
+        features = np.zeros((5, 2, I), dtype)
+        refused(lambda xs=features: rollout(cell, params, h0, xs), f"xs got {np.dtype(dtype)}[5, 2, 3]; want ids")
+        refused(
+            lambda xs=features[:, 0]: rollout(cell, params, cell.start(params), xs),
+            f"xs got {np.dtype(dtype)}[5, 3]; want",
+        )
+    refused(
+        lambda: rollout(cell, params, h0, jnp.zeros((2, 5, I))), "xs got shape (2, 5, 3), whose batch (2,) seems to l"
+    )
+    refused(
+        lambda: rollout(cell, params, h0, jnp.zeros((2, 5), int)), "xs got shape (2, 5), whose batch (2,) seems to l"
+    )
+    refused(
+        lambda: rollout(cell, params, h0, xs.astype(jnp.float8_e4m3fn)), "xs got float8_e4m3fn, in which JAX does n"
+    )
+
+
+def test_images_of_bytes_given_to_a_convolution_are_named():
+    cell = conv_lstm(1, 2, space=(3, 2))
+    params = jax.eval_shape(cell.init, KEY)
+    h0 = jax.eval_shape(lambda p: cell.start(p, (2,)), params)
+    xs = jnp.zeros((5, 2, 3, 2, 1), jnp.uint8)
+    refused(lambda: rollout(cell, params, h0, xs), "xs got uint8[5, 2, 3, 2, 1]; want ids")
 
 
 def test_an_unknown_schedule_lists_the_known():
@@ -164,14 +202,14 @@ def test_a_residual_whose_input_and_output_differ_is_refused():
         (lambda: projected_lstm(I, 4, projection_size=2, projection_clip=0.0), "projection_clip got 0.0; want a pos"),
         (lambda: clipped_lstm(I, 4, cell_clip=-1.0), "cell_clip got -1.0; want a positive bound"),
         (lambda: ctrnn(I, 4, tau=1.0, dt=2.0), "dt got 2.0 with tau 1.0; want 0 < dt ≤ tau"),
-        (lambda: antisymmetric(I, 4, step_size=0.0), "step_size got 0.0; want a positive time"),
+        (lambda: antisymmetric(I, 4, step_size=0.0), "step_size got 0.0; want one positive time"),
         (lambda: cornn(I, 4, damping=-1.0), "damping got -1.0; want a number of at least 0"),
-        (lambda: lru(I, 4, r_min=0.9, r_max=0.5), "ring got r_min 0.9, r_max 0.5; want 0 ≤ r_min < r_max < 1"),
-        (lambda: lru(I, 4, max_phase=7.0), "ring got max_phase 7.0; want an angle"),
+        (lambda: lru(I, 4, r_min=0.9, r_max=0.5), "r_min got 0.9; want 0 ≤ r_min < r_max 0.5"),
+        (lambda: lru(I, 4, max_phase=7.0), "max_phase got 7.0; want an angle"),
         (lambda: lru(I, 4, output_size=0), "output_size got 0; want a positive integer"),
         (lambda: conv_lstm(I, 4, space=()), "space got (); want one, two or three positive lengths"),
         (lambda: conv_lstm(I, 4, space=(2, 2), kernel_size=2), "kernel_size got 2; want an odd width"),
-        (lambda: janet(I, 4, max_lag=1.0), "chrono got max_lag 1.0; want more than 2 steps"),
+        (lambda: janet(I, 4, max_lag=1.0), "max_lag got 1.0; want more than 2 steps"),
         (lambda: lstm(I, 4, gate_activation="swoosh"), "activation got 'swoosh'; want one of tanh"),
     ],
 )

@@ -8,6 +8,26 @@ from jaxtyping import Array
 
 Activation = Callable[[Array], Array]
 
+
+@jax.custom_jvp
+def complementary(a: Array) -> tuple[Array, Array]:
+    """σ(a) and 1 − σ(a) = σ(−a), each exact in its own digits, and so are their gradients ±σ(a) σ(−a).
+
+    1 − σ(a) taken from a rounded σ(a) is 0 from a = 6 on in bfloat16, from 17 on in float32: a gate that began far open
+    would never write, and never learn to.
+    """
+    return jax.nn.sigmoid(a), jax.nn.sigmoid(-a)
+
+
+@complementary.defjvp
+def _complementary_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    gate, rest = complementary(*primals)
+    change = gate * rest * tangents[0]
+    return (gate, rest), (change, -change)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
     "relu": jax.nn.relu,
@@ -30,7 +50,7 @@ def activation_named(activation: str | Activation) -> Activation:
     """
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation got {activation!r}; want one of {known}, or any function")
     return ACTIVATIONS[activation]

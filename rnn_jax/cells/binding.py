@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer, Params, State
 
@@ -17,7 +17,7 @@ class InputInits(TypedDict, total=False):
     """How the weights begin, gate by gate, that read the input."""
 
     input_init: Initializer
-    """Of ``W_xh``; ``scaled_normal()`` without it."""
+    """Of ``W_xh``; ``scaled_normal()`` without it. For ids ``unit_normal()`` is right."""
     bias_init: Initializer
     """Of ``b_h``; ``zeros`` without it."""
     dtype: DTypeLike
@@ -53,16 +53,17 @@ def bind(
         input_init, recurrent_init, bias_init, dtype: as in ``Inits``.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or a dtype that is no floating type of 16 bits or more.
     """
     require_positive(input_size=input_size, hidden_size=hidden_size)
+    require_dtype(dtype)
 
     def init(key: PRNGKeyArray) -> Params:
         inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
         return params_type(*gate_weights(key, input_size, hidden_size, gates, **inits))
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> Float[Array, "*batch H"]:
-        return jnp.zeros((*batch_shape, hidden_size), params.b_h.dtype)
+        return zeros_before(params, batch_shape, hidden_size)
 
     return Cell(
         init=init,
@@ -71,6 +72,18 @@ def bind(
         advance=advance,
         output=lambda params, h: h,
     )
+
+
+def zeros_before(params: Params, batch_shape: tuple[int, ...], *sizes: int) -> Float[Array, "..."]:
+    """A state of zeros ``(*batch, *sizes)`` before the first step, of the params' type.
+
+    Raises:
+        ValueError: for a batch_shape that is no tuple of sizes, or params without ``W_xh``.
+    """
+    require_batch_shape(batch_shape)
+    if not hasattr(params, "W_xh"):
+        raise ValueError(f"params got {in_one_line(params)}; want those of cell.init(key), which hold W_xh")
+    return jnp.zeros((*batch_shape, *sizes), params.W_xh.dtype)
 
 
 def bind_input(
@@ -84,7 +97,7 @@ def bind_input(
     dtype: DTypeLike = float,
 ) -> Cell:
     """``bind`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and the recurrence still to come."""
-    cell = bind(params_type, lambda params, h, u: h, gates, input_size, hidden_size)
+    cell = bind(params_type, lambda params, h, u: h, gates, input_size, hidden_size, dtype=dtype)
 
     def init(key: PRNGKeyArray) -> Params:
         k_x, k_b = jax.random.split(key)

@@ -1,15 +1,18 @@
 """Recurrent networks that are steps of a differential equation."""
 
+import math
 from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.cells.vanilla import VanillaParams
+from rnn_jax.checks import require_number
 from rnn_jax.factories import factory
 from rnn_jax.types import Cell
 
@@ -85,9 +88,9 @@ def ctrnn(
     """The continuous-time network τ ḣ = −h + φ(W_hh h + W_xh x + b_h) in Euler's steps: leaky rate units.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
-        tau: τ, the time constant, in the unit of dt.
+        tau: τ, the time constant of all units, in the unit of dt.
         dt: Δt, the time between two steps; at most τ.
         activation: φ, a name in ``ACTIVATIONS`` or any elementwise function.
         inits: ``input_init``, ``recurrent_init``, ``bias_init`` and ``dtype``.
@@ -99,7 +102,9 @@ def ctrnn(
     leaky-integrator neurons. 2007; Yang, Joglekar, Song, Newsome, Wang. Task representations in neural networks
     trained to perform many cognitive tasks. 2019.
     """
-    if not 0 < dt <= tau:
+    require_time("tau", tau)
+    require_time("dt", dt)
+    if not any(isinstance(t, Tracer) for t in (dt, tau)) and dt > tau:
         raise ValueError(f"dt got {dt} with tau {tau}; want 0 < dt ≤ tau: a longer step overshoots")
     phi, rate = activation_named(activation), dt / tau
     return bind(
@@ -180,8 +185,11 @@ def cornn(
 
 def require_physical(step_size: float, **rates: float) -> None:
     """Raises a ValueError for a step_size that is not positive or a rate that is negative."""
-    if not step_size > 0:
-        raise ValueError(f"step_size got {step_size}; want a positive time, for example 0.1")
+    require_time("step_size", step_size)
     for name, rate in rates.items():
-        if not rate >= 0:
-            raise ValueError(f"{name} got {rate}; want a number of at least 0")
+        require_number(name, rate, lambda r: 0 <= r < math.inf, "a number of at least 0", may_be_traced=True)
+
+
+def require_time(name: str, time: float) -> None:
+    """Raises a ValueError unless a time is one positive, finite number."""
+    require_number(name, time, lambda t: 0 < t < math.inf, "one positive time, for example 0.1", may_be_traced=True)

@@ -8,10 +8,11 @@ from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import through
+from rnn_jax.cells.binding import zeros_before
 from rnn_jax.cells.lstm import LSTMState
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_dtype, require_finite_number, require_positive
 from rnn_jax.factories import factory
-from rnn_jax.initializers import per_gate, zeros
+from rnn_jax.initializers import per_gate, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
 
 
@@ -70,8 +71,8 @@ def conv_lstm(
     space: tuple[int, ...],
     kernel_size: int = 3,
     forget_bias: float = 1.0,
-    input_init: Initializer | None = None,
-    recurrent_init: Initializer | None = None,
+    input_init: Initializer = scaled_normal(),
+    recurrent_init: Initializer = scaled_normal(),
     bias_init: Initializer = zeros,
     dtype: DTypeLike = float,
 ) -> Cell:
@@ -83,34 +84,36 @@ def conv_lstm(
         space: the shape of one, two or three axes of space.
         kernel_size: the kernels' width along each of them; odd, so that it has a middle.
         forget_bias: as in ``lstm``.
-        input_init, recurrent_init: how each gate's block of the kernels begins; normal of variance 1/fan_in without.
-        bias_init: how each gate's block of ``b_h`` begins.
+        input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (*kernel, I, 4·H)``,
+            ``W_hh (*kernel, H, 4·H)`` and ``b_h (4·H,)`` begins.
         dtype: of the params and the state.
 
     Raises:
-        ValueError: for a size below 1, an even kernel, or other than one to three axes of space.
+        ValueError: for a size below 1, an even kernel, other than one to three axes of space, or a forget_bias that is
+            not finite.
 
     Reference: Shi, Chen, Wang, Yeung, Wong, Woo. Convolutional LSTM network: a machine learning approach for
     precipitation nowcasting. 2015; without its peepholes.
     """
     require_positive(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_size)
     require_space(space, kernel_size)
+    require_finite_number(forget_bias=forget_bias)
+    require_dtype(dtype)
     axes = len(space)
-    fan_in = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     kernel = (kernel_size,) * axes
 
     def init(key: PRNGKeyArray) -> ConvLSTMParams:
         k_x, k_h, k_b = jax.random.split(key, 3)
         b_h = per_gate(bias_init, 4)(k_b, (4 * hidden_size,), dtype)
         return ConvLSTMParams(
-            W_xh=per_gate(input_init or fan_in, 4)(k_x, (*kernel, input_size, 4 * hidden_size), dtype),
-            W_hh=per_gate(recurrent_init or fan_in, 4)(k_h, (*kernel, hidden_size, 4 * hidden_size), dtype),
+            W_xh=per_gate(input_init, 4)(k_x, (*kernel, input_size, 4 * hidden_size), dtype),
+            W_hh=per_gate(recurrent_init, 4)(k_h, (*kernel, hidden_size, 4 * hidden_size), dtype),
             b_h=b_h.at[hidden_size : 2 * hidden_size].add(forget_bias),
         )
 
     def start(params: ConvLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        shape = (*batch_shape, *space, hidden_size)
-        return LSTMState(h=jnp.zeros(shape, params.b_h.dtype), c=jnp.zeros(shape, params.b_h.dtype))
+        h, c = (zeros_before(params, batch_shape, *space, hidden_size) for _ in range(2))  # both can be donated
+        return LSTMState(h=h, c=c)
 
     def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
         if x.shape[-axes - 1 :] != (*space, input_size):
@@ -126,7 +129,9 @@ def conv_lstm(
 
 def require_space(space: tuple[int, ...], kernel_size: int) -> None:
     """Raises a ValueError unless there are one to three axes of space and a kernel with a middle."""
-    if len(space) not in (1, 2, 3) or min(space) < 1:
+    if not isinstance(space, tuple | list) or len(space) not in (1, 2, 3):
         raise ValueError(f"space got {space}; want one, two or three positive lengths, for example (8, 8)")
+    for length in space:
+        require_positive(space=length)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size got {kernel_size}; want an odd width, for example 3")

@@ -4,11 +4,12 @@ from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-from jax.nn import sigmoid
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.checks import require_finite_number
 from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono
 from rnn_jax.types import Cell
@@ -50,9 +51,9 @@ def mgu_advance(
     seen, W_hh = through(h, params.W_hh)
     W_hf, W_hn = jnp.split(W_hh, 2, axis=-1)
     u_f, u_n = jnp.split(u, 2, axis=-1)
-    f = sigmoid(u_f + seen @ W_hf)
+    f, rest = complementary(u_f + seen @ W_hf)
     n = jnp.tanh(u_n + (f * seen) @ W_hn)
-    return (1 - f) * h + f * n
+    return rest * h + f * n
 
 
 def ugrnn_advance(
@@ -65,8 +66,8 @@ def ugrnn_advance(
     h_t = z_t ⊙ h_{t−1} + (1 − z_t) ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
     z, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
-    z, n = sigmoid(z), jnp.tanh(n)
-    return z * h + (1 - z) * n
+    z, rest = complementary(z)
+    return z * h + rest * jnp.tanh(n)
 
 
 def janet_advance(
@@ -79,7 +80,9 @@ def janet_advance(
     h_t = σ(s_t) ⊙ h_{t−1} + (1 − σ(s_t − β)) ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
     s, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
-    return sigmoid(s) * h + sigmoid(beta - s) * jnp.tanh(n)  # 1 − σ(a) = σ(−a)
+    keep, _ = complementary(s)
+    _, write = complementary(s - beta)
+    return keep * h + write * jnp.tanh(n)
 
 
 @factory
@@ -87,7 +90,7 @@ def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
     """The minimal gated unit; the equations stand at ``mgu_advance``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         inits: ``input_init``, ``recurrent_init``, ``bias_init`` of each gate's block, and ``dtype``.
 
@@ -109,10 +112,11 @@ def ugrnn(input_size: int, hidden_size: int, *, update_bias: float = 0.0, **init
             itself at each step.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or an update_bias that is not finite.
 
     Reference: Collins, Sohl-Dickstein, Sussillo. Capacity and trainability in recurrent neural networks. 2017.
     """
+    require_finite_number(update_bias=update_bias)
     cell = bind(UGRNNParams, ugrnn_advance, 2, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> UGRNNParams:
@@ -131,15 +135,16 @@ def janet(
     Args:
         input_size, hidden_size, inits: as in ``mgu``.
         max_lag: the longest dependency expected, in steps, more than 2: b_f ~ ln U(1, max_lag − 1), without which
-            the paper's network does not learn.
+            the paper's network forgets within a few steps.
         beta: β, how much further the writing gate stays open than the forgetting gate.
 
     Raises:
-        ValueError: for a size below 1, or a max_lag of 2 or less.
+        ValueError: for a size below 1, a max_lag of 2 or less, or a number that is not finite.
 
     Reference: van der Westhuizen, Lasenby. The unreasonable effectiveness of the forget gate. 2018.
     """
     draw = chrono(max_lag)
+    require_finite_number(beta=beta)
     cell = bind(
         JANETParams, lambda params, h, u: janet_advance(params, h, u, beta), 2, input_size, hidden_size, **inits
     )

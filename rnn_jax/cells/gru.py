@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.factories import factory
@@ -46,9 +47,9 @@ def gru_advance(
     """
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z, v_n = jnp.split(recur(h, params.W_hh), 3, axis=-1)
-    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
     n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
-    return (1 - z) * n + z * h
+    return rest * n + z * h
 
 
 def gru_reset_before_advance(
@@ -64,9 +65,9 @@ def gru_reset_before_advance(
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z = jnp.split(seen @ W_hrz, 2, axis=-1)
-    r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
+    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
     n = jnp.tanh(u_n + (r * seen) @ W_hn)
-    return (1 - z) * n + z * h
+    return rest * n + z * h
 
 
 @factory
@@ -84,7 +85,7 @@ def gru(
     The equations stand at ``gru_advance``. Keep z_t near 1 and the gradient passes: h_t ≈ h_{t−1}.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 3·H)``, ``W_hh (H, 3·H)``,
             ``b_h (3·H,)`` and ``b_n (H,)`` begins; gates r z n.

@@ -1,5 +1,6 @@
 """Linear recurrences with a diagonal matrix: what they remember is read off their eigenvalues."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
@@ -8,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import project_input
-from rnn_jax.cells.binding import InputInits, bind_input
-from rnn_jax.checks import require_positive
+from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
+from rnn_jax.checks import require_dtype, require_positive
 from rnn_jax.factories import factory
-from rnn_jax.initializers import ring, scaled_normal
+from rnn_jax.initializers import StateReader, ring, scaled_normal
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
 
@@ -21,7 +22,7 @@ class DiagonalParams(NamedTuple):
     W_xh: Float[Array, "I H"]
     b_h: Float[Array, " H"]
     log_nu: Float[Array, " H"]
-    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 whatever is learned."""
+    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 whatever is learned; only rounding makes λ itself a 1, see ``decay``."""
 
 
 class LRUParams(NamedTuple):
@@ -29,7 +30,7 @@ class LRUParams(NamedTuple):
 
     W_xh: Float[Array, "I 2*H"]
     log_nu: Float[Array, " H"]
-    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 whatever is learned."""
+    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 whatever is learned, but for rounding; see ``decay``."""
     log_theta: Float[Array, " H"]
     """arg λ = exp(log_theta), in radians a step."""
     log_gamma: Float[Array, " H"]
@@ -38,12 +39,28 @@ class LRUParams(NamedTuple):
     C_im: Float[Array, "H O"]
 
 
+def decay(log_nu: Float[Array, " H"]) -> tuple[Float[Array, " H"], Float[Array, " H"]]:
+    """λ = exp(−ν) and √(1 − λ²) of ν = exp(log ν), exact however near λ is to 1, and so are their gradients.
+
+    The second comes from ν, as 1 − λ² of a rounded λ would be 0 with an infinite gradient.
+
+    >>> λ, scale = decay(jnp.array([-40.0, 0.0, 100.0]))
+    >>> print(scale)
+    [2.9149...e-09 9.2987...e-01 1.0000...e+00]
+    """
+    info = jnp.finfo(log_nu.dtype)
+    small = log_nu < math.log(info.eps)  # 1 − λ² = 2ν to rounding
+    nu = jnp.exp(jnp.minimum(log_nu, math.log(-math.log(info.tiny))))  # beyond, λ is the smallest number there is
+    of_small = math.sqrt(2) * jnp.exp(0.5 * jnp.where(small, log_nu, 0))
+    return jnp.exp(-nu), jnp.where(small, of_small, jnp.sqrt(-jnp.expm1(-2 * jnp.where(small, 1, nu))))
+
+
 def diagonal_coefficients(
     params: DiagonalParams, u: Float[Array, "*batch H"]
 ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
     """h_t = λ ⊙ h_{t−1} + √(1 − λ²) ⊙ u_t, with u_t = W_xh x_t + b_h."""
-    decay = jnp.broadcast_to(jnp.exp(-jnp.exp(params.log_nu)), u.shape)
-    return decay, jnp.sqrt(1 - decay**2) * u
+    a, scale = (jnp.broadcast_to(part, u.shape) for part in decay(params.log_nu))
+    return a, scale * u
 
 
 def lru_coefficients(params: LRUParams, u: Float[Array, "*batch GH"]) -> tuple[ComplexState, ComplexState]:
@@ -52,7 +69,7 @@ def lru_coefficients(params: LRUParams, u: Float[Array, "*batch GH"]) -> tuple[C
     λ = exp(−exp(log ν) + i·exp(log θ))
     y_t = Re(C h_t)
     """
-    size, angle = jnp.exp(-jnp.exp(params.log_nu)), jnp.exp(params.log_theta)
+    (size, _), angle = decay(params.log_nu), jnp.exp(params.log_theta)
     gamma = jnp.exp(params.log_gamma)
     re, im = jnp.split(u, 2, axis=-1)
     a = ComplexState(size * jnp.cos(angle), size * jnp.sin(angle))
@@ -91,7 +108,7 @@ def diagonal(
     """A leaky average of the input in every unit; the equations stand at ``diagonal_coefficients``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         r_min, r_max: λ begins between them, spread as in ``ring``.
         inits: ``input_init``, ``bias_init`` and ``dtype``.
@@ -122,7 +139,7 @@ def lru(
     output_size: int | None = None,
     r_min: float = 0.9,
     r_max: float = 0.999,
-    max_phase: float = 2 * jnp.pi,
+    max_phase: float = 2 * math.pi,
     input_init: Initializer = scaled_normal(2**-0.5),
     readout_init: Initializer = scaled_normal(),
     dtype: DTypeLike = float,
@@ -130,10 +147,10 @@ def lru(
     """The linear recurrent unit, complex and diagonal; the equations stand at ``lru_coefficients``.
 
     The state is ``ComplexState(re, im)``, two real arrays: it exists in every floating type, and gradients stay real.
-    The paper's skip D x_t is left to ``residual``.
+    The paper's skip D x_t is left out; ``residual`` adds x_t itself, without a D.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, complex units of h_t.
         output_size: O, features of y_t; H without it.
         r_min, r_max, max_phase: λ begins uniformly in this ring, 0 ≤ arg λ < max_phase radians a step.
@@ -148,19 +165,19 @@ def lru(
     """
     output_size = hidden_size if output_size is None else output_size
     require_positive(input_size=input_size, hidden_size=hidden_size, output_size=output_size)
+    require_dtype(dtype)
     draw = ring(r_min, r_max, max_phase)
 
     def init(key: PRNGKeyArray) -> LRUParams:
         k_ring, k_re, k_im, k_C, k_D = jax.random.split(key, 5)
         B = [input_init(k, (input_size, hidden_size), dtype) for k in (k_re, k_im)]
-        C_re, C_im = (readout_init(k, (hidden_size, output_size), dtype) for k in (k_C, k_D))
+        C_re, C_im = (readout_init(k, StateReader(hidden_size, output_size), dtype) for k in (k_C, k_D))
         log_nu, log_theta = draw(k_ring, hidden_size, dtype)
-        log_gamma = 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(log_nu)))  # γ² = 1 − |λ|²
+        log_gamma = jnp.log(decay(log_nu)[1])  # γ² = 1 − |λ|²
         return LRUParams(jnp.concatenate(B, axis=-1), log_nu, log_theta, log_gamma, C_re, C_im)
 
     def start(params: LRUParams, batch_shape: tuple[int, ...] = ()) -> ComplexState:
-        zero = jnp.zeros((*batch_shape, hidden_size), params.W_xh.dtype)
-        return ComplexState(zero, jnp.zeros_like(zero))
+        return ComplexState(*(zeros_before(params, batch_shape, hidden_size) for _ in range(2)))
 
     def project(params: LRUParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         return project_input(x, params.W_xh, jnp.zeros_like(params.W_xh[0]))

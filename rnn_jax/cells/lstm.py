@@ -14,6 +14,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.checks import require_finite_number
 from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer, Params, State
@@ -72,6 +73,7 @@ def bind_memory(
 
     The forget gate is the second of four (i f o g) or the first of three (f o g).
     """
+    require_finite_number(forget_bias=forget_bias)
     cell = bind(params_type, advance, gates, input_size, hidden_size, **inits)
     f = hidden_size * (gates - 3)
 
@@ -101,7 +103,7 @@ def lstm(
     """The long short-term memory; the equations stand at ``lstm_advance``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t and of c_t.
         forget_bias: added to the forget gate's part of ``b_h`` at initialisation, and trained with it. A fresh memory
             keeps σ(forget_bias) of itself at each step: 1.0 halves it in 2.2 steps, 5.0 in 103.
@@ -112,7 +114,7 @@ def lstm(
         dtype: of the params and the state.
 
     Raises:
-        ValueError: for a size below 1, or the name of an unknown activation.
+        ValueError: for a size below 1, a forget_bias that is not finite, or the name of an unknown activation.
 
     Example:
 

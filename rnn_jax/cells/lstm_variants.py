@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
+from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import project_input, recur
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstm import LSTMParams, LSTMState, bind_memory, lstm
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import require_number, require_positive
 from rnn_jax.factories import factory
-from rnn_jax.initializers import orthogonal, per_gate, scaled_normal
+from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
 from rnn_jax.types import Cell, Initializer
 
 
@@ -88,9 +89,9 @@ def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*ba
     """
     h, c = state
     f, o, g = jnp.split(u + recur(h, params.W_hh), 3, axis=-1)
-    f, o, g = sigmoid(f), sigmoid(o), jnp.tanh(g)
-    c = f * c + (1 - f) * g
-    return LSTMState(h=o * jnp.tanh(c), c=c)
+    f, rest = complementary(f)
+    c = f * c + rest * jnp.tanh(g)
+    return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
 
 
 def clipped_lstm_advance(
@@ -143,7 +144,7 @@ def peephole_lstm(
     input_size: int,
     hidden_size: int,
     *,
-    peephole_init: Initializer = scaled_normal(),
+    peephole_init: Initializer = scaled_normal(0.1),
     forget_bias: float = 1.0,
     **inits: Unpack[Inits],
 ) -> Cell:
@@ -151,7 +152,7 @@ def peephole_lstm(
 
     Args:
         input_size, hidden_size, forget_bias, inits: as in ``lstm``.
-        peephole_init: how ``w_ch (3·H,)`` begins.
+        peephole_init: how each gate's block of ``w_ch (3·H,)`` begins.
 
     Raises:
         ValueError: for a size below 1.
@@ -163,7 +164,7 @@ def peephole_lstm(
     def init(key: PRNGKeyArray) -> PeepholeLSTMParams:
         k_cell, k_c = jax.random.split(key)
         params = cell.init(k_cell)
-        return PeepholeLSTMParams(*params, w_ch=peephole_init(k_c, (3 * hidden_size,), params.b_h.dtype))
+        return PeepholeLSTMParams(*params, w_ch=per_gate(peephole_init, 3)(k_c, (3 * hidden_size,), params.b_h.dtype))
 
     return cell._replace(init=init, advance=peephole_lstm_advance)
 
@@ -189,7 +190,7 @@ def clipped_lstm(
     Arguments and errors are those of ``lstm``, and a cell_clip that is not positive is refused.
 
     Reference: Sak, Senior, Beaufays. Long short-term memory recurrent neural network architectures for large scale
-    acoustic modeling. 2014.
+    acoustic modeling. 2014; without its peepholes.
     """
     require_clip(cell_clip=cell_clip)
     cell = lstm(input_size, hidden_size, forget_bias=forget_bias, **inits)
@@ -220,9 +221,9 @@ def projected_lstm(
         ValueError: for a size below 1, a projection larger than the hidden size, or a clip that is not positive.
 
     Reference: Sak, Senior, Beaufays. Long short-term memory recurrent neural network architectures for large scale
-    acoustic modeling. 2014.
+    acoustic modeling. 2014; without its peepholes.
     """
-    require_positive(projection_size=projection_size)
+    require_positive(hidden_size=hidden_size, projection_size=projection_size)
     require_clip(projection_clip=projection_clip, cell_clip=cell_clip)
     if projection_size > hidden_size:
         raise ValueError(
@@ -234,12 +235,13 @@ def projected_lstm(
 
     cell = lstm(input_size, hidden_size, forget_bias=forget_bias, **inits)
     recurrent_init = per_gate(inits.get("recurrent_init", orthogonal()), 4)
+    down = StateReader(hidden_size, projection_size)
 
     def init(key: PRNGKeyArray) -> ProjectedLSTMParams:
         k_cell, k_h, k_p = jax.random.split(key, 3)
         W_xh, _, b_h = cell.init(k_cell)
         W_hh = recurrent_init(k_h, (projection_size, 4 * hidden_size), b_h.dtype)
-        return ProjectedLSTMParams(W_xh, W_hh, b_h, projection_init(k_p, (hidden_size, projection_size), b_h.dtype))
+        return ProjectedLSTMParams(W_xh, W_hh, b_h, projection_init(k_p, down, b_h.dtype))
 
     def start(params: ProjectedLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
         full = cell.start(params, batch_shape)
@@ -262,9 +264,8 @@ def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1
         params = cell.init(key)
         gain = jnp.ones_like(params.b_h)
         one = gain[:hidden_size]
-        return LayerNormLSTMParams(
-            *params, scale_x=gain, scale_h=jnp.copy(gain), scale_c=one, shift_c=jnp.zeros_like(one)
-        )
+        scales = {"scale_x": gain, "scale_h": jnp.ones_like(gain), "scale_c": one}  # no array twice: all can be donated
+        return LayerNormLSTMParams(*params, **scales, shift_c=jnp.zeros_like(one))
 
     def project(params: LayerNormLSTMParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         u = layer_norm(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x)
@@ -276,5 +277,4 @@ def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1
 def require_clip(**clips: float) -> None:
     """Raises a ValueError that names the first clip which is not positive."""
     for name, clip in clips.items():
-        if not clip > 0:
-            raise ValueError(f"{name} got {clip}; want a positive bound, or none")
+        require_number(name, clip, lambda c: c > 0, "a positive bound, or none", may_be_traced=True)

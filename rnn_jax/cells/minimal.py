@@ -3,11 +3,13 @@
 from typing import NamedTuple, Unpack
 
 import jax.numpy as jnp
-from jax.nn import sigmoid, softplus
+from jax.nn import softplus
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.binding import InputInits, bind_input
 from rnn_jax.cells.linear import linear_cell
+from rnn_jax.checks import require_finite_number
 from rnn_jax.factories import factory
 from rnn_jax.types import Cell
 
@@ -34,7 +36,8 @@ def min_gru_coefficients(
     z_t = σ(u_z),     with u_t = W_xh x_t + b_h.
     """
     z, n = jnp.split(u, 2, axis=-1)
-    return sigmoid(-z), sigmoid(z) * n
+    z, rest = complementary(z)
+    return rest, z * n
 
 
 def min_lstm_coefficients(
@@ -47,7 +50,8 @@ def min_lstm_coefficients(
     """
     f, i, n = jnp.split(u, 3, axis=-1)
     odds = softplus(-f) - softplus(-i)  # ln i/f, which stays finite where both gates are shut
-    return sigmoid(-odds), sigmoid(odds) * n
+    write, keep = complementary(odds)
+    return keep, write * n
 
 
 @factory
@@ -55,7 +59,7 @@ def min_gru(input_size: int, hidden_size: int, **inits: Unpack[InputInits]) -> C
     """The minGRU; the equations stand at ``min_gru_coefficients``.
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         inits: ``input_init`` and ``bias_init`` of each gate's block, and ``dtype``.
 
@@ -75,6 +79,7 @@ def min_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **i
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi. Were RNNs all we needed? 2024.
     """
+    require_finite_number(forget_bias=forget_bias)
     cell = linear_cell(bind_input(MinLSTMParams, 3, input_size, hidden_size, **inits), min_lstm_coefficients)
 
     def init(key: PRNGKeyArray) -> MinLSTMParams:

@@ -65,7 +65,7 @@ def vanilla(
     """The vanilla recurrent network, h_t = φ(W_hh h_{t−1} + W_xh x_t + b_h).
 
     Args:
-        input_size: I, features of x_t, or the number of ids.
+        input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
         activation: φ, a name in ``ACTIVATIONS`` or any elementwise function; ``"linear"`` is the linear network of the
             theory.
@@ -114,7 +114,8 @@ def indrnn(
 ) -> Cell:
     """The independently recurrent network: h_t = φ(w_hh ⊙ h_{t−1} + W_xh x_t + b_h).
 
-    A unit's gradient k steps back is w^k, so bounding |w| bounds it. Units mix in the next layer of a ``stack``.
+    A unit's gradient k steps back is w^k times the φ′ of these steps, so where φ′ is at most 1, bounding |w| bounds it.
+    Units mix in the next layer of a ``stack``.
 
     Args:
         input_size, hidden_size, activation: as in ``vanilla``.

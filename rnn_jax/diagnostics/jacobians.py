@@ -32,7 +32,7 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
 def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, ""]:
     """The largest singular value of ∂state_t/∂state_{t−1}: the most by which one step can multiply a gradient.
 
-    Where it stays below 1 along a trajectory the gradient must vanish; above 1 it may explode.
+    Where it stays below a bound that is less than 1 the gradient must vanish; above 1 it may explode.
 
     Args:
         cell, params, h, x: as in ``step_jacobian``.

@@ -1,5 +1,7 @@
 """One driver, several schedules: ways to compute the same rollout that change its cost, never its values."""
 
+import itertools
+import re
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from rnn_jax.types import Cell, Keyed, Params, State
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
 SCHEDULES = {"scan": scan}
+NARROW = re.compile(r"\b(float[48]_\w+|u?int[24])\b")  # types of a few bits
 
 
 def rollout(
@@ -141,18 +144,23 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
             "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
         )
     check_keys(xs, batch_shape(cell, params, h0))
-    before = describe(h0)
+    before = describe(h0) or repr(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
         after = describe(jax.eval_shape(cell.step, params, h0, x0))
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        likely = likely_misfit(cell, params, h0, xs)
+        if not likely and not isinstance(error, TypeError):
+            raise
         raise ValueError(
-            f"h0 got {before}, on which one step fails ({str(error).splitlines()[0]}); want the batch axes of xs: "
+            likely
+            or f"h0 got {before}, on which one step fails ({str(error).splitlines()[0]}); want the batch axes of xs: "
             "start from cell.start(params, batch_shape)"
         ) from error
     if before != after:
         raise ValueError(
-            f"h0 got {before}, but one step makes it {after}; want the batch axes of xs and the params' dtype: "
+            likely_misfit(cell, params, h0, xs)
+            or f"h0 got {before}, but one step makes it {after}; want the batch axes of xs and the params' dtype: "
             "start from cell.start(params, batch_shape)"
         )
 
@@ -176,6 +184,31 @@ def check_batch(cell: Cell, params: Params, h0: State, xs: PyTree, batch: tuple[
             f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
             f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
         )
+
+
+def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
+    """What other than h0 is wrong where a step does not fit, in one line; nothing where that cannot be known."""
+    made = jax.eval_shape(cell.init, jax.random.key(0))
+    for their, our in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
+        if (their[0], their[2]) != (our[0], our[2]):  # of another dtype they may be
+            return f"params got {_said(their)}, where cell.init(key) makes {_said(our)}; want params of this cell"
+    for name, given in {"params": params, "h0": h0, "xs": xs}.items():
+        if narrow := NARROW.search(describe(given)):
+            return f"{name} got {narrow.group()}, in which JAX does not compute; want float16, bfloat16 or wider"
+    if jax.tree.structure(h0) != jax.tree.structure(jax.eval_shape(cell.start, params)):
+        return ""
+    x, batch = jax.tree.leaves(xs)[0], batch_shape(cell, params, h0)
+    if jnp.issubdtype(x.dtype, jnp.integer) and x.ndim > 1 + len(batch):
+        return (
+            f"xs got {x.dtype}{list(x.shape)}; want ids (T, *batch), as integers are, or floating features: "
+            "xs.astype(float)"
+        )
+    if batch and x.shape[: len(batch)] == batch != x.shape[1 : 1 + len(batch)]:
+        return (
+            f"xs got shape {x.shape}, whose batch {batch} seems to lead; want time leading, (T, *batch, …): "
+            f"jnp.moveaxis(xs, {len(batch)}, 0)"
+        )
+    return ""
 
 
 def read_marks(
@@ -215,5 +248,15 @@ def check_mark(name: str, mark: Bool[Array, "T ..."] | None, T: int, batch: tupl
 
 def describe(state: State) -> str:
     """Shapes and types of a state, in one line."""
-    leaves = jax.tree.leaves_with_path(state)
-    return ", ".join(f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}".strip() for path, leaf in leaves)
+    return ", ".join(map(_said, parts_of(state)))
+
+
+def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Path, type and shape of every array of a state or of params."""
+    leaves = [(jax.tree_util.keystr(path), a) for path, a in jax.tree.leaves_with_path(tree)]
+    return [(path, str(getattr(a, "dtype", type(a).__name__)), jnp.shape(a)) for path, a in leaves]
+
+
+def _said(part: tuple[str, str, tuple[int, ...]]) -> str:
+    path, dtype, shape = part
+    return f"{path} {dtype}{list(shape)}".strip() if dtype else path
