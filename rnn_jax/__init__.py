@@ -28,7 +28,7 @@ from rnn_jax.cells import (
     ugrnn,
     vanilla,
 )
-from rnn_jax.combinators import learned_start, readout, residual, stack
+from rnn_jax.combinators import learned_start, mixed_precision, readout, residual, stack
 from rnn_jax.diagnostics import input_gradients, lag_gradients, leading_gain, step_jacobian, summarise_lags
 from rnn_jax.dropout import (
     dropout_mask,
@@ -98,6 +98,7 @@ __all__ = [
     "mgu",
     "min_gru",
     "min_lstm",
+    "mixed_precision",
     "one_to_many",
     "one_to_one",
     "output_dropout",

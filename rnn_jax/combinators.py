@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_batch_shape, require_positive
+from rnn_jax.checks import require_batch_shape, require_dtype, require_positive
 from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
+from rnn_jax.precision import is_floating
 from rnn_jax.types import Cell, Initializer, Keys, Params, State
 
 
@@ -221,6 +222,52 @@ def stack(*cells: Cell) -> Cell:
         advance,
         output=lambda params, hs: cells[-1].output(params[-1], hs[-1]),
         keyed=any(cell.keyed for cell in cells),
+    )
+
+
+@factory
+def mixed_precision(cell: Cell, dtype: DTypeLike = jnp.bfloat16) -> Cell:
+    """A cell that keeps its params in their own type and computes in another: params, inputs and state are cast.
+
+    The output has the params' type again, so that a loss is summed in it; gradients are summed over time in it too.
+
+    Args:
+        cell: any cell, with params of float32 as a rule.
+        dtype: of the state and of every product, ``jnp.bfloat16`` or ``jnp.float16``.
+
+    Raises:
+        ValueError: for a dtype in which no cell computes.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import lstm, mixed_precision, outputs, rollout
+    >>> cell = mixed_precision(lstm(input_size=3, hidden_size=4), jnp.bfloat16)
+    >>> params = cell.init(jax.random.key(0))
+    >>> h_T, hs = rollout(cell, params, cell.start(params), jnp.ones((7, 3)))
+    >>> h_T.c.dtype, outputs(cell, params, hs).dtype == params.W_hh.dtype
+    (dtype(bfloat16), True)
+
+    Reference: Micikevicius, Narang, Alben, Diamos, Elsen, Garcia, Ginsburg, Houston, Kuchaiev, Venkatesh, Wu. Mixed
+    precision training. 2018.
+    """
+    require_dtype(dtype)
+    coefficients = cell.coefficients
+
+    def low(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.astype(dtype) if is_floating(a) else a, tree)
+
+    def output(params: Params, h: State) -> PyTree:
+        own = jnp.result_type(*filter(is_floating, jax.tree.leaves(params)))
+        y = cell.output(low(params), h)
+        return jax.tree.map(lambda a: a.astype(own) if is_floating(a) else a, y)
+
+    return cell._replace(
+        start=lambda params, batch_shape=(): low(cell.start(low(params), batch_shape)),
+        project=lambda params, x: cell.project(low(params), low(x)),
+        advance=lambda params, h, u: cell.advance(low(params), h, u),
+        output=output,
+        coefficients=coefficients and (lambda params, u: coefficients(low(params), u)),
     )
 
 

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 
+def is_floating(a: Any) -> bool:
+    """Whether an array, or a number, is floating."""
+    return jnp.issubdtype(a.dtype if hasattr(a, "dtype") else jnp.result_type(a), jnp.floating)
+
+
 def is_half(a: Any) -> bool:
     """Whether an array is floating, in fewer than 32 bits."""
-    dtype = jnp.result_type(a)
-    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return is_floating(a) and jnp.finfo(jnp.result_type(a)).bits < 32
 
 
 def widened(tree: PyTree) -> PyTree:

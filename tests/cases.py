@@ -61,6 +61,7 @@ CASES = {
     "conv lstm 3d": Case(rnn.conv_lstm(1, 1, space=(2, 2, 2), bias_init=random), x=(2, 2, 2, 1), ids=False),
     "readout": Case(rnn.readout(lstm, output_size=2)),
     "residual": Case(rnn.residual(rnn.gru(I, I, bias_init=random)), ids=False),
+    "mixed precision": Case(rnn.mixed_precision(gru, jnp.float64)),
     "learned start": Case(rnn.learned_start(gru)),
     "stack": Case(rnn.stack(rnn.readout(gru, 2), rnn.lstm(2, H), rnn.residual(rnn.vanilla(H, H)))),
     "input dropout": Case(rnn.input_dropout(gru, 0.4)),

@@ -32,6 +32,7 @@ EQUATIONS = {"chrono_gru": "gru", "chrono_lstm": "lstm", "irnn": "vanilla"}
 
 COMBINATORS = (
     *(combinators.stack, combinators.residual, combinators.readout, combinators.learned_start),
+    combinators.mixed_precision,
     *(dropout.input_dropout, dropout.output_dropout, dropout.variational_dropout, dropout.zoneout),
     *(dropout.weight_drop, layers.bidirectional, layers.stack_layers),
 )
