@@ -92,7 +92,7 @@ def require_batch_shape(batch_shape: Any) -> None:
     ValueError: batch_shape got 32; want a tuple of sizes, such as (32,), or () for a single example
     """
     if not isinstance(batch_shape, tuple | list) or not all(is_whole(size) and size >= 0 for size in batch_shape):
-        such = (batch_shape,) if is_whole(batch_shape) and batch_shape > 0 else (32,)
+        such = (int(batch_shape),) if is_whole(batch_shape) else (32,)  # type: ignore[arg-type]
         got = in_one_line(batch_shape)
         raise ValueError(f"batch_shape got {got}; want a tuple of sizes, such as {such}, or () for a single example")
 

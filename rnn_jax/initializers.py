@@ -158,9 +158,9 @@ def torch_uniform(hidden_size: int | None = None) -> Initializer:
         require_positive(hidden_size=hidden_size)
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
-        if len(shape) > 2 and hidden_size is None:
+        if hidden_size is None and (len(shape) > 2 or not shape):
             raise ValueError(f"torch_uniform got shape {shape}; want a matrix or a vector: use scaled_normal()")
-        H = hidden_size or (shape.hidden_size if isinstance(shape, StateReader) else shape[-1])
+        H = hidden_size or (shape.hidden_size if isinstance(shape, StateReader) else math.prod(shape[-1:]))
         return jax.random.uniform(key, shape, dtype, -(H**-0.5), H**-0.5)
 
     return init
