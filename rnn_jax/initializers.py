@@ -40,7 +40,7 @@ class StateReader(NamedTuple):
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = g·Q with Q orthogonal: every vector's length is multiplied by exactly g.
 
-    So it is where W is not wider at its input than at its output; else W Wᵀ = g²·I holds for its columns alone. A
+    That holds for W (I, O) with I ≤ O, where W Wᵀ = g²·I; with I > O its columns are orthogonal, Wᵀ W = g²·I. A
     kernel ``(*kernel, I, O)`` has W in its middle and zeros around it, so that its convolution keeps lengths too.
 
     Args:
