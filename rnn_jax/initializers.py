@@ -42,7 +42,7 @@ class StateReader(NamedTuple):
 def orthogonal(gain: float = 1.0) -> Initializer:
     """W = g·Q with Q orthogonal: every vector's length is multiplied by exactly g.
 
-    So it is where W is not wider at its input than at its output; else W Wᵀ = g²·I holds for its columns alone. A
+    That holds for W (I, O) with I ≤ O, where W Wᵀ = g²·I; with I > O its columns are orthogonal, Wᵀ W = g²·I. A
     kernel ``(*kernel, I, O)`` has W in its middle and zeros around it, so that its convolution keeps lengths too.
 
     Args:
@@ -164,9 +164,9 @@ def torch_uniform(hidden_size: int | None = None) -> Initializer:
         require_positive(hidden_size=hidden_size)
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
-        if len(shape) > 2 and hidden_size is None:
+        if hidden_size is None and (len(shape) > 2 or not shape):
             raise ValueError(f"torch_uniform got shape {shape}; want a matrix or a vector: use scaled_normal()")
-        H = hidden_size or (shape.hidden_size if isinstance(shape, StateReader) else shape[-1])
+        H = hidden_size or (shape.hidden_size if isinstance(shape, StateReader) else math.prod(shape[-1:]))
         return jax.random.uniform(key, shape, dtype, -(H**-0.5), H**-0.5)
 
     return init

@@ -220,7 +220,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     N = sum(math.prod(part.shape) for part in jax.tree.leaves(h0))
 
     def init(key: PRNGKeyArray) -> LinearBridgeParams:
-        return LinearBridgeParams(weight_init(key, StateReader(*s.shape, N), s.dtype), zeros(key, (N,), s.dtype))
+        return LinearBridgeParams(weight_init(key, StateReader(s.shape[0], N), s.dtype), zeros(key, (N,), s.dtype))
 
     def cross(params: EncoderDecoderParams, h_T: State) -> State:
         s = encoder.output(params.encoder, h_T)

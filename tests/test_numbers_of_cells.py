@@ -15,6 +15,7 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import initializers
+from rnn_jax.combinators import LearnedStartParams
 from tests.cells_page import NEEDED, factories
 from tests.laboratory import as_a_user_has_it, refused
 
@@ -118,7 +119,7 @@ def test_a_start_of_no_tuple_or_of_other_params_is_refused(factory):
 
 
 def learned(params):
-    return rnn.combinators.LearnedStartParams(params, jnp.zeros(3))
+    return LearnedStartParams(params, jnp.zeros(3))
 
 
 @pytest.mark.parametrize("factory", factories())
