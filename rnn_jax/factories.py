@@ -28,6 +28,11 @@ class Made:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        make, args, kwargs, path = self.recipe
+        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+        return f"{make.__name__}({given}){jax.tree_util.keystr(path)}"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return remade, self.recipe
 

@@ -22,7 +22,7 @@ from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
-from rnn_jax.rollout import describe
+from rnn_jax.rollout import describe, require_fit
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
 
@@ -46,6 +46,7 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
     >>> one_to_one(model, params, model.start(params, (5,)), jnp.ones((5, 64))).shape
     (5, 10)
     """
+    require_fit(cell, params, h0, jax.tree.map(lambda a: a[None], x))
     return cell.output(params, cell.step(params, h0, x))
 
 

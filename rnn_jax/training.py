@@ -119,6 +119,10 @@ def window_learner(
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
         check(state, window, stacked=False)
+        return updated(state, window)
+
+    @jax.jit
+    def updated(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         batch = batch_shape(cell, state.params, state.h)
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
         y = jax.eval_shape(cell.output, state.params, state.h)
@@ -210,6 +214,10 @@ def batch_learner(
 
     def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
+        return updated(state, batch)
+
+    @jax.jit
+    def updated(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         value, grads = jax.value_and_grad(loss)(state.params, *batch)
         return descend(optimizer, clip, state, Seen(value, grads, lambda params: loss(params, *batch), state.fresh))
 

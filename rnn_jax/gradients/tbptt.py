@@ -53,7 +53,7 @@ from rnn_jax.gradients.windows import (
     windowed,
 )
 from rnn_jax.precision import narrowed, widened
-from rnn_jax.rollout import outputs, rollout, steps_of
+from rnn_jax.rollout import outputs, rollout, run, steps_of
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
@@ -190,7 +190,7 @@ class Weights(NamedTuple):
     """What every window of a sequence shares."""
 
     params: Params
-    closed_over: dict[int, list[Array]]
+    closed_over: dict[int, list[Any]]
     """Arrays that cell and loss close over, by the number of losses of a window."""
 
 
@@ -310,8 +310,9 @@ def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[
     quiet, quiet_steps = jax.lax.stop_gradient((params, steps))
 
     def on(h: State, number: Array) -> tuple[State, State]:
-        few = jax.tree.map(lambda a: a[: plan.k1], take(plan, quiet_steps, number, plan.k1))
-        return rollout(plan.cell, quiet, h, few.xs, mask=few.marks.mask, resets=few.marks.resets)[0], h
+        all_steps = take(plan, quiet_steps, number, plan.k1)
+        xs, marks = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.marks))
+        return run(plan.cell, quiet, h, xs, marks, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = jax.lax.scan(on, jax.lax.stop_gradient(h0), numbers)

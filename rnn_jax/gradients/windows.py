@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.checks import require_kept, require_positive
-from rnn_jax.rollout import batch_shape, outputs, read_marks, rollout, steps_of
-from rnn_jax.rollout.scan import Marks
+from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run, steps_of
+from rnn_jax.rollout.scan import Marks, idle_inputs
 from rnn_jax.types import Cell, Params, State
 
 Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
@@ -17,11 +17,13 @@ Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 
 
 class Steps(NamedTuple):
-    """What a sequence brings at each of its steps; time leads everywhere."""
+    """What a sequence brings at each of its steps, time leading, and what stands in for what is masked."""
 
     xs: PyTree
     marks: Marks
     targets: PyTree
+    idle: PyTree
+    """What masked steps read, ``(*batch, …)``; of the whole sequence, as a window may have no other."""
 
 
 class Plan(NamedTuple):
@@ -83,7 +85,9 @@ def read(
     marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
     k1 = max(min(k1, T), 1)
     whole = -(-T // k1) * k1  # the last window ends here, if only in name
-    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets)
+    begins_early = k1 < min(window, whole)  # windows wait before the first step, masked
+    mask = jnp.ones(T, bool) if marks.mask is None and begins_early else marks.mask
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
@@ -116,19 +120,20 @@ def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
         begun = t >= 0
         mask = begun if marks.mask is None else marks.mask & begun.reshape(-1, *[1] * (marks.mask.ndim - 1))
         marks = marks._replace(mask=mask)
-    return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets))
+    return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets), steps.idle)
 
 
 def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
     """The loss of a window's last steps, and where it leads."""
-    h_T, hs = rollout(plan.cell, params, h, steps.xs, mask=steps.marks.mask, resets=steps.marks.resets)
+    require_fit(plan.cell, params, h, steps.xs)
+    h_T, hs = run(plan.cell, params, h, steps.xs, steps.marks, steps.idle)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))
     return value, jax.lax.stop_gradient(Ends(begin, h_T))
 
 
-def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Array]]:
+def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:
     """What a function closes over, as an argument: ``(g, consts)`` with g(consts, *args) = f(*args).
 
     A rule for reverse mode is traced when its program is there already; what was traced with that program and is
@@ -137,7 +142,7 @@ def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], l
     closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
     structure = jax.tree.structure(shape)
 
-    def g(consts: list[Array], *args: PyTree) -> Any:
+    def g(consts: list[Any], *args: PyTree) -> Any:
         return jax.tree.unflatten(structure, jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(args)))
 
     return g, closed.consts

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Integer, PyTree
 from rnn_jax.checks import require_kept
 from rnn_jax.compiling import compiled
 from rnn_jax.keys import check_keys
-from rnn_jax.rollout.scan import Marks, scan
+from rnn_jax.rollout.scan import Marks, idle_inputs, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
 from rnn_jax.types import Cell, Keyed, Params, State
 
@@ -96,12 +96,24 @@ def _rolled(
     schedule: str,
 ) -> tuple[State, State]:
     """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
-    check_fit(cell, params, h0, xs)
-    batch = batch_shape(cell, params, h0)
-    check_batch(cell, params, h0, xs, batch)
-    marks = read_marks(steps_of(xs), batch, mask, lengths, resets, cuts, reverse)
-    fresh = None if marks.resets is None else cell.start(params, batch)
-    return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
+    require_fit(cell, params, h0, xs)
+    marks = read_marks(steps_of(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
+    return run(cell, params, h0, xs, marks, idle_inputs(marks.mask, xs), reverse, schedule)
+
+
+def run(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    marks: Marks,
+    idle: PyTree,
+    reverse: bool = False,
+    schedule: str = "scan",
+) -> tuple[State, State]:
+    """A rollout of what has been checked; ``marks`` and ``idle`` as a schedule takes them."""
+    fresh = None if marks.resets is None else cell.start(params, batch_shape(cell, params, h0))
+    return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, idle, reverse)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
@@ -137,13 +149,21 @@ def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
     return many.shape[: many.ndim - one.ndim]
 
 
+def require_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
+    """Raises a ValueError unless one step takes h0 to a state of its shapes and types, and xs have its batch axes."""
+    check_fit(cell, params, h0, xs)
+    if misfit := batch_misfit(cell, params, h0, xs):
+        raise ValueError(misfit)
+
+
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
     if isinstance(xs, Keyed) and not cell.keyed:
         raise ValueError(
             "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
         )
-    check_keys(xs, batch_shape(cell, params, h0))
+    if isinstance(xs, Keyed):
+        check_keys(xs, batch_shape(cell, params, h0))
     before = describe(h0) or repr(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
@@ -165,12 +185,13 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
         )
 
 
-def check_batch(cell: Cell, params: Params, h0: State, xs: PyTree, batch: tuple[int, ...]) -> None:
-    """Raises a ValueError unless xs have the batch axes of h0: an array without them would be broadcast."""
+def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
+    """What is wrong where xs lack the batch axes of h0, and would be broadcast; nothing where they have them."""
+    batch = batch_shape(cell, params, h0)
     one = jax.tree.map(lambda h: jax.ShapeDtypeStruct(h.shape[len(batch) :], h.dtype), h0)
 
     def read_by_one(axes: int) -> bool:
-        """Whether a state without batch axes reads x_t without its time and so many axes more."""
+        """Whether a state without batch axes reads x_t without so many axes."""
         try:
             x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes + 1 :], x.dtype), xs)
             return describe(jax.eval_shape(cell.step, params, one, x)) == describe(one)
@@ -179,11 +200,12 @@ def check_batch(cell: Cell, params: Params, h0: State, xs: PyTree, batch: tuple[
 
     shapes = [x.shape for x in jax.tree.leaves(xs)]
     apart = any(shape[1 : 1 + len(batch)] != batch for shape in shapes)
-    if apart or (batch and read_by_one(0) and not read_by_one(len(batch))):
-        raise ValueError(
-            f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
-            f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
-        )
+    if not apart and not (batch and read_by_one(0) and not read_by_one(len(batch))):
+        return ""
+    return (
+        f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
+        f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
+    )
 
 
 def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
@@ -208,7 +230,7 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
             f"xs got shape {x.shape}, whose batch {batch} seems to lead; want time leading, (T, *batch, …): "
             f"jnp.moveaxis(xs, {len(batch)}, 0)"
         )
-    return ""
+    return batch_misfit(cell, params, h0, xs)
 
 
 def read_marks(

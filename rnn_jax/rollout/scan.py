@@ -22,7 +22,7 @@ class Marks(NamedTuple):
 
 
 def scan(
-    cell: Cell, params: Params, h0: State, xs: PyTree, marks: Marks, fresh: State, reverse: bool
+    cell: Cell, params: Params, h0: State, xs: PyTree, marks: Marks, fresh: State, idle: PyTree, reverse: bool
 ) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it.
 
@@ -30,10 +30,10 @@ def scan(
         cell, params, h0, xs: as in ``rollout``.
         marks: as in ``Marks``; borders are those before the step in the order of reading.
         fresh: what a reset puts in the state's place.
+        idle: what the cell reads at masked steps, ``idle_inputs``.
         reverse: from the last step to the first.
     """
     wide, wide_fresh = widened(params), widened(fresh)
-    idle = None if marks.mask is None else idle_inputs(marks.mask, xs)
 
     def step(h: State, inputs: tuple[PyTree, Marks]) -> tuple[State, State]:
         x, (mask, reset, cut) = inputs
@@ -49,12 +49,16 @@ def scan(
     return jax.lax.scan(step, h0, (xs, marks), reverse=reverse)
 
 
-def idle_inputs(mask: Bool[Array, "T ..."], xs: PyTree) -> PyTree:
+def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
     """What a cell reads at masked steps ``(*batch, …)``: the first input of each example that is not masked.
+
+    None without a mask.
 
     No constant is harmless for every cell: one that divides by ‖x‖ has no gradient at 0. What an example holds is as
     harmless as the sequence itself. An example that is masked as a whole reads numbers between ¼ and ¾, or id 0.
     """
+    if mask is None:
+        return None
     first = mask & (jnp.cumsum(mask, axis=0) == 1)
 
     def leaf(x: Array) -> Array:

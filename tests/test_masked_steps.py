@@ -1,0 +1,129 @@
+"""A masked step is harmless for any cell, and inputs have the batch axes of the state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import Cell, cell_from_step, gru, input_dropout, keyed, one_to_one, rollout, vanilla
+from rnn_jax.gradients import PROGRAMS
+from tests.laboratory import refused
+
+T, B, I, H = 5, 3, 3, 4
+KEY = jax.random.key(0)
+
+
+def reading(read) -> Cell:
+    """h_t = tanh(W h_{t−1} + V read(x_t))."""
+    return cell_from_step(
+        init=lambda key: tuple(jax.random.normal(key, (2, H, H))),
+        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)),
+        step=lambda params, h, x: jnp.tanh(h @ params[0] + read(x) @ params[1][:I]),
+    )
+
+
+HARMED = {
+    "at zero": lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
+    "at one": lambda x: 1 / (1 - x),
+    "at zero and one": lambda x: jnp.log(x) - jnp.log1p(-x),
+    "by equal features": lambda x: (x - x.mean(-1, keepdims=True)) / jnp.std(x, axis=-1, keepdims=True),
+    "outside its own data": lambda x: jnp.log(x - 1000) - jnp.log(1001 - x),
+}
+
+
+def data(name):
+    xs = jax.random.uniform(jax.random.key(1), (T, B, I), minval=0.2, maxval=0.8)
+    return xs + 1000 if name == "outside its own data" else xs
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", HARMED)
+def test_a_cell_that_no_constant_suits_has_the_gradient_of_each_example_alone(name, reverse):
+    cell, xs, lengths = reading(HARMED[name]), data(name), [5, 2, 4]
+    params = cell.init(KEY)
+
+    def loss(params, xs, **marks):
+        h_T, _ = rollout(cell, params, cell.start(params, xs.shape[1:-1]), xs, reverse=reverse, **marks)
+        return jnp.sum(h_T**2)
+
+    padding = jnp.arange(T).reshape(T, 1, 1) >= jnp.array(lengths).reshape(1, B, 1)
+    for nothing in (0.0, 1.0, jnp.nan):
+        found = jax.grad(loss, argnums=(0, 1))(params, jnp.where(padding, nothing, xs), lengths=jnp.array(lengths))
+        alone = [jax.grad(loss, argnums=(0, 1))(params, xs[:n, b]) for b, n in enumerate(lengths)]
+        wanted = jax.tree.map(lambda *grads: sum(grads), *(grads for grads, _ in alone))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found[0], wanted)
+        for b, n in enumerate(lengths):
+            np.testing.assert_allclose(found[1][:n, b], alone[b][1], rtol=1e-10, atol=1e-12)
+            assert not found[1][n:, b].any()
+
+
+@pytest.mark.parametrize("name", ["at zero", "at one", "at zero and one", "by equal features"])
+def test_an_example_without_a_step_is_harmless_too(name):
+    cell, xs = reading(HARMED[name]), data(name)
+    params = cell.init(KEY)
+
+    def loss(params, xs, lengths):
+        return jnp.sum(rollout(cell, params, cell.start(params, (B,)), xs, lengths=lengths)[0] ** 2)
+
+    grads = jax.grad(loss)(params, jnp.zeros_like(xs), jnp.array([0, 0, 0]))
+    assert not any(leaf.any() for leaf in grads)
+    some = jax.grad(loss)(params, xs.at[:, 1].set(0.0), jnp.array([5, 0, 5]))
+    assert all(np.isfinite(leaf).all() for leaf in some)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_windows_that_wait_before_the_first_step_are_harmless(program):
+    cell, xs = reading(HARMED["outside its own data"]), data("outside its own data")
+    params = cell.init(KEY)
+    k1 = {} if program == "cut" else {"k1": 2}
+    loss = lambda hs, _: jnp.sum(hs**2)  # noqa: E731
+    grads = jax.grad(
+        lambda p: PROGRAMS[program](
+            cell, p, cell.start(p, (B,)), xs, (), loss, window=4, lengths=jnp.array([5, 2, 4]), **k1
+        )[0]
+    )(params)
+    assert all(np.isfinite(leaf).all() for leaf in grads)
+
+
+def test_ids_and_keys_stand_by_too():
+    cell = gru(2, H)
+    params = cell.init(KEY)
+    ids = jnp.array([[1, 1, 7], [0, 9, 9], [1, -3, 9]])
+    h_T, _ = rollout(cell, params, cell.start(params, (3,)), ids, lengths=jnp.array([3, 1, 0]))
+    alone, _ = rollout(cell, params, cell.start(params), ids[:1, 1])
+    np.testing.assert_allclose(h_T[1], alone, rtol=1e-12)
+    dropped = input_dropout(reading(HARMED["at one"]), 0.5)
+    xs = keyed(KEY, data(""), (B,))
+    assert np.isfinite(
+        rollout(dropped, dropped.init(KEY), jnp.zeros((B, H)), xs, lengths=jnp.array([3, 1, 0]))[0]
+    ).all()
+
+
+@pytest.mark.parametrize("xs", [(5, 3), (5, 3, 2, 3), (5, 1, 3), (5, 2)])
+def test_inputs_without_the_batch_axes_of_the_state_are_refused(xs):
+    cell = vanilla(3 if xs[-1] == 3 else 2, H)
+    params = cell.init(KEY)
+    refused(lambda: rollout(cell, params, cell.start(params, (2,)), jnp.ones(xs)), "xs got shape")
+    refused(lambda: one_to_one(cell, params, cell.start(params, (2,)), jnp.ones(xs[1:])), "x")
+
+
+def test_inputs_whose_features_are_as_many_as_the_batch_are_refused_too():
+    cell = vanilla(2, 2)
+    params = cell.init(KEY)
+    refused(
+        lambda: rollout(cell, params, cell.start(params, (2,)), jnp.ones((5, 2))), "xs got shape (5, 2), h0 the batch"
+    )
+    assert rollout(cell, params, cell.start(params, (2,)), jnp.ones((5, 2, 2)))[0].shape == (2, 2)
+    assert rollout(cell, params, cell.start(params, (2,)), jnp.ones((5, 2), int))[0].shape == (2, 2)
+
+
+def test_a_network_without_inputs_has_steps_of_no_features():
+    cell = cell_from_step(
+        init=lambda key: jnp.asarray(0.5),
+        start=lambda params, batch_shape=(): jnp.ones((*batch_shape, 1)),
+        step=lambda params, h, x: params * h,
+    )
+    params = cell.init(KEY)
+    h_T, _ = rollout(cell, params, cell.start(params, (B,)), jnp.zeros((T, B, 0)))
+    np.testing.assert_allclose(h_T, 0.5**T)
+    refused(lambda: rollout(cell, params, cell.start(params, (B,)), None), "xs got no array")
