@@ -21,6 +21,7 @@ from rnn_jax import (
     summarise_lags,
     vanilla,
 )
+from rnn_jax.diagnostics.states import parts_read
 from tests.cases import CASES
 from tests.laboratory import example
 
@@ -88,12 +89,18 @@ def test_lag_gradients_equal_products_of_step_jacobians(name):
         return lag_gradients(cell, params, h0, xs, loss), jacobians, last
 
     lags, jacobians, adjoint = measure(params, h0, xs)
+    read = parts_read(cell, params, h0, xs[0])
     for k in range(7):
-        np.testing.assert_allclose(np.exp(lags.log_norm[k]), np.linalg.norm(adjoint), rtol=1e-10)
-        parts = [np.linalg.norm(part) for part in jax.tree.leaves(ravel_pytree(h0)[1](adjoint))]
-        np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), parts, rtol=1e-10)
-        if k < 6:
-            adjoint = jacobians[5 - k].T @ adjoint
+        parts = [np.ravel(part) for part in jax.tree.leaves(ravel_pytree(h0)[1](adjoint))]
+        norms = [np.linalg.norm(part) for part in parts]
+        np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), norms, rtol=1e-10)
+        of_read = np.concatenate([part for part, is_read in zip(parts, read, strict=True) if is_read])
+        np.testing.assert_allclose(np.exp(lags.log_norm[k]), np.linalg.norm(of_read), rtol=1e-10)
+        if k < 6:  # what the recurrence never reads has no gradient before the last step
+            earlier = iter(
+                np.split(jacobians[5 - k].T @ of_read, np.cumsum([p.size for p, r in zip(parts, read) if r]))
+            )
+            adjoint = np.concatenate([next(earlier) if r else 0 * p for p, r in zip(parts, read, strict=True)])
 
 
 def test_each_example_of_a_batch_is_measured_as_if_it_were_alone():
@@ -118,6 +125,30 @@ def test_a_dead_gradient_is_minus_infinity_and_leaves_its_neighbours_alone():
     np.testing.assert_allclose(slope[1], 0, atol=1e-12)
     np.testing.assert_array_equal(half_life, [0, np.inf])
     assert not np.any(np.isnan(quantiles))
+
+
+def test_a_part_that_begins_without_a_gradient_and_lives_later_has_the_slope_of_its_life():
+    # Of an LSTM's c when h is read: ∂L/∂c_T is 0 at lag 0. It halves at every lag from 1 on; then with holes, and dead.
+    dead, ln2 = -jnp.inf, math.log(2)
+    k = jnp.arange(6.0)
+    later = jnp.where(k == 0, dead, -ln2 * k)
+    holes = jnp.where((k == 0) | (k == 3), dead, -ln2 * k)
+    dies = jnp.where(k == 5, dead, later)
+    late = jnp.where(k < 4, dead, ln2 * k)
+    once = jnp.where(k == 5, 1.0, dead)
+    slope, half_life, quantiles = summarise_lags(jnp.stack([later, holes, dies, late, once], axis=1))
+    np.testing.assert_allclose(slope, [-ln2, -ln2, -np.inf, ln2, np.nan], rtol=1e-12)
+    np.testing.assert_allclose(half_life, [1, 1, 0, np.inf, np.nan], rtol=1e-12)
+    assert not np.any(np.isnan(quantiles))
+
+
+def test_an_lstm_whose_c_is_not_seen_has_a_slope_of_c():
+    cell, params, h0, xs = example("lstm", 40, ())
+    lags = lag_gradients(cell, params, h0, xs, lambda y: y.sum())
+    c = lags.log_norm_of.c
+    assert np.isneginf(c[0])
+    truth = np.polyfit(np.arange(1, 41), c[1:], 1)[0]
+    np.testing.assert_allclose(summarise_lags(c).slope, truth, rtol=1e-10)
 
 
 def test_a_slope_is_unknown_without_two_lags_without_a_gradient_and_after_an_overflow():
