@@ -31,11 +31,11 @@ class LearnedStartParams(NamedTuple):
     h_0: State
 
 
-class SeenState(NamedTuple):
-    """A cell's state, with what is seen of it where that is more than a function of the state."""
+class ResidualState(NamedTuple):
+    """A cell's state, and the input that is added to its output; the recurrence reads the first alone."""
 
     cell: State
-    y: Float[Array, "*batch O"]
+    x: Float[Array, "*batch O"]
 
 
 @factory
@@ -125,8 +125,7 @@ def learned_start(cell: Cell) -> Cell:
 def residual(cell: Cell) -> Cell:
     """Adds the input to what is seen: y_t = cell's y_t + x_t.
 
-    The recurrence does not see the sum; the state is ``SeenState(cell, y)``, and before the first step y is the
-    cell's own.
+    The recurrence does not see the sum; the state is ``ResidualState(cell, x)``, where x is 0 before the first step.
 
     Args:
         cell: whose inputs and outputs are as long as each other.
@@ -141,30 +140,23 @@ def residual(cell: Cell) -> Cell:
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
         return cell.project(params, x), unkey(x)[0]
 
-    def advance(params: Params, state: SeenState, u: tuple[PyTree, Array]) -> SeenState:
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> ResidualState:
+        h = cell.start(params, batch_shape)
+        y = jax.eval_shape(cell.output, params, h)
+        return ResidualState(h, jnp.zeros(y.shape, y.dtype))
+
+    def advance(params: Params, state: ResidualState, u: tuple[PyTree, Array]) -> ResidualState:
         u, x = u
         h = cell.advance(params, state.cell, u)
-        y = cell.output(params, h)
+        y = jax.eval_shape(cell.output, params, h)
         if y.shape != x.shape:
             raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want them alike: x_t + y_t")
-        return SeenState(h, y + x)
+        return ResidualState(h, x.astype(y.dtype))
 
-    return seen_cell(cell, project, advance, keyed=cell.keyed)
+    def output(params: Params, state: ResidualState) -> Array:
+        return cell.output(params, state.cell) + state.x
 
-
-def seen_cell(
-    cell: Cell,
-    project: Callable[[Params, PyTree], PyTree],
-    advance: Callable[[Params, Any, Any], SeenState],
-    keyed: bool,
-) -> Cell:
-    """``cell`` inside one whose state is ``SeenState``, which begins with what is seen of the cell's own start."""
-
-    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> SeenState:
-        h = cell.start(params, batch_shape)
-        return SeenState(h, jax.tree.map(jnp.copy, cell.output(params, h)))  # which may be h itself
-
-    return Cell(cell.init, start, project, advance, output=lambda params, state: state.y, keyed=keyed)
+    return Cell(cell.init, start, project, advance, output, keyed=cell.keyed)
 
 
 @factory

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,17 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
 from rnn_jax.checks import require_batch_shape, require_number
-from rnn_jax.combinators import SeenState, name_of, seen_cell
+from rnn_jax.combinators import name_of
 from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
+
+
+class DroppedState(NamedTuple):
+    """A cell's state, and the mask of its output; the recurrence reads the first alone."""
+
+    cell: State
+    mask: Float[Array, "*batch O"]
 
 
 def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float) -> Float[Array, "..."]:
@@ -73,7 +80,7 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
 def output_dropout(cell: Cell, rate: float) -> Cell:
     """Drops features of the output anew at each step: what is seen is m_t ⊙ y_t, the recurrence goes on without.
 
-    The state is ``SeenState(cell, y)``.
+    The state is ``DroppedState(cell, mask)``; without keys m is 1.
 
     Args:
         cell: whose output is one array.
@@ -90,15 +97,24 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
         x, key = unkey(x)
         return cell.project(params, feed(cell, x, key, 1)), key
 
-    def advance(params: Params, state: SeenState, u: tuple[PyTree, Keys | None]) -> SeenState:
-        u, key = u
-        h = cell.advance(params, state.cell, u)
-        y = cell.output(params, h)
-        if key is not None and rate > 0:
-            y = y * dropout_mask(key, rate, y.shape, y.dtype)
-        return SeenState(h, y)
+    def start(params: Params, batch_shape: tuple[int, ...] = ()) -> DroppedState:
+        return undropped(params, cell.start(params, batch_shape))
 
-    return seen_cell(cell, project, advance, keyed=True)
+    def undropped(params: Params, h: State) -> DroppedState:
+        y = jax.eval_shape(cell.output, params, h)
+        return DroppedState(h, jnp.ones(y.shape, y.dtype))
+
+    def advance(params: Params, state: DroppedState, u: tuple[PyTree, Keys | None]) -> DroppedState:
+        u, key = u
+        new = undropped(params, cell.advance(params, state.cell, u))
+        if key is None or rate == 0:
+            return new
+        return new._replace(mask=dropout_mask(key, rate, new.mask.shape, new.mask.dtype))
+
+    def output(params: Params, state: DroppedState) -> Array:
+        return cell.output(params, state.cell) * state.mask
+
+    return Cell(cell.init, start, project, advance, output, keyed=True)
 
 
 @factory

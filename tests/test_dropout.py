@@ -143,8 +143,8 @@ def test_layers_and_nested_cells_draw_apart():
     once = output_dropout(IDENTITY, 0.5)
     x = keyed(jax.random.key(2), jnp.ones((1, N // H, H)), (N // H,))
     for cell, first in [
-        (stack(once, once), lambda state: state[0].y),
-        (output_dropout(once, 0.5), lambda state: state.cell.y),
+        (stack(once, once), lambda state: state[0].mask),
+        (output_dropout(once, 0.5), lambda state: state.cell.mask),
     ]:
         params = cell.init(jax.random.key(0))
         h_T, _ = rollout(cell, params, cell.start(params, (N // H,)), x)

@@ -21,6 +21,7 @@ from rnn_jax import (
     summarise_lags,
     vanilla,
 )
+from rnn_jax.diagnostics.states import parts_read
 from tests.cases import CASES
 from tests.laboratory import example
 
@@ -83,15 +84,24 @@ def test_lag_gradients_equal_products_of_step_jacobians(name):
     def measure(params, h0, xs):
         h_T, hs = rollout(cell, params, h0, xs)
         before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], h0, hs)
-        jacobians = jax.vmap(lambda h, x: step_jacobian(cell, params, h, x))(before, xs)
+
+        def whole(h, x):  # what is only seen of a state has a gradient at lag 0, which the step before hands on
+            flat, unravel = ravel_pytree(h)
+            return jax.jacrev(lambda h: ravel_pytree(cell.step(params, unravel(h), x))[0])(flat)
+
+        jacobians = jax.vmap(whole)(before, xs), jax.vmap(lambda h, x: step_jacobian(cell, params, h, x))(before, xs)
         last = ravel_pytree(jax.grad(lambda h: loss(cell.output(params, h)))(h_T))[0]
         return lag_gradients(cell, params, h0, xs, loss), jacobians, last
 
-    lags, jacobians, adjoint = measure(params, h0, xs)
+    lags, (jacobians, of_what_is_read), adjoint = measure(params, h0, xs)
+    parts, unravel = jax.tree.leaves(h0), ravel_pytree(h0)[1]
+    is_read = np.repeat(parts_read(cell, params, h0, xs[0]), [part.size for part in parts])
+    np.testing.assert_allclose(jacobians[:, is_read][:, :, is_read], of_what_is_read, rtol=1e-12)
+    assert not jacobians[:, :, ~is_read].any()
     for k in range(7):
-        np.testing.assert_allclose(np.exp(lags.log_norm[k]), np.linalg.norm(adjoint), rtol=1e-10)
-        parts = [np.linalg.norm(part) for part in jax.tree.leaves(ravel_pytree(h0)[1](adjoint))]
-        np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), parts, rtol=1e-10)
+        norms = [np.linalg.norm(part) for part in jax.tree.leaves(unravel(adjoint))]
+        np.testing.assert_allclose(np.exp([a[k] for a in jax.tree.leaves(lags.log_norm_of)]), norms, rtol=1e-10)
+        np.testing.assert_allclose(np.exp(lags.log_norm[k]), np.linalg.norm(adjoint[is_read]), rtol=1e-10)
         if k < 6:
             adjoint = jacobians[5 - k].T @ adjoint
 
@@ -118,6 +128,30 @@ def test_a_dead_gradient_is_minus_infinity_and_leaves_its_neighbours_alone():
     np.testing.assert_allclose(slope[1], 0, atol=1e-12)
     np.testing.assert_array_equal(half_life, [0, np.inf])
     assert not np.any(np.isnan(quantiles))
+
+
+def test_a_part_that_begins_without_a_gradient_and_lives_later_has_the_slope_of_its_life():
+    # Of an LSTM's c when h is read: ∂L/∂c_T is 0 at lag 0. It halves at every lag from 1 on; then with holes, and dead.
+    dead, ln2 = -jnp.inf, math.log(2)
+    k = jnp.arange(6.0)
+    later = jnp.where(k == 0, dead, -ln2 * k)
+    holes = jnp.where((k == 0) | (k == 3), dead, -ln2 * k)
+    dies = jnp.where(k == 5, dead, later)
+    late = jnp.where(k < 4, dead, ln2 * k)
+    once = jnp.where(k == 5, 1.0, dead)
+    slope, half_life, quantiles = summarise_lags(jnp.stack([later, holes, dies, late, once], axis=1))
+    np.testing.assert_allclose(slope, [-ln2, -ln2, -np.inf, ln2, np.nan], rtol=1e-12)
+    np.testing.assert_allclose(half_life, [1, 1, 0, np.inf, np.nan], rtol=1e-12)
+    assert not np.any(np.isnan(quantiles))
+
+
+def test_an_lstm_whose_c_is_not_seen_has_a_slope_of_c():
+    cell, params, h0, xs = example("lstm", 40, ())
+    lags = lag_gradients(cell, params, h0, xs, lambda y: y.sum())
+    c = lags.log_norm_of.c
+    assert np.isneginf(c[0])
+    truth = np.polyfit(np.arange(1, 41), c[1:], 1)[0]
+    np.testing.assert_allclose(summarise_lags(c).slope, truth, rtol=1e-10)
 
 
 def test_a_slope_is_unknown_without_two_lags_without_a_gradient_and_after_an_overflow():

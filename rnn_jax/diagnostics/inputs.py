@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn_jax.diagnostics.states import require_steps
+
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
     """‖∂f_k/∂x_t‖ for every number f_k of a sequence and each of its steps: an alignment without attention.
@@ -33,6 +35,7 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
     Reference: Simonyan, Vedaldi, Zisserman. Deep inside convolutional networks: visualising image classification
     models and saliency maps. 2014.
     """
+    require_steps(xs)
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise ValueError(f"xs got {xs.dtype}; want floating steps: ids as one-hot vectors, jax.nn.one_hot")
     J = jax.jacrev(f)(xs)

@@ -1,20 +1,31 @@
-"""The Jacobian of one step, of the full state."""
+"""The Jacobian of one step, of all of the state that the recurrence reads."""
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.compiling import compiled
+from rnn_jax.diagnostics.states import layout_of, parts_read
+from rnn_jax.precision import widened
 from rnn_jax.types import Cell, Params, State
 
 
+@compiled("cell")
 def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, "S S"]:
     """∂state_t/∂state_{t−1} at one example: row i holds the gradient of entry i of the new state.
 
+    It is of the S numbers of those parts of the state that the recurrence reads. A part that is only seen, such as the
+    input that ``residual`` adds, is carried but passes nothing on: a wrapped cell has the Jacobian of the cell inside.
+    A complex number counts as two, its real and its imaginary part.
+
     Args:
         cell, params: any cell and its weights.
-        h: a state without batch axes; its S numbers are taken in the order of ``ravel_pytree`` (LSTM: c after h).
+        h: a state without batch axes; its parts are taken in order (LSTM: c after h).
         x: one input ``(I,)``, or one integer id.
+
+    Raises:
+        ValueError: for a layer, which has no steps, or a state that is not floating.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import vanilla
@@ -24,20 +35,23 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
     >>> bool(jnp.allclose(J, params.W_hh.T))
     True
     """
-    flat, unravel = ravel_pytree(h)
+    layout = layout_of(cell, params, h)
+    read = np.repeat(parts_read(cell, params, h, x), [part.size for part in layout.split(layout.row(h))])
     with jax.default_matmul_precision("highest"):  # as in lag_gradients
-        return jax.jacrev(lambda s: ravel_pytree(cell.step(params, unravel(s), x))[0])(flat)
+        J = jax.jacrev(lambda row: layout.row(cell.step(params, layout.state(row), x)))(layout.row(h))
+    return J[np.ix_(read, read)]
 
 
+@compiled("cell")
 def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, ""]:
     """The largest singular value of ∂state_t/∂state_{t−1}: the most by which one step can multiply a gradient.
 
     Where it stays below a bound that is less than 1 the gradient must vanish; above 1 it may explode.
 
     Args:
-        cell, params, h, x: as in ``step_jacobian``.
+        cell, params, h, x: as in ``step_jacobian``, and so are the errors.
 
     Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013.
     """
     J = step_jacobian(cell, params, h, x)
-    return jnp.linalg.norm(J if jnp.finfo(J.dtype).bits >= 32 else J.astype(jnp.float32), ord=2)
+    return jnp.linalg.norm(widened(J), ord=2)
