@@ -139,7 +139,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
     (5, 2, 12)
     """
     layer = as_layer(model)
-    h_T, _ = layer.apply(params, h0, xs, **marks)
+    h_T, _ = layer.rollout(params, h0, xs, **marks)
     return layer.output(params, h_T)
 
 
@@ -298,7 +298,7 @@ def encoder_decoder(
 
     def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
         require_source(jax.tree.leaves(xs)[0].shape[0], marks.get("lengths"), marks.get("mask"))
-        return across.cross(params, layer.apply(params.encoder, h0, xs, **marks)[0])
+        return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
 
     return EncoderDecoder(init, start, encode, inside(decoder, "decoder"))
 

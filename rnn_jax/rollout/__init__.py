@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
+from rnn_jax.checks import require_cell, require_sequence
+from rnn_jax.keys import require_draws, unkey
 from rnn_jax.rollout.scan import Marks, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask
-from rnn_jax.types import Cell, Keyed, Params, State
+from rnn_jax.types import Cell, Params, State
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
@@ -72,7 +74,7 @@ def rollout(
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
     check_fit(cell, params, h0, xs)
     batch = batch_shape(cell, params, h0)
-    marks = read_marks(jax.tree.leaves(xs)[0].shape[0], batch, mask, lengths, resets, cuts, reverse)
+    marks = read_marks(require_sequence(xs), batch, mask, lengths, resets, cuts, reverse)
     fresh = None if marks.resets is None else cell.start(params, batch)
     return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, reverse)
 
@@ -99,10 +101,9 @@ def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
 
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
-    if isinstance(xs, Keyed) and not cell.keyed:
-        raise ValueError(
-            "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
-        )
+    require_cell("cell", cell)
+    require_sequence(xs)
+    require_draws(cell.keyed, "xs", unkey(xs)[1])
     before = describe(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
