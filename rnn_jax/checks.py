@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, PyTree
 from rnn_jax.types import Cell
 
 
-class Misfit(ValueError):
+class MisfitError(ValueError):
     """Inputs of another shape than a cell reads."""
 
 
@@ -33,7 +33,7 @@ def require_sequence(xs: PyTree) -> int:
 
     >>> require_sequence([1.0, 2.0])
     Traceback (most recent call last):
-    ValueError: xs got float; want arrays (T, *batch, …), time leading: of a list, jnp.asarray; without inputs, zeros ...
+    ValueError: xs got float; want arrays (T, *batch, …), time leading: of a list, ...
     """
     leaves = jax.tree.leaves(xs)
     for leaf in leaves or [xs]:

@@ -68,7 +68,9 @@ def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:
 def require_draws(draws: bool, name: str, keys: Any) -> None:
     """Raises a ValueError that names where keys, if there are any, were given to what draws nothing."""
     if keys is not None and not draws:
-        raise ValueError(f"{name} got keys for a model that draws nothing; want none, or a cell with dropout or zoneout")
+        raise ValueError(
+            f"{name} got keys for a model that draws nothing; want none, or a cell with dropout or zoneout"
+        )
 
 
 def feed(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:

@@ -9,7 +9,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
 from rnn_jax.checks import require_cell
-from rnn_jax.combinators import ReadoutParams, name_of, read_by
+from rnn_jax.combinators import name_of, read_by
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.keys import feed, require_draws, unkey
 from rnn_jax.rollout import rollout
