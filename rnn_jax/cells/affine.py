@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from rnn_jax.checks import MisfitError
+
 
 class Dropped(NamedTuple):
     """A recurrent matrix that reads the state through a dropout mask: its product with h is (m ⊙ h) W_hh."""
@@ -59,7 +61,7 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
         return rows + jnp.broadcast_to(b_h, rows.shape)
     input_size = W_xh.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
-        raise ValueError(
+        raise MisfitError(
             f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
             f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or another input_size to the cell"
         )

@@ -9,7 +9,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import through
 from rnn_jax.cells.lstm import LSTMState
-from rnn_jax.checks import require_positive
+from rnn_jax.checks import MisfitError, require_positive
 from rnn_jax.initializers import per_gate, zeros
 from rnn_jax.types import Cell, Initializer
 
@@ -112,7 +112,7 @@ def conv_lstm(
 
     def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
         if x.shape[-axes - 1 :] != (*space, input_size):
-            raise ValueError(
+            raise MisfitError(
                 f"xs got shape (T, {', '.join(map(str, x.shape))}); want (T, *batch, {', '.join(map(str, space))}, "
                 f"{input_size}): {input_size} features on the last axis, after space"
             )
