@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import MisfitError, require_cell, require_id, require_positive
-from rnn_jax.keys import typed
+from rnn_jax.keys import one_key
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
 
@@ -118,7 +118,7 @@ def sample(
     if jnp.ndim(temperature) or (not isinstance(temperature, Tracer) and not 0 <= temperature < math.inf):
         raise ValueError(f"temperature got {temperature}; want at least 0: 0 is greedy, 1 the model's own")
 
-    keys = jax.random.split(typed(key), length_of(length))
+    keys = jax.random.split(one_key(key), length_of(length))
     return _write(cell, params, h, first, keys, end, _drawn, temperature, top_k, top_p)
 
 

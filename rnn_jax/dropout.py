@@ -10,11 +10,13 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
 from rnn_jax.combinators import SeenState, name_of, seen_cell
-from rnn_jax.keys import each, feed, unkey
+from rnn_jax.keys import each, feed, one_key, typed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
 
 
-def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float) -> Float[Array, "..."]:
+def dropout_mask(
+    key: Keys | PRNGKeyArray, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """0 with probability ``rate``, elsewhere 1/(1 − rate): a factor whose mean is 1.
 
     Args:
@@ -30,7 +32,7 @@ def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLik
     networks from overfitting. 2014.
     """
     require_rate(rate)
-    return kept(key, rate, shape).astype(dtype) / (1 - rate)
+    return kept(typed(key), rate, shape).astype(dtype) / (1 - rate)
 
 
 def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
@@ -214,6 +216,7 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
     require_rate(rate)
+    key = one_key(key)
     keys = itertools.count()
 
     def thin(W_hh: Array) -> Array:

@@ -36,7 +36,7 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     T, first = require_sequence(xs), jax.tree.leaves(xs)[0]
     if first.shape[1 : 1 + len(batch_shape)] != tuple(batch_shape):
         raise ValueError(f"xs got shape {first.shape}; want (T, *batch, …) with batch_shape {tuple(batch_shape)}")
-    return Keyed(xs, jax.random.split(typed(key), (T, *batch_shape)))
+    return Keyed(xs, jax.random.split(one_key(key), (T, *batch_shape)))
 
 
 def typed(key: Any) -> Keys:
@@ -58,6 +58,14 @@ def typed(key: Any) -> Keys:
     except TypeError:
         kind = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else type(key).__name__
         raise ValueError(f"key got {kind}; want a key, such as jax.random.key(0) makes") from None
+
+
+def one_key(key: Any) -> PRNGKeyArray:
+    """A key as a typed one; a ValueError for an array of keys, and for what is no key."""
+    key = typed(key)
+    if key.shape:
+        raise ValueError(f"key got {list(key.shape)} keys; want one")
+    return key
 
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:

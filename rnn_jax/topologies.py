@@ -19,7 +19,7 @@ from rnn_jax.checks import require_cell, require_id
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer, widened
 from rnn_jax.initializers import scaled_normal, zeros
-from rnn_jax.keys import feed, keyed, require_draws, typed, unkey
+from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.rollout import check_fit, describe
 from rnn_jax.types import Cell, Initializer, Params, Start, State
@@ -119,7 +119,7 @@ def scheduled_sampling(
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
-    keys = jax.random.split(typed(key), len(targets))
+    keys = jax.random.split(one_key(key), len(targets))
     return jax.lax.scan(step, (h0, first), (targets, keys))[1]
 
 
@@ -384,7 +384,7 @@ def sequence_to_sequence(
     if unkey(xs)[1] is not None and (draws or key is not None):
         raise ValueError("xs got keys; want plain xs, and key=, which reaches encoder and decoder")
     require_draws(model.keyed or draws, "key", key)
-    k_encoder, k_decoder = (None, None) if key is None else jax.random.split(typed(key))
+    k_encoder, k_decoder = (None, None) if key is None else jax.random.split(one_key(key))
     if model.keyed and k_encoder is not None:
         xs = keyed(k_encoder, xs, jnp.shape(first))
     h = model.encode(params, h0, xs, **marks)

@@ -4,7 +4,9 @@
 # (states of rates, and wrong things on purpose)
 
 import functools
+import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from rnn_jax import (
     Keyed,
     bidirectional,
+    dropout_mask,
     encoder_decoder,
     gru,
     keyed,
@@ -23,14 +26,17 @@ from rnn_jax import (
     one_to_one,
     output_dropout,
     readout,
+    rollout,
     scheduled_sampling,
     sequence_to_sequence,
     stack,
     vanilla,
+    weight_drop,
     zoneout,
 )
-from rnn_jax.decoding import greedy
-from tests.laboratory import any_nonzero, random_params, refused
+from rnn_jax.decoding import greedy, sample
+from tests.cases import CASES
+from tests.laboratory import any_nonzero, as_a_user_has_it, random_params, refused
 
 T, B, I, H, V = 5, 3, 2, 3, 4  # steps of targets, examples, sizes
 S, LENGTHS = 6, jnp.array([6, 4, 1])  # steps of the source
@@ -127,3 +133,53 @@ def test_keys_for_what_draws_nothing_are_refused_and_so_are_keys_for_a_part():
         else:
             refused(lambda: tell(keyed(KEY, XS, (B,)), FIRST, TARGETS), "xs got keys; want plain xs, and key=")
             refused(lambda: tell(keyed(KEY, XS, (B,)), FIRST, TARGETS, key=KEY), "xs got keys; want plain xs, and key=")
+
+
+def test_a_legacy_key_draws_as_the_typed_one_does():
+    """``jax.random.PRNGKey`` makes keys that are arrays of numbers."""
+    params, cell, old = random_params(DRAWN), zoneout(output_dropout(gru(I, I), 0.5), 0.5), jax.random.PRNGKey(0)
+    weights, h0 = random_params(cell), DRAWN.start(params, (B,))
+    rows = jax.random.key_data(keyed(KEY, XS, (B,)).key)  # an array of legacy keys
+
+    def uses(key):
+        return {
+            "keyed": keyed(key, XS, (B,)).key,
+            "mask": dropout_mask(key, 0.5, (5,)),
+            "weights": weight_drop(weights, key, 0.5),
+            "sample": sample(DRAWN, params, key, h0, FIRST, 4).ids,
+            "scheduled": scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
+            "told": one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
+        }
+
+    with as_a_user_has_it():
+        chex.assert_trees_all_equal(uses(old), uses(KEY))
+        np.testing.assert_array_equal(
+            dropout_mask(rows, 0.5, (S, B, 3)), dropout_mask(keyed(KEY, XS, (B,)).key, 0.5, (S, B, 3))
+        )
+        by_hand = jax.jit(functools.partial(rollout, cell, weights, cell.start(weights, (B,))))
+        chex.assert_trees_all_equal(by_hand(Keyed(XS, rows)), by_hand(keyed(KEY, XS, (B,))))
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_weights_are_drawn_from_a_legacy_key_too(name):
+    with as_a_user_has_it():
+        old, new = (jax.eval_shape(CASES[name].cell.init, key) for key in (jax.random.PRNGKey(0), KEY))
+    assert old == new
+
+
+@pytest.mark.parametrize("key", [0, None, np.zeros(2), np.zeros(3, np.uint32), "key"])
+def test_what_is_no_key_is_refused(key):
+    params, weights = random_params(DRAWN), gru(I, H).init(KEY)
+    h0, wanted = DRAWN.start(params, (B,)), re.escape("; want a key, such as jax.random.key(0) makes")
+    for use in (
+        lambda: keyed(key, XS, (B,)),
+        lambda: dropout_mask(key, 0.5, (5,)),
+        lambda: weight_drop(weights, key, 0.5),
+        lambda: sample(DRAWN, params, key, h0, FIRST, 4),
+        lambda: scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
+        lambda: key is None or one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
+        lambda: rollout(DRAWN, params, h0, Keyed(TARGETS, key)),
+    ):
+        with as_a_user_has_it(), pytest.raises(ValueError, match=rf"^key got [^;\n]*{wanted}$"):
+            if use() is True:
+                raise ValueError("key got None; want a key, such as jax.random.key(0) makes")
