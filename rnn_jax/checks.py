@@ -8,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import dtypes
 from jax.core import Tracer
-from jaxtyping import ArrayLike, DTypeLike
+from jaxtyping import ArrayLike, DTypeLike, PyTree
 
 from rnn_jax.types import Cell
 
 LARGEST_SIZE = 2**31 - 1
+
+
+class MisfitError(ValueError):
+    """Inputs of another shape than a cell reads."""
 
 
 def require_cell(name: str, given: Any) -> None:
@@ -40,6 +44,27 @@ def require_batch_shape(batch_shape: Any, name: str = "batch_shape") -> None:
     if not all(is_whole(size) and size >= 0 for size in sizes):
         got = in_one_line(batch_shape)
         raise ValueError(f"{name} got {got}; want a tuple of sizes, such as (32,), or () for a single example")
+
+
+def require_sequence(xs: PyTree) -> int:
+    """T, the number of steps; a ValueError unless xs holds arrays with the same T leading.
+
+    >>> require_sequence([1.0, 2.0])
+    Traceback (most recent call last):
+    ValueError: xs got float; want arrays (T, *batch, …), time leading: of a list, ...
+    """
+    leaves = jax.tree.leaves(xs)
+    for leaf in leaves or [xs]:
+        if not getattr(leaf, "shape", ()):
+            kind = f"{leaf.dtype}[]" if hasattr(leaf, "dtype") else type(leaf).__name__
+            raise ValueError(
+                f"xs got {kind}; want arrays (T, *batch, …), time leading: of a list, jnp.asarray; without inputs, "
+                "zeros (T, *batch, I)"
+            )
+    steps = {leaf.shape[0] for leaf in leaves}
+    if len(steps) > 1:
+        raise ValueError(f"xs got arrays of {sorted(steps)} steps; want the same T of all, time leading")
+    return steps.pop()
 
 
 def require_positive(**sizes: int) -> None:

@@ -1,7 +1,9 @@
-"""Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness."""
+"""Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness.
+
+Decoding evaluates: a cell that draws, with dropout or zoneout, takes the mean.
+"""
 
 import math
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
+from rnn_jax.checks import (
+    MisfitError,
+    in_one_line,
+    is_whole,
+    require_cell,
+    require_id,
+    require_kept,
+    require_number,
+    require_positive,
+)
+from rnn_jax.keys import one_key
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
 from rnn_jax.types import Cell, Keys, Params, State
@@ -69,8 +81,7 @@ def greedy(
     >>> greedy(model, params, model.start(params), jnp.array(0), length=4, end=2).ids.tolist()
     [2, 2, 2, 2]
     """
-    keys = jnp.zeros((length_of(length),))
-    return _write(cell, params, h, first, keys, end, lambda key, logits: jnp.argmax(logits, axis=-1))
+    return _write(cell, params, h, first, jnp.zeros((length_of(length),)), end, _likeliest)
 
 
 def sample(
@@ -115,17 +126,8 @@ def sample(
     wanted = "at least 0: 0 is greedy, 1 the model's own"
     require_number("temperature", temperature, lambda T: 0 <= T < math.inf, wanted, may_be_traced=True)
 
-    def choose(key: Keys, logits: Float[Array, "*batch V"]) -> Array:
-        logits = widened(logits)
-        T = jnp.asarray(temperature).astype(logits.dtype)
-        cold = T == 0
-        warm = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(cold, 1, T)  # the likeliest stays finite
-        warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
-        warm = warm if top_k is None else keep_top_k(warm, top_k)
-        warm = warm if top_p is None else keep_nucleus(warm, top_p)
-        return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
-
-    return _write(cell, params, h, first, jax.random.split(key, length_of(length)), end, choose)
+    keys = jax.random.split(one_key(key), length_of(length))
+    return _write(cell, params, h, first, keys, end, _drawn, temperature, top_k, top_p)
 
 
 def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch V"]:
@@ -218,6 +220,29 @@ def beam_search(
     return search(h, first)
 
 
+def _likeliest(_: Array, logits: Float[Array, "*batch V"]) -> Integer[Array, "*batch"]:
+    """The likeliest ids; of equals, the lowest."""
+    return jnp.argmax(logits, axis=-1)
+
+
+def _drawn(
+    key: Keys,
+    logits: Float[Array, "*batch V"],
+    temperature: float | Float[Array, ""],
+    top_k: int | None,
+    top_p: float | None,
+) -> Integer[Array, "*batch"]:
+    """Ids drawn from the truncated softmax, as ``sample`` says."""
+    logits = widened(logits)
+    T = jnp.asarray(temperature).astype(logits.dtype)
+    cold = T == 0
+    warm = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(cold, 1, T)  # the likeliest stays finite
+    warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
+    warm = warm if top_k is None else keep_top_k(warm, top_k)
+    warm = warm if top_p is None else keep_nucleus(warm, top_p)
+    return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
+
+
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:
     """One input at a time, for live use: a compiled ``(h, x) -> (h, y)`` that keeps nothing but the state.
 
@@ -240,6 +265,8 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
     >>> y.shape
     (4,)
     """
+
+    require_cell("cell", cell)
 
     @jax.jit
     def step(params: Params, h: State, x: PyTree) -> tuple[State, Any]:
@@ -264,9 +291,10 @@ def _write(
     first: Integer[ArrayLike, "*batch"],
     keys: Array,
     end: int | None,
-    choose: Callable[[Any, Array], Array],
+    choose: Callable[..., Array],
+    *how: Any,
 ) -> Decoded:
-    """Writes an id for each key, as ``choose(key, logits)`` says."""
+    """Writes an id for each key, as ``choose(key, logits, *how)`` says."""
     require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
@@ -276,7 +304,7 @@ def _write(
         h, x, going = carry
         h = cell.step(params, h, x)
         logits = cell.output(params, h)
-        x = choose(key, logits).astype(first.dtype)
+        x = choose(key, logits, *how).astype(first.dtype)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
         written, log_prob = (x, log_prob) if last is None else _unless_ended(going, x, log_prob, last)
         return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
@@ -337,6 +365,7 @@ def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
 
 def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
     """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
+    require_cell("cell", cell)
     batch = batch_shape(cell, params, h)
     if end is not None:
         whole = jnp.issubdtype(getattr(end, "dtype", type(end)), jnp.integer)
@@ -347,23 +376,21 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
     y = jax.eval_shape(lambda p, h, x: cell.output(p, cell.step(p, h, x)), params, h, first)
     if not isinstance(y, jax.ShapeDtypeStruct) or y.ndim != len(batch) + 1 or y.shape[:-1] != batch:
         raise ValueError(f"the model's output got {y}; want logits (*batch, V): put a readout on the cell")
-    misfit = _refusal_of_vectors(cell, params, h, y)
-    if misfit.startswith("xs got shape"):  # as project_input says it; any other cell may read nothing but ids
-        raise ValueError(
-            f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit.splitlines()[0]}); want one "
-            "vocabulary for both, with the first and the last id in it"
-        )
+    check_vocabulary(cell, params, y)
     if jnp.iinfo(first.dtype).max < y.shape[-1] - 1:
         raise ValueError(f"first got {first.dtype}, which does not hold {y.shape[-1]} ids; want int32")
     require_id(y.shape[-1], first=first, end=end)
     return y.shape[-1]
 
 
-def _refusal_of_vectors(cell: Cell, params: Params, h: State, x: Any) -> str:
-    """What a cell says against a vector as its input, such as a distribution over ids; nothing if it takes it."""
+def check_vocabulary(cell: Cell, params: Params, y: jax.ShapeDtypeStruct) -> None:
+    """Raises a ValueError where a cell that reads vectors too, in the place of ids, does not read such as y."""
     try:
-        with warnings.catch_warnings(action="ignore"):
-            jax.eval_shape(cell.step, params, h, x)
-    except (TypeError, ValueError) as error:
-        return str(error)
-    return ""
+        jax.eval_shape(cell.project, params, y)
+    except MisfitError as misfit:
+        raise ValueError(
+            f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit}); want one vocabulary for both, "
+            "with the first and the last id in it"
+        ) from misfit
+    except Exception:  # a cell that reads nothing but ids has its own ways to refuse vectors
+        return

@@ -12,7 +12,7 @@ from rnn_jax.cells.affine import Dropped, drop
 from rnn_jax.checks import require_batch_shape, require_number
 from rnn_jax.combinators import name_of
 from rnn_jax.factories import factory
-from rnn_jax.keys import each, feed, unkey
+from rnn_jax.keys import each, feed, one_key, typed, unkey
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
 
 
@@ -23,7 +23,9 @@ class DroppedState(NamedTuple):
     mask: Float[Array, "*batch O"]
 
 
-def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float) -> Float[Array, "..."]:
+def dropout_mask(
+    key: Keys | PRNGKeyArray, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """0 with probability ``rate``, elsewhere 1/(1 − rate): a factor whose mean is 1.
 
     Args:
@@ -39,7 +41,7 @@ def dropout_mask(key: Keys, rate: float, shape: tuple[int, ...], dtype: DTypeLik
     networks from overfitting. 2014.
     """
     rate = require_rate(rate)
-    return kept(key, rate, shape).astype(dtype) / (1 - rate)
+    return kept(typed(key), rate, shape).astype(dtype) / (1 - rate)
 
 
 def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
@@ -237,6 +239,7 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
     rate = require_rate(rate)
+    key = one_key(key)
     keys = itertools.count()
 
     def thin(W_hh: Array) -> Array:

@@ -1,12 +1,14 @@
 """Randomness as data: keys that travel beside the inputs, one for each step and example."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from rnn_jax.checks import require_batch_shape
-from rnn_jax.types import Cell, Keyed, Keys
+from rnn_jax.checks import require_batch_shape, require_sequence
+from rnn_jax.types import Keyed, Keys
 
 
 def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> Keyed:
@@ -32,10 +34,39 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     >>> mean_h_T, mean_hs = rollout(cell, params, cell.start(params, (2,)), xs)
     """
     require_batch_shape(batch_shape)
-    first = jax.tree.leaves(xs)[0]
+    T, first = require_sequence(xs), jax.tree.leaves(xs)[0]
     if first.shape[1 : 1 + len(batch_shape)] != tuple(batch_shape):
         raise ValueError(f"xs got shape {first.shape}; want (T, *batch, …) with batch_shape {tuple(batch_shape)}")
-    return Keyed(xs, jax.random.split(key, (first.shape[0], *batch_shape)))
+    return Keyed(xs, jax.random.split(one_key(key), (T, *batch_shape)))
+
+
+def typed(key: Any) -> Keys:
+    """A key, or an array of them, as typed ones: those of ``jax.random.PRNGKey`` are wrapped.
+
+    Raises:
+        ValueError: for what is no key.
+
+    >>> typed(jax.random.PRNGKey(0)) == jax.random.key(0), typed(jax.random.PRNGKey(0)).shape
+    (Array(True, dtype=bool), ())
+    >>> typed(0)
+    Traceback (most recent call last):
+    ValueError: key got int; want a key, such as jax.random.key(0) makes
+    """
+    if hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    try:
+        return jax.random.wrap_key_data(key)
+    except TypeError:
+        kind = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") else type(key).__name__
+        raise ValueError(f"key got {kind}; want a key, such as jax.random.key(0) makes") from None
+
+
+def one_key(key: Any) -> PRNGKeyArray:
+    """A key as a typed one; a ValueError for an array of keys, and for what is no key."""
+    key = typed(key)
+    if key.shape:
+        raise ValueError(f"key got {list(key.shape)} keys; want one")
+    return key
 
 
 def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
@@ -55,12 +86,20 @@ def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:
     """The input and its key, None if it has none."""
-    return (x.x, x.key) if isinstance(x, Keyed) else (x, None)
+    return (x.x, typed(x.key)) if isinstance(x, Keyed) else (x, None)
 
 
-def feed(cell: Cell, x: PyTree, key: Keys | None, stream: int) -> PyTree:
-    """What a cell inside another one is given: x, with a key of its own stream if there is one and it draws."""
-    if key is None or not cell.keyed:
+def require_draws(draws: bool, name: str, keys: Any) -> None:
+    """Raises a ValueError that names where keys, if there are any, were given to what draws nothing."""
+    if keys is not None and not draws:
+        raise ValueError(
+            f"{name} got keys for a model that draws nothing; want none, or a cell with dropout or zoneout"
+        )
+
+
+def feed(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
+    """What a cell or layer inside another is given: x, with a key of its own stream if there is one and it draws."""
+    if key is None or not model.keyed:
         return x
     return Keyed(x, each(lambda k: jax.random.fold_in(k, stream), key))
 

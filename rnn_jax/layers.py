@@ -8,32 +8,41 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.combinators import ReadoutParams, name_of, read_by
+from rnn_jax.checks import require_cell
+from rnn_jax.combinators import name_of, read_by
 from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
-from rnn_jax.rollout import outputs, rollout
+from rnn_jax.keys import feed, require_draws, unkey
+from rnn_jax.rollout import rollout
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
 
-class Apply(Protocol):
-    """Runs a layer: ``(params, h0, xs, **marks) -> (h_T, ys)``."""
+class Rollout(Protocol):
+    """Runs a layer: ``(params, h0, xs, **marks) -> (h_T, hs)``, as ``rollout`` does a cell."""
 
-    def __call__(self, params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
+    def __call__(self, params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, State]:
         """Marks are those of ``rollout``: mask, lengths, resets, cuts, schedule."""
         ...
 
 
 class Layer(NamedTuple):
-    """A map from sequences to sequences, as four pure functions."""
+    """A map from sequences to sequences, as four pure functions and a mark."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> params``."""
     start: Start
     """``(params, batch_shape=()) -> h0``."""
-    apply: Apply
-    """``(params, h0, xs, **marks) -> (h_T, ys)`` with ``ys (T, *batch, O)``; marks are those of ``rollout``."""
+    rollout: Rollout
+    """``(params, h0, xs, **marks) -> (h_T, hs)``: the last state, and every state with time leading."""
     output: Callable[[Params, State], PyTree]
-    """``(params, h_T) -> y (*batch, O)``: what is seen of the last state, where each direction has read everything."""
+    """``(params, h) -> y``: what is seen of states, of hs at every step; of h_T, each direction has read everything."""
+    keyed: bool = False
+    """A mark of layers that draw: xs may be ``keyed``. Given plain xs they take the mean."""
+
+    def apply(self, params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
+        """Reads a sequence: ``(h_T, ys)`` with ``ys (T, *batch, O)``; marks are those of ``rollout``."""
+        h_T, hs = self.rollout(params, h0, xs, **marks)
+        return h_T, self.output(params, hs)
 
 
 Merge = Callable[[Array, Array], Array]
@@ -55,16 +64,23 @@ class BothWays(NamedTuple):
 def causal(cell: Cell, *, reverse: bool = False) -> Layer:
     """A cell as a layer: its rollout and outputs, from the first step on or, reversed, from the last."""
 
-    def apply(params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
-        h_T, hs = rollout(cell, params, h0, xs, reverse=reverse, **marks)
-        return h_T, outputs(cell, params, hs)
+    require_cell("cell", cell)
 
-    return Layer(cell.init, cell.start, apply, cell.output)
+    def run(params: Params, h0: State, xs: PyTree, **marks: Any) -> tuple[State, State]:
+        return rollout(cell, params, h0, xs, reverse=reverse, **marks)
+
+    return Layer(cell.init, cell.start, run, cell.output, cell.keyed)
 
 
 def as_layer(model: Cell | Layer) -> Layer:
     """A layer as it is, and a cell as the layer that reads from the first step on."""
-    return causal(model) if isinstance(model, Cell) else model
+    return model if isinstance(model, Layer) else causal(model)
+
+
+def require_layer(name: str, given: Any) -> None:
+    """Raises a ValueError that names what stands in the place of a layer."""
+    if not isinstance(given, Layer):
+        raise ValueError(f"{name} got {type(given).__name__}; want a Layer: causal(cell) makes one of a cell")
 
 
 @factory
@@ -75,6 +91,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
 
     With lengths or a mask, backward begins at each example's own last step; resets and cuts part both directions at
     the same borders. Params and states are ``BothWays``; ``h_T.backward`` has seen the whole sequence down to x_1.
+    Cells that draw, in both directions or in one, draw from a stream of their own.
 
     Args:
         forward, backward: any two cells that take the same inputs.
@@ -98,7 +115,10 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
     if not callable(merge) and merge not in MERGES:
         raise ValueError(f"merge got {merge!r}; want one of {', '.join(MERGES)}, or any function of two sequences")
     join = merge if callable(merge) else MERGES[merge]
+    for name, cell in {"forward": forward, "backward": backward}.items():
+        require_cell(name, cell)
     ways = BothWays(causal(forward), causal(backward, reverse=True))
+    draws = forward.keyed or backward.keyed
 
     def init(key: PRNGKeyArray) -> BothWays:
         return BothWays(*(way.init(k) for way, k in zip(ways, jax.random.split(key), strict=True)))
@@ -106,22 +126,27 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
     def start(params: BothWays, batch_shape: tuple[int, ...] = ()) -> BothWays:
         return BothWays(*(way.start(p, batch_shape) for way, p in zip(ways, params, strict=True)))
 
-    def apply(params: BothWays, h0: BothWays, xs: PyTree, **marks: Any) -> tuple[BothWays, PyTree]:
-        runs = [way.apply(p, h, xs, **marks) for way, p, h in zip(ways, params, h0, strict=True)]
-        h_Ts, ys = zip(*runs, strict=True)
-        return BothWays(*h_Ts), join(*ys)
+    def run(params: BothWays, h0: BothWays, xs: PyTree, **marks: Any) -> tuple[BothWays, BothWays]:
+        x, key = unkey(xs)
+        require_draws(draws, "xs", key)
+        there, back = (
+            way.rollout(p, h, feed(way, x, key, stream), **marks)
+            for stream, (way, p, h) in enumerate(zip(ways, params, h0, strict=True))
+        )
+        return BothWays(there[0], back[0]), BothWays(there[1], back[1])
 
-    def output(params: BothWays, h_T: BothWays) -> PyTree:
-        return join(*(way.output(p, h) for way, p, h in zip(ways, params, h_T, strict=True)))
+    def output(params: BothWays, h: BothWays) -> PyTree:
+        return join(*(way.output(p, h) for way, p, h in zip(ways, params, h, strict=True)))
 
-    return Layer(init, start, apply, output)
+    return Layer(init, start, run, output, draws)
 
 
 @factory
 def stack_layers(*layers: Layer) -> Layer:
     """One layer on top of another: each sees the whole sequence that the one below has made.
 
-    Params and states are tuples, from the bottom up. For cells that read in one direction ``stack`` makes a cell.
+    Params and states are tuples, from the bottom up. Layers that draw draw from a stream of their own. For cells that
+    read in one direction ``stack`` makes a cell.
 
     Args:
         layers: from the bottom up, at least one.
@@ -143,6 +168,9 @@ def stack_layers(*layers: Layer) -> Layer:
     """
     if not layers:
         raise ValueError("stack_layers got no layer; want at least one, from the bottom up")
+    for number, layer in enumerate(layers):
+        require_layer(f"layer {number} of stack_layers", layer)
+    draws = any(layer.keyed for layer in layers)
 
     def init(key: PRNGKeyArray) -> tuple[Params, ...]:
         return tuple(layer.init(k) for layer, k in zip(layers, jax.random.split(key, len(layers)), strict=True))
@@ -150,19 +178,24 @@ def stack_layers(*layers: Layer) -> Layer:
     def start(params: tuple[Params, ...], batch_shape: tuple[int, ...] = ()) -> tuple[State, ...]:
         return tuple(layer.start(p, batch_shape) for layer, p in zip(layers, params, strict=True))
 
-    def apply(
+    def run(
         params: tuple[Params, ...], h0: tuple[State, ...], xs: PyTree, **marks: Any
-    ) -> tuple[tuple[State, ...], PyTree]:
-        h_T, ys = [], xs
+    ) -> tuple[tuple[State, ...], tuple[State, ...]]:
+        below, key = unkey(xs)
+        require_draws(draws, "xs", key)
+        ends, states = [], []
         for number, (layer, p, h) in enumerate(zip(layers, params, h0, strict=True)):
+            if number:
+                below = layers[number - 1].output(params[number - 1], states[-1])
             try:
-                h, ys = layer.apply(p, h, ys, **marks)
+                h_T, hs = layer.rollout(p, h, feed(layer, below, key, number), **marks)
             except ValueError as error:
                 raise ValueError(f"layer {number} of stack_layers ({name_of(p)}): {error}") from error
-            h_T.append(h)
-        return tuple(h_T), ys
+            ends.append(h_T)
+            states.append(hs)
+        return tuple(ends), tuple(states)
 
-    return Layer(init, start, apply, output=lambda params, h_T: layers[-1].output(params[-1], h_T[-1]))
+    return Layer(init, start, run, output=lambda params, h: layers[-1].output(params[-1], h[-1]), keyed=draws)
 
 
 @factory
@@ -194,16 +227,11 @@ def readout_layer(
     (12,)
     """
 
-    def read(params: ReadoutParams, h: PyTree) -> PyTree:
-        return affine(h, params.W_hy, params.b_y)
-
-    def apply(params: ReadoutParams, h0: State, xs: PyTree, **marks: Any) -> tuple[State, PyTree]:
-        h_T, hs = layer.apply(params.cell, h0, xs, **marks)
-        return h_T, read(params, hs)
-
+    require_layer("layer", layer)
     return Layer(
         init=read_by(layer, output_size, weight_init, bias_init),
         start=lambda params, batch_shape=(): layer.start(params.cell, batch_shape),
-        apply=apply,
-        output=lambda params, h_T: read(params, layer.output(params.cell, h_T)),
+        rollout=lambda params, h0, xs, **marks: layer.rollout(params.cell, h0, xs, **marks),
+        output=lambda params, h: affine(layer.output(params.cell, h), params.W_hy, params.b_y),
+        keyed=layer.keyed,
     )

@@ -15,11 +15,12 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_id, require_kept, require_number
+from rnn_jax.checks import require_cell, require_id, require_kept, require_number
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
+from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import describe, require_fit
@@ -32,7 +33,7 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
     Args:
         cell, params: any cell and its weights.
         h0: the state before the step.
-        x: ``(*batch, I)``, or ids ``(*batch)``.
+        x: ``(*batch, I)``, or ids ``(*batch)``; ``Keyed(x, keys)`` for a cell that draws.
 
     Returns:
         y ``(*batch, O)``.
@@ -46,12 +47,18 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
     >>> one_to_one(model, params, model.start(params, (5,)), jnp.ones((5, 64))).shape
     (5, 10)
     """
-    require_fit(cell, params, h0, jax.tree.map(lambda a: a[None], x))
+    require_fit(cell, params, h0, jax.tree.map(lambda a: jnp.asarray(a)[None], x))
     return cell.output(params, cell.step(params, h0, x))
 
 
 def one_to_many(
-    cell: Cell, params: Params, h0: State, first: Integer[ArrayLike, "*batch"], targets: Integer[ArrayLike, "T *batch"]
+    cell: Cell,
+    params: Params,
+    h0: State,
+    first: Integer[ArrayLike, "*batch"],
+    targets: Integer[ArrayLike, "T *batch"],
+    *,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, "T *batch V"]:
     """One start, many outputs: what the model expects at each place of a sequence whose right beginning it is told.
 
@@ -63,15 +70,18 @@ def one_to_many(
         h0: the state that holds what is to be told, such as ``EncoderDecoder.encode`` makes.
         first: the id that begins every sequence.
         targets: the ids that follow. Fill short ones up with any id of the vocabulary, and mask them in the loss.
+        key: of all that a cell with dropout or zoneout draws while training; without it, it takes the mean.
 
     Raises:
-        ValueError: for ids that are known and outside the vocabulary, a state or targets that do not fit, or a model
-            that does not predict the ids that it reads.
+        ValueError: for ids that are known and outside the vocabulary, a state or targets that do not fit, a model
+            that does not predict the ids that it reads, or a key for one that draws nothing.
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
     first, targets = read_targets(cell, params, h0, first, targets)
-    return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
+    require_draws(cell.keyed, "key", key)
+    xs = jnp.concatenate([first[None], targets[:-1]])[: len(targets)]
+    return many_to_many(cell, params, h0, xs if key is None else keyed(key, xs, first.shape))
 
 
 def scheduled_sampling(
@@ -87,7 +97,7 @@ def scheduled_sampling(
 
     Args:
         cell, params, h0, first, targets: as in ``one_to_many``.
-        key: all the randomness there is.
+        key: all the randomness there is, that of a cell with dropout or zoneout too, which draws.
         rate: the probability that a step reads an id drawn from the model's own softmax, not the right one; 0 is
             teacher forcing, 1 writes freely. May be traced, so that it can grow while training. No gradient flows
             through what is drawn.
@@ -105,13 +115,13 @@ def scheduled_sampling(
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
-        h = cell.step(params, h, x)
+        k_coin, k_draw, k_cell = jax.random.split(key, 3)
+        h = cell.step(params, h, feed(cell, x, jax.random.split(k_cell, x.shape), 0))
         y = cell.output(params, h)
-        k_coin, k_draw = jax.random.split(key)
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
-    keys = jax.random.split(key, len(targets))
+    keys = jax.random.split(one_key(key), len(targets))
     return jax.lax.scan(step, (h0, first), (targets, keys))[1]
 
 
@@ -120,7 +130,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
 
     Args:
         model: a cell, or a layer: a bidirectional one is seen after each direction has read everything.
-        params, h0, xs: as in ``rollout``.
+        params, h0, xs: as in ``rollout``; ``keyed(key, xs, batch_shape)`` for a model that draws.
         **marks: mask, lengths, resets, cuts, as in ``rollout``.
 
     Returns:
@@ -142,7 +152,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
     (5, 2, 12)
     """
     layer = as_layer(model)
-    h_T, _ = layer.apply(params, h0, xs, **marks)
+    h_T, _ = layer.rollout(params, h0, xs, **marks)
     return layer.output(params, h_T)
 
 
@@ -170,6 +180,8 @@ class EncoderDecoder(NamedTuple):
     source without a step, as far as that is known."""
     decoder: Cell
     """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
+    keyed: bool = False
+    """A mark of encoders that draw: xs of ``encode`` may be ``keyed``."""
 
 
 class EncoderDecoderParams(NamedTuple):
@@ -284,8 +296,7 @@ def encoder_decoder(
     >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
     (4, 2, 3)
     """
-    if not isinstance(decoder, Cell):
-        raise ValueError("decoder got a layer; want a cell, which reads in one direction, as it writes")
+    require_cell("decoder", decoder)
     shapes = jax.eval_shape(decoder.init, jax.random.key(0))
     try:
         check_writer(decoder, shapes, jax.eval_shape(decoder.start, shapes), jnp.array(0))
@@ -304,9 +315,9 @@ def encoder_decoder(
 
     def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
         require_source(jax.tree.leaves(xs)[0].shape[0], marks.get("lengths"), marks.get("mask"))
-        return across.cross(params, layer.apply(params.encoder, h0, xs, **marks)[0])
+        return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
 
-    return EncoderDecoder(init, start, encode, inside(decoder, "decoder"))
+    return EncoderDecoder(init, start, encode, inside(decoder, "decoder"), layer.keyed)
 
 
 def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
@@ -355,6 +366,8 @@ def sequence_to_sequence(
     xs: PyTree,
     first: Integer[ArrayLike, "*batch"],
     targets: Integer[ArrayLike, "T *batch"],
+    *,
+    key: PRNGKeyArray | None = None,
     **marks: Any,
 ) -> Float[Array, "T *batch V"]:
     """Reads a sequence, then tells another: many-to-one joined with one-to-many, under teacher forcing.
@@ -364,13 +377,22 @@ def sequence_to_sequence(
         h0: the encoder's state before its first step, ``model.start(params, batch_shape)``.
         xs: the source ``(S, *batch, I)``, or ids ``(S, *batch)``, of any length.
         first, targets: as in ``one_to_many``.
+        key: of all that encoder and decoder draw, each by its own stream; without it they take the mean.
         **marks: mask, lengths and the like, of the source, as in ``rollout``.
 
     Raises:
-        ValueError: for an empty source, and as ``one_to_many``.
+        ValueError: for an empty source, keys beside xs that would reach the encoder alone, and as ``one_to_many``.
 
     Example: at ``encoder_decoder``.
 
     Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``hand_over``.
     """
-    return one_to_many(model.decoder, params, model.encode(params, h0, xs, **marks), first, targets)
+    draws = model.decoder.keyed
+    if unkey(xs)[1] is not None and (draws or key is not None):
+        raise ValueError("xs got keys; want plain xs, and key=, which reaches encoder and decoder")
+    require_draws(model.keyed or draws, "key", key)
+    k_encoder, k_decoder = (None, None) if key is None else jax.random.split(one_key(key))
+    if model.keyed and k_encoder is not None:
+        xs = keyed(k_encoder, xs, jnp.shape(first))
+    h = model.encode(params, h0, xs, **marks)
+    return one_to_many(model.decoder, params, h, first, targets, key=k_decoder if draws else None)

@@ -26,6 +26,7 @@ from rnn_jax import (
     lstm,
     mgu,
     min_gru,
+    one_to_many,
     projected_lstm,
     readout,
     residual,
@@ -40,6 +41,7 @@ from rnn_jax.gradients import PROGRAMS, streaming
 from rnn_jax.topologies import Bridge
 from tests.cases import CASES, H, I
 from tests.laboratory import as_a_user_has_it, random_params, refused
+from tests.test_decoding import chain
 
 KEY = jax.random.key(0)
 
@@ -287,3 +289,35 @@ def test_a_loss_that_is_no_scalar_is_refused(program):
     says = "loss got shape (3,); want a scalar, the sum over time and batch"
     refused(lambda: PROGRAMS[program](cell, params, h, xs, targets, loss, window=3), says)
     refused(lambda: streaming(cell, params, h, xs, targets, loss), says)
+
+
+def test_no_cell_is_shown_what_it_does_not_read():
+    """The filters of warnings belong to the whole process, so none is asked to be quiet while ids are checked."""
+    shown = []
+
+    def step(logits, h, x):
+        shown.append(x.dtype)
+        return jax.nn.one_hot(x, 4, dtype=logits.dtype)  # which warns of what is no integer
+
+    logits = chain.init(KEY)
+    cell = chain._replace(advance=step)
+    greedy(cell, logits, cell.start(logits), 0, 3)
+    one_to_many(cell, logits, cell.start(logits), 0, jnp.array([1, 2]))
+    assert {jnp.issubdtype(dtype, jnp.integer) for dtype in shown} == {True}
+
+
+def test_a_vocabulary_that_differs_is_known_by_the_class_of_the_error_and_not_by_its_words():
+    """A cell of a user's own, whose project refuses vectors in words that begin as the library's do."""
+
+    def table(params, x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise ValueError("xs got shape (T, 4); want ids")
+        return params[x]
+
+    cell = chain._replace(project=table, advance=lambda logits, h, u: u, output=lambda logits, h: h)
+    logits = chain.init(KEY)
+    np.testing.assert_array_equal(greedy(cell, logits, cell.start(logits), 0, 1).ids, [jnp.argmax(logits[0])])
+    model = readout(gru(5, 3), 4)
+    params = random_params(model)
+    says = "the model predicts 4 ids but does not read as many (xs got shape (T, 4); want 5 features"
+    refused(lambda: greedy(model, params, model.start(params), 0, 1), says)

@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,13 @@ from rnn_jax import (
     causal,
     gru,
     initializers,
+    input_dropout,
+    keyed,
     length_mask,
     lstm,
+    many_to_many,
     many_to_one,
+    output_dropout,
     outputs,
     readout,
     readout_layer,
@@ -26,8 +32,10 @@ from rnn_jax import (
     stack,
     stack_layers,
     vanilla,
+    zoneout,
 )
-from tests.laboratory import any_nonzero
+from rnn_jax.layers import as_layer
+from tests.laboratory import any_nonzero, refused
 
 T, B, I, H = 6, 3, 2, 3
 random = initializers.scaled_normal()
@@ -182,3 +190,125 @@ def test_a_layer_that_is_read_is_a_linear_layer_on_the_layer(name):
 def test_a_layer_is_read_into_at_least_one_number():
     with pytest.raises(ValueError, match=r"^output_size got 0; want a positive integer"):
         readout_layer(ONE, 0)
+
+
+IDENTITY = vanilla(H, H, activation="linear", input_init=initializers.identity(), recurrent_init=initializers.zeros)
+ONCE = output_dropout(IDENTITY, 0.5)  # y_t = m ⊙ x_t with m = 2 or 0, so that what is seen of ones is the mask
+N = 4000  # examples of a statistic
+DRAWS = {
+    "both": bidirectional(output_dropout(gru(I, H), 0.5), zoneout(lstm(I, H), 0.5)),
+    "one": bidirectional(gru(I, H), output_dropout(lstm(I, H), 0.5)),
+    "deep": stack_layers(
+        readout_layer(bidirectional(zoneout(gru(I, H), 0.3), gru(I, H)), H),
+        causal(gru(H, H)),
+        bidirectional(input_dropout(gru(H, H), 0.4), stack(output_dropout(gru(H, 2), 0.4), gru(2, H))),
+    ),
+}
+
+
+def keyed_example(layer, seed=1):
+    params, h0, xs = example(layer)
+    return params, h0, keyed(jax.random.key(seed), xs, (B,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "masks"),
+    [
+        (stack_layers(causal(ONCE), causal(ONCE)), lambda ys, h_T: (h_T[0].y[None] / 2, ys / 2)),
+        (stack_layers(bidirectional(ONCE, ONCE, merge="sum")), lambda ys, h_T: (h_T[0].forward.y, h_T[0].backward.y)),
+        (bidirectional(ONCE, ONCE), lambda ys, h_T: jnp.split(ys[0] / 2, 2, axis=-1)),
+    ],
+    ids=["layers", "directions of a layer", "directions"],
+)
+def test_each_layer_and_each_direction_draws_from_a_stream_of_its_own(layer, masks):
+    params = layer.init(jax.random.key(0))
+    xs = keyed(jax.random.key(1), jnp.ones((1, N, H)), (N,))
+    h_T, ys = layer.apply(params, layer.start(params, (N,)), xs)
+    below, above = (np.asarray(mask) != 0 for mask in masks(ys, h_T))
+    again = above.reshape(below.shape)[below]  # of what the first keeps, the second keeps half
+    assert abs(below.mean() - 0.5) < 4 * 0.5 / np.sqrt(below.size)
+    assert abs(again.mean() - 0.5) < 4 * 0.5 / np.sqrt(again.size)
+
+
+def test_where_a_layer_or_a_direction_drops_the_gradient_is_exactly_zero():
+    layer = stack_layers(bidirectional(ONCE, ONCE, merge="sum"), causal(ONCE))
+    params = layer.init(jax.random.key(0))
+    xs = keyed(jax.random.key(1), jnp.ones((T, B, H)), (B,))
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def seen(ones):
+        _, ys = layer.apply(params, layer.start(params, (B,)), xs._replace(x=ones))
+        return ys.sum(), ys
+
+    to_xs, ys = seen(xs.x)  # y_t = m″ ⊙ (m + m′) ⊙ x_t with each mask 2 or 0
+    np.testing.assert_array_equal(to_xs, ys)
+    assert set(np.unique(ys)) == {0.0, 4.0, 8.0}
+
+
+def test_layers_of_cells_that_draw_draw_as_the_stack_of_the_cells_does():
+    cells = output_dropout(gru(I, H), 0.5), gru(H, H), zoneout(lstm(H, H), 0.5)
+    cell, layers = stack(*cells), stack_layers(*map(causal, cells))
+    params, h0, xs = keyed_example(layers)
+    for marks in ({}, {"lengths": jnp.array([6, 3, 0])}):
+        h_T, hs = rollout(cell, params, h0, xs, **marks)
+        chex.assert_trees_all_close(layers.apply(params, h0, xs, **marks), (h_T, outputs(cell, params, hs)), rtol=1e-12)
+
+
+def test_dropout_in_one_direction_leaves_the_other_as_it_is():
+    free = bidirectional(gru(I, H), lstm(I, H))
+    params, h0, xs = keyed_example(DRAWS["one"])
+    _, ys = DRAWS["one"].apply(params, h0, xs)
+    plain = free.apply(params, free.start(params, (B,)), xs.x)[1]
+    np.testing.assert_array_equal(ys[..., :H], plain[..., :H])
+    dropped = np.asarray(ys[..., H:]) == 0
+    np.testing.assert_array_equal(ys[..., H:], np.where(dropped, 0, 2 * plain[..., H:]))
+    assert 0.2 < dropped.mean() < 0.8
+
+
+@pytest.mark.parametrize("name", list(DRAWS))
+def test_layers_that_draw_draw_alike_in_a_batch_vmap_and_a_loop(name):
+    layer = DRAWS[name]
+    params, h0, xs = keyed_example(layer)
+    lengths = jnp.array([6, 4, 1])
+    run = jax.jit(lambda h0, xs, lengths: layer.apply(params, h0, xs, lengths=lengths))
+    h_T, ys = run(h0, xs, lengths)
+    mapped = jax.vmap(run, in_axes=(0, 1, 0), out_axes=(0, 1))(h0, xs, lengths)
+    chex.assert_trees_all_close(mapped, (h_T, ys), rtol=1e-12, atol=1e-14)
+    for b in range(B):
+        alone = run(*jax.tree.map(lambda a, b=b: a[b], (h0, xs._replace(x=xs.x.swapaxes(0, 1), key=xs.key.T), lengths)))
+        chex.assert_trees_all_close(alone[1], ys[:, b], rtol=1e-12, atol=1e-14)
+    for other in (xs._replace(key=xs.key[::-1]), xs._replace(key=xs.key[:, ::-1]), xs.x):
+        assert any_nonzero(run(h0, other, lengths)[1] - ys)
+
+
+def test_the_mean_of_a_layer_that_draws_is_that_of_its_cells():
+    cells = zoneout(gru(I, H), 0.3), output_dropout(lstm(I, H), 0.5)
+    layer = bidirectional(*cells)
+    params, h0, xs = example(layer)
+    there, back = (causal(cell, reverse=reverse) for cell, reverse in zip(cells, (False, True), strict=True))
+    ways = there.apply(params.forward, h0.forward, xs)[1], back.apply(params.backward, h0.backward, xs)[1]
+    np.testing.assert_array_equal(layer.apply(params, h0, xs)[1], jnp.concatenate(ways, axis=-1))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_that_draws_nothing_is_given_no_keys(name):
+    for layer in (LAYERS[name], readout_layer(LAYERS[name], 2), causal(gru(I, H))):
+        params, h0, xs = keyed_example(layer)
+        refused(lambda: layer.apply(params, h0, xs), "xs got keys for a model that draws nothing; want none, or a cell")
+        refused(lambda: many_to_one(layer, params, h0, xs), "xs got keys for a model that draws nothing")
+
+
+@pytest.mark.parametrize("make", ["cell", "layer", "deep"])
+def test_many_to_one_reads_the_last_state_alone(make):
+    V = 17
+    model = {
+        "cell": readout(gru(I, H), V),
+        "layer": readout_layer(ONE, V),
+        "deep": stack_layers(ONE, causal(readout(gru(2 * H, H), V))),
+    }[make]
+    params, h0, xs = example(as_layer(model))
+    one, many = (str(jax.make_jaxpr(functools.partial(f, model))(params, h0, xs)) for f in (many_to_one, many_to_many))
+    assert f"[{B},{V}]" in one
+    assert f"[{T},{B},{V}]" not in one
+    assert f"[{T},{B},{V}]" in many

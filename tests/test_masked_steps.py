@@ -126,4 +126,4 @@ def test_a_network_without_inputs_has_steps_of_no_features():
     params = cell.init(KEY)
     h_T, _ = rollout(cell, params, cell.start(params, (B,)), jnp.zeros((T, B, 0)))
     np.testing.assert_allclose(h_T, 0.5**T)
-    refused(lambda: rollout(cell, params, cell.start(params, (B,)), None), "xs got no array")
+    refused(lambda: rollout(cell, params, cell.start(params, (B,)), None), "xs got NoneType; want arrays")

@@ -379,7 +379,7 @@ def test_targets_and_decoders_that_do_not_fit_are_refused():
         refused(lambda w=wrong: one_to_many(cell, params, h0, first, w), says)
         refused(lambda w=wrong: scheduled_sampling(cell, params, KEY, h0, first, w, 0.5), says)
     refused(lambda: one_to_many(cell, params, h0, first, targets / 2), "targets got float64; want integer ids")
-    refused(lambda: encoder_decoder(READS, bidirectional(TELLS, TELLS)), "decoder got a layer; want a cell")
+    refused(lambda: encoder_decoder(READS, bidirectional(TELLS, TELLS)), "decoder got Layer; want a Cell")
 
 
 def test_an_empty_source_is_refused():

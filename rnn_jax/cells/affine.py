@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from rnn_jax.checks import MisfitError
 from rnn_jax.precision import widened
 
 
@@ -65,7 +66,7 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
         return add_bias(rows, b_h)
     input_size = W_xh.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
-        raise ValueError(
+        raise MisfitError(
             f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
             f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or another input_size to the cell"
         )

@@ -10,7 +10,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.affine import through
 from rnn_jax.cells.binding import zeros_before
 from rnn_jax.cells.lstm import LSTMState
-from rnn_jax.checks import require_dtype, require_finite_number, require_positive
+from rnn_jax.checks import MisfitError, require_dtype, require_finite_number, require_positive
 from rnn_jax.factories import factory
 from rnn_jax.initializers import per_gate, scaled_normal, zeros
 from rnn_jax.types import Cell, Initializer
@@ -117,7 +117,7 @@ def conv_lstm(
 
     def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
         if x.shape[-axes - 1 :] != (*space, input_size):
-            raise ValueError(
+            raise MisfitError(
                 f"xs got shape (T, {', '.join(map(str, x.shape))}); want (T, *batch, {', '.join(map(str, space))}, "
                 f"{input_size}): {input_size} features on the last axis, after space"
             )

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
-from rnn_jax.checks import require_kept
+from rnn_jax.checks import require_kept, require_sequence
 from rnn_jax.compiling import compiled
 from rnn_jax.gradients.windows import (
     Ends,
@@ -53,7 +53,7 @@ from rnn_jax.gradients.windows import (
     windowed,
 )
 from rnn_jax.precision import narrowed, widened
-from rnn_jax.rollout import outputs, rollout, run, steps_of
+from rnn_jax.rollout import outputs, rollout, run
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
@@ -101,7 +101,7 @@ def cut(
     >>> [round(float(jax.grad(x_3)(0.2, window)), 3) for window in (3, 1)]
     [0.108, 0.036]
     """
-    T = steps_of(xs)
+    T = require_sequence(xs)
     require_lengths(lengths, T)
     require_kept(xs=xs, targets=targets)
     return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window))
@@ -370,7 +370,7 @@ def streaming(
     >>> bool(jnp.allclose(value, jnp.sum(hs[1:] ** 2)) and jnp.allclose(h, hs[1]))
     True
     """
-    k2 = steps_of(xs)
+    k2 = require_sequence(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
     plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, Marks(mask, resets), lengths, counted=k1)
     value, ends = _one_window(plan, params, h, steps, k1)

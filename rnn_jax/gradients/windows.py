@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, PyTree
 
-from rnn_jax.checks import require_kept, require_positive
-from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run, steps_of
+from rnn_jax.checks import require_kept, require_positive, require_sequence
+from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run
 from rnn_jax.rollout.scan import Marks, idle_inputs
 from rnn_jax.types import Cell, Params, State
 
@@ -73,7 +73,7 @@ def read(
         marks: the mask and resets.
         counted: steps that have targets, when not all.
     """
-    T = steps_of(xs)
+    T = require_sequence(xs)
     require_kept(xs=xs, targets=targets)
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
-from rnn_jax.checks import require_kept
+from rnn_jax.checks import require_cell, require_kept, require_sequence
 from rnn_jax.compiling import compiled
-from rnn_jax.keys import check_keys
+from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.rollout.scan import Marks, idle_inputs, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
 from rnn_jax.types import Cell, Keyed, Params, State
@@ -76,7 +76,10 @@ def rollout(
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
-    require_lengths(lengths, steps_of(xs))
+    require_cell("cell", cell)
+    x, keys = unkey(xs)
+    xs = x if keys is None else Keyed(x, keys)
+    require_lengths(lengths, require_sequence(xs))
     require_kept(xs=xs)
     marks = (None if mark is None else jnp.asarray(mark) for mark in (mask, lengths, resets, cuts))
     return _rolled(cell, params, h0, xs, *marks, reverse, schedule)
@@ -97,7 +100,7 @@ def _rolled(
 ) -> tuple[State, State]:
     """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
     require_fit(cell, params, h0, xs)
-    marks = read_marks(steps_of(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
+    marks = read_marks(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
     return run(cell, params, h0, xs, marks, idle_inputs(marks.mask, xs), reverse, schedule)
 
 
@@ -129,19 +132,6 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
     return cell.output(params, hs)
 
 
-def steps_of(xs: PyTree) -> int:
-    """T, the length of the leading axis of every array of a sequence.
-
-    Raises:
-        ValueError: for a sequence without an array, or arrays without a common T.
-    """
-    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(xs)}
-    if len(lengths) != 1 or () in lengths:
-        shapes = ", ".join(str(jnp.shape(x)) for x in jax.tree.leaves(xs)) or "no array"
-        raise ValueError(f"xs got {shapes}; want arrays (T, *batch, …) of one T, or (T, *batch, 0) for no features")
-    return lengths.pop()[0]
-
-
 def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
     """The batch axes of a state: those that ``cell.start(params)`` does not have."""
     one = jax.tree.leaves(jax.eval_shape(cell.start, params))[0]
@@ -158,12 +148,8 @@ def require_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
 
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
-    if isinstance(xs, Keyed) and not cell.keyed:
-        raise ValueError(
-            "xs got keys for a cell that draws nothing; want plain inputs, or a cell with dropout or zoneout"
-        )
-    if isinstance(xs, Keyed):
-        check_keys(xs, batch_shape(cell, params, h0))
+    require_draws(cell.keyed, "xs", unkey(xs)[1])
+    check_keys(xs, () if unkey(xs)[1] is None else batch_shape(cell, params, h0))
     before = describe(h0) or repr(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
