@@ -31,13 +31,13 @@ from _training import Networks, Task, first_of, needs_of, open_study
 
 import rnn_jax as rnn
 from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
+from rnn_jax.bridges import EncoderDecoder
 from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import LOCALES, require_locales
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.losses import cross_entropy
 from rnn_jax.runs import wrong_use
 from rnn_jax.text import Vocabulary, pad
-from rnn_jax.topologies import EncoderDecoder
 from rnn_jax.training import batch_learner
 
 

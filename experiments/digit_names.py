@@ -22,6 +22,7 @@ from _training import Networks, Task, first_of, needs_of, open_study
 from matplotlib.figure import Figure
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
+from rnn_jax.bridges import EncoderDecoder
 from rnn_jax.counting import parameter_count
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.losses import cross_entropy
@@ -29,7 +30,6 @@ from rnn_jax.plots import draw_confidences
 from rnn_jax.report import Section
 from rnn_jax.runs import Run, wrong_use
 from rnn_jax.text import vocabulary
-from rnn_jax.topologies import EncoderDecoder
 from rnn_jax.training import batch_learner
 
 

@@ -1,6 +1,7 @@
 """The laboratory for recurrent neural networks in JAX."""
 
 from rnn_jax import initializers
+from rnn_jax.bridges import encoder_decoder, hand_over, linear_bridge
 from rnn_jax.cells import (
     antisymmetric,
     chrono_gru,
@@ -44,9 +45,6 @@ from rnn_jax.layers import Layer, bidirectional, causal, readout_layer, stack_la
 from rnn_jax.rollout import outputs, rollout
 from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
 from rnn_jax.topologies import (
-    encoder_decoder,
-    hand_over,
-    linear_bridge,
     many_to_many,
     many_to_one,
     one_to_many,

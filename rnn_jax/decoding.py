@@ -22,10 +22,14 @@ from rnn_jax.checks import (
     require_number,
     require_positive,
 )
+from rnn_jax.choices import drawn, keep_nucleus, keep_top_k, likeliest
+from rnn_jax.compiling import compiled
 from rnn_jax.keys import one_key
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
-from rnn_jax.types import Cell, Keys, Params, State
+from rnn_jax.types import Cell, Params, State
+
+__all__ = ["Beams", "Decoded", "beam_search", "greedy", "keep_nucleus", "keep_top_k", "sample", "stream"]
 
 
 class Decoded(NamedTuple):
@@ -81,7 +85,7 @@ def greedy(
     >>> greedy(model, params, model.start(params), jnp.array(0), length=4, end=2).ids.tolist()
     [2, 2, 2, 2]
     """
-    return _write(cell, params, h, first, jnp.zeros((length_of(length),)), end, _likeliest)
+    return _write(cell, params, h, first, jnp.zeros((length_of(length),)), end, likeliest)
 
 
 def sample(
@@ -127,44 +131,7 @@ def sample(
     require_number("temperature", temperature, lambda T: 0 <= T < math.inf, wanted, may_be_traced=True)
 
     keys = jax.random.split(one_key(key), length_of(length))
-    return _write(cell, params, h, first, keys, end, _drawn, temperature, top_k, top_p)
-
-
-def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch V"]:
-    """The k largest logits, and −∞ for the others; of equals, the lowest ids are kept.
-
-    Raises:
-        ValueError: for a k outside [1, V].
-
-    >>> keep_top_k(jnp.array([1.0, 3.0, 2.0, 3.0]), 2).tolist()
-    [-inf, 3.0, -inf, 3.0]
-
-    Reference: Fan, Lewis, Dauphin. Hierarchical neural story generation. 2018.
-    """
-    V = logits.shape[-1]
-    if not is_whole(k) or not 1 <= k <= V:
-        raise ValueError(f"top_k got {in_one_line(k)}; want 1 … {V}, the size of the vocabulary")
-    return jnp.where(_rank(logits) < int(k), logits, -jnp.inf)
-
-
-def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*batch V"]:
-    """The smallest set of likeliest ids that has probability p or more, and −∞ for the others.
-
-    Raises:
-        ValueError: for a p outside (0, 1].
-
-    >>> keep_nucleus(jnp.log(jnp.array([0.5, 0.2, 0.3])), 0.6).round(2).tolist()
-    [-0.69..., -inf, -1.2...]
-
-    Reference: Holtzman, Buys, Du, Forbes, Choi. The curious case of neural text degeneration. 2020.
-    """
-    require_number("top_p", p, lambda part: 0 < part <= 1, "a probability in (0, 1], known when compiled")
-    if p == 1:  # rounding would lose the least likely
-        return logits
-    rank = _rank(logits)
-    likeliest_first = -jnp.sort(-jax.nn.softmax(widened(logits), axis=-1), axis=-1)
-    before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
-    return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < float(p)) | (rank == 0), logits, -jnp.inf)
+    return _write(cell, params, h, first, keys, end, drawn, temperature, top_k, top_p)
 
 
 def beam_search(
@@ -212,35 +179,30 @@ def beam_search(
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
+    last = None if end is None else jnp.asarray(end)
+    return _searched(cell, params, h, first, last, steps, int(width), V, float(length_penalty))
+
+
+@compiled("cell", "length", "width", "V", "length_penalty")
+def _searched(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, "*batch"],
+    last: Integer[Array, ""] | None,
+    length: int,
+    width: int,
+    V: int,
+    length_penalty: float,
+) -> Beams:
+    """``beam_search`` of what has been checked."""
+
     def search(h: State, first: Array) -> Beams:
-        return _search(cell, params, h, first, steps, int(width), V, end, float(length_penalty))
+        return _search(cell, params, h, first, length, width, V, last, length_penalty)
 
     for _ in range(first.ndim):
         search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
     return search(h, first)
-
-
-def _likeliest(_: Array, logits: Float[Array, "*batch V"]) -> Integer[Array, "*batch"]:
-    """The likeliest ids; of equals, the lowest."""
-    return jnp.argmax(logits, axis=-1)
-
-
-def _drawn(
-    key: Keys,
-    logits: Float[Array, "*batch V"],
-    temperature: float | Float[Array, ""],
-    top_k: int | None,
-    top_p: float | None,
-) -> Integer[Array, "*batch"]:
-    """Ids drawn from the truncated softmax, as ``sample`` says."""
-    logits = widened(logits)
-    T = jnp.asarray(temperature).astype(logits.dtype)
-    cold = T == 0
-    warm = (logits - logits.max(axis=-1, keepdims=True)) / jnp.where(cold, 1, T)  # the likeliest stays finite
-    warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
-    warm = warm if top_k is None else keep_top_k(warm, top_k)
-    warm = warm if top_p is None else keep_nucleus(warm, top_p)
-    return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
 
 
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:
@@ -268,12 +230,13 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
 
     require_cell("cell", cell)
 
-    @jax.jit
-    def step(params: Params, h: State, x: PyTree) -> tuple[State, Any]:
-        h = cell.step(params, h, x)
-        return h, cell.output(params, h)
+    return partial(_live_step, cell, params)
 
-    return partial(step, params)
+
+@compiled("cell")
+def _live_step(cell: Cell, params: Params, h: State, x: PyTree) -> tuple[State, Any]:
+    h = cell.step(params, h, x)
+    return h, cell.output(params, h)
 
 
 def length_of(length: int) -> int:
@@ -292,19 +255,38 @@ def _write(
     keys: Array,
     end: int | None,
     choose: Callable[..., Array],
-    *how: Any,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> Decoded:
-    """Writes an id for each key, as ``choose(key, logits, *how)`` says."""
+    """Writes an id for each key, as ``choose(key, logits, temperature, top_k, top_p)`` says."""
     require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
     last = None if end is None else jnp.asarray(end, first.dtype)
+    return _written(cell, params, h, first, keys, last, choose, temperature, top_k, top_p)
+
+
+@compiled("cell", "choose", "top_k", "top_p")
+def _written(
+    cell: Cell,
+    params: Params,
+    h: State,
+    first: Integer[Array, "*batch"],
+    keys: Array,
+    last: Integer[Array, ""] | None,
+    choose: Callable[..., Array],
+    temperature: ArrayLike,
+    top_k: int | None,
+    top_p: float | None,
+) -> Decoded:
+    """``_write`` of what has been checked."""
 
     def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
         h, x, going = carry
         h = cell.step(params, h, x)
         logits = cell.output(params, h)
-        x = choose(key, logits, *how).astype(first.dtype)
+        x = choose(key, logits, temperature, top_k, top_p).astype(first.dtype)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
         written, log_prob = (x, log_prob) if last is None else _unless_ended(going, x, log_prob, last)
         return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
@@ -329,7 +311,7 @@ def _search(
     length: int,
     W: int,
     V: int,
-    end: int | None,
+    end: Integer[Array, ""] | None,
     length_penalty: float,
 ) -> Beams:
     """Beam search for one example: a state ``(H,)`` and one id."""
@@ -358,18 +340,21 @@ def _search(
     return Beams(ids, scores[-1], lengths)
 
 
-def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
-    """The place of each id from the likeliest on, equals in the order of their ids."""
-    return jnp.argsort(jnp.argsort(-logits, axis=-1, stable=True), axis=-1)
-
-
 def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
     """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
     require_cell("cell", cell)
-    batch = batch_shape(cell, params, h)
     if end is not None:
         whole = jnp.issubdtype(getattr(end, "dtype", type(end)), jnp.integer)
         require_number("end", end, lambda _: whole, "one id for all", may_be_traced=whole)
+    V = len(_vocabulary(cell, params, h, first))
+    require_id(V, first=first, end=end)
+    return V
+
+
+@compiled("cell")
+def _vocabulary(cell: Cell, params: Params, h: State, first: Array) -> Bool[Array, " V"]:
+    """True for each id that a model predicts; the checks of ``check_writer`` that want no values, made once."""
+    batch = batch_shape(cell, params, h)
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
         raise ValueError(f"first got {first.dtype}{list(first.shape)}; want one id for each of h's {list(batch)}")
     check_fit(cell, params, h, jax.ShapeDtypeStruct((1, *first.shape), first.dtype))
@@ -379,8 +364,7 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
     check_vocabulary(cell, params, y)
     if jnp.iinfo(first.dtype).max < y.shape[-1] - 1:
         raise ValueError(f"first got {first.dtype}, which does not hold {y.shape[-1]} ids; want int32")
-    require_id(y.shape[-1], first=first, end=end)
-    return y.shape[-1]
+    return jnp.ones(y.shape[-1], bool)
 
 
 def check_vocabulary(cell: Cell, params: Params, y: jax.ShapeDtypeStruct) -> None:

@@ -4,27 +4,21 @@ Each takes the state before its first step, ``model.start(params, batch_shape)``
 cell, or a layer where the whole sequence is there to be read.
 """
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_cell, require_id, require_kept, require_number
-from rnn_jax.combinators import inside, name_of, seen_of
+from rnn_jax.bridges import EncoderDecoder, EncoderDecoderParams
+from rnn_jax.checks import require_id, require_kept, require_number
+from rnn_jax.compiling import compiled
 from rnn_jax.decoding import check_writer
-from rnn_jax.factories import factory
-from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
-from rnn_jax.rollout import describe, require_fit
-from rnn_jax.types import Cell, Initializer, Params, Start, State
+from rnn_jax.rollout import require_fit
+from rnn_jax.types import Cell, Params, State
 
 
 def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
@@ -111,7 +105,14 @@ def scheduled_sampling(
     wanted = "the probability of reading what the model wrote, in [0, 1]"
     require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
     first, targets = read_targets(cell, params, h0, first, targets)
-    rate = jnp.asarray(rate, float)
+    return _scheduled(cell, params, one_key(key), h0, first, targets, jnp.asarray(rate, float))
+
+
+@compiled("cell")
+def _scheduled(
+    cell: Cell, params: Params, key: PRNGKeyArray, h0: State, first: Array, targets: Array, rate: Array
+) -> Float[Array, "T *batch V"]:
+    """``scheduled_sampling`` of what has been checked."""
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
@@ -121,7 +122,7 @@ def scheduled_sampling(
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
-    keys = jax.random.split(one_key(key), len(targets))
+    keys = jax.random.split(key, len(targets))
     return jax.lax.scan(step, (h0, first), (targets, keys))[1]
 
 
@@ -168,170 +169,6 @@ def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **m
     return as_layer(model).apply(params, h0, xs, **marks)[1]
 
 
-class EncoderDecoder(NamedTuple):
-    """Many-to-one joined with one-to-many: an encoder reads, and the decoder starts from what it has read."""
-
-    init: Callable[[PRNGKeyArray], Params]
-    """``(key) -> EncoderDecoderParams``."""
-    start: Start
-    """``(params, batch_shape=()) -> h0`` of the encoder."""
-    encode: Callable[..., State]
-    """``(params, h0, xs, **marks) -> the decoder's h0``; marks are those of ``rollout``. A ValueError for a
-    source without a step, as far as that is known."""
-    decoder: Cell
-    """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
-    keyed: bool = False
-    """A mark of encoders that draw: xs of ``encode`` may be ``keyed``."""
-
-
-class EncoderDecoderParams(NamedTuple):
-    """The weights of an encoder, of the bridge, and of a decoder."""
-
-    encoder: Params
-    bridge: Params
-    decoder: Params
-
-
-class Bridge(NamedTuple):
-    """How a decoder starts from what an encoder has read, as two pure functions."""
-
-    init: Callable[[PRNGKeyArray], Params]
-    """``(key) -> params of the bridge``."""
-    cross: Callable[[EncoderDecoderParams, State], State]
-    """``(params of all, the encoder's h_T) -> the decoder's h0``."""
-
-
-class LinearBridgeParams(NamedTuple):
-    """The weights from what is seen of the encoder to the N numbers of the decoder's state."""
-
-    W: Float[Array, "S N"]
-    b: Float[Array, " N"]
-
-
-@factory
-def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
-    """The decoder starts from a linear function of what is seen of the encoder: h_0 = start + W s + b.
-
-    Fits any encoder to any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first step.)
-
-    Args:
-        encoder: whose output is one array ``(*batch, S)``.
-        decoder: any cell; every part of its state gets its own columns of W.
-        weight_init: how W begins.
-
-    Raises:
-        ValueError: when the encoder's output is not one array ``(*batch, S)``.
-
-    Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
-    using RNN encoder-decoder for statistical machine translation. 2014; there through a tanh.
-    """
-    key = jax.random.key(0)
-    s = seen_of(encoder, jax.eval_shape(encoder.init, key))
-    if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
-        raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
-    h0 = jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key)
-    N = sum(math.prod(part.shape) for part in jax.tree.leaves(h0))
-
-    def init(key: PRNGKeyArray) -> LinearBridgeParams:
-        return LinearBridgeParams(weight_init(key, StateReader(s.shape[0], N), s.dtype), zeros(key, (N,), s.dtype))
-
-    def cross(params: EncoderDecoderParams, h_T: State) -> State:
-        s = encoder.output(params.encoder, h_T)
-        numbers, used = affine(s.astype(params.bridge.W.dtype), *params.bridge), 0
-        parts, tree = jax.tree.flatten(decoder.start(params.decoder, s.shape[:-1]))
-        for i, part in enumerate(parts):
-            size = math.prod(part.shape[s.ndim - 1 :])
-            parts[i] = part + numbers[..., used : used + size].reshape(part.shape).astype(part.dtype)
-            used += size
-        return jax.tree.unflatten(tree, parts)
-
-    return Bridge(init, cross)
-
-
-@factory
-def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
-    """The decoder starts from the encoder's last state itself, so their states must be alike.
-
-    Raises:
-        ValueError: when they are not.
-
-    Reference: Sutskever, Vinyals, Le. Sequence to sequence learning with neural networks. 2014.
-    """
-    key = jax.random.key(0)
-    theirs, ours = (jax.eval_shape(lambda k, m=m: m.start(m.init(k)), key) for m in (encoder, decoder))
-    if jax.tree.structure(theirs) != jax.tree.structure(ours) or describe(theirs) != describe(ours):
-        raise ValueError(
-            f"hand_over got an encoder of state {describe(theirs)} and a decoder of state {describe(ours)}; want them "
-            "alike: use linear_bridge, which fits any to any"
-        )
-    return Bridge(init=lambda key: (), cross=lambda params, h_T: h_T)
-
-
-@factory
-def encoder_decoder(
-    encoder: Cell | Layer, decoder: Cell, *, bridge: Callable[[Layer, Cell], Bridge] = linear_bridge
-) -> EncoderDecoder:
-    """Joins an encoder of any kind with a decoder of any kind.
-
-    Args:
-        encoder: a cell, a stack, a bidirectional layer.
-        decoder: a cell of any kind under a readout: its inputs are ids, its outputs the logits of the next one.
-        bridge: how the decoder starts: ``linear_bridge``, ``hand_over``, or a function ``(encoder as a layer, decoder)
-            -> Bridge`` of your own.
-
-    Raises:
-        ValueError: when the decoder does not read the ids that it predicts, or the bridge does not fit.
-
-    Example:
-
-    >>> import jax, jax.numpy as jnp
-    >>> from rnn_jax import bidirectional, encoder_decoder, gru, lstm, readout, sequence_to_sequence, stack
-    >>> from rnn_jax.decoding import beam_search
-    >>> model = encoder_decoder(bidirectional(gru(20, 8), gru(20, 8)), readout(stack(lstm(12, 6), gru(6, 5)), 12))
-    >>> params, xs = model.init(jax.random.key(0)), jnp.ones((7, 2), int)  # two sources of seven ids
-    >>> h0, first = model.start(params, (2,)), jnp.array([11, 11])
-    >>> sequence_to_sequence(model, params, h0, xs, first, targets=jnp.ones((4, 2), int)).shape
-    (4, 2, 12)
-    >>> told = model.encode(params, h0, xs, lengths=jnp.array([7, 3]))
-    >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
-    (4, 2, 3)
-    """
-    require_cell("decoder", decoder)
-    shapes = jax.eval_shape(decoder.init, jax.random.key(0))
-    try:
-        check_writer(decoder, shapes, jax.eval_shape(decoder.start, shapes), jnp.array(0))
-    except ValueError as error:
-        raise ValueError(f"decoder got {name_of(shapes)}: {error}") from error
-    layer = as_layer(encoder)
-    across = bridge(layer, decoder)
-    _check_bridge(layer, across, decoder)
-
-    def init(key: PRNGKeyArray) -> EncoderDecoderParams:
-        k_encoder, k_bridge, k_decoder = jax.random.split(key, 3)
-        return EncoderDecoderParams(layer.init(k_encoder), across.init(k_bridge), decoder.init(k_decoder))
-
-    def start(params: EncoderDecoderParams, batch_shape: tuple[int, ...] = ()) -> State:
-        return layer.start(params.encoder, batch_shape)
-
-    def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
-        require_source(jax.tree.leaves(xs)[0].shape[0], marks.get("lengths"), marks.get("mask"))
-        return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
-
-    return EncoderDecoder(init, start, encode, inside(decoder, "decoder"), layer.keyed)
-
-
-def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
-    """Raises a ValueError unless a bridge makes a state of the decoder, of one example."""
-
-    def cross(key: PRNGKeyArray) -> tuple[State, State]:
-        params = EncoderDecoderParams(encoder.init(key), bridge.init(key), decoder.init(key))
-        return bridge.cross(params, encoder.start(params.encoder)), decoder.start(params.decoder)
-
-    made, wanted = map(describe, jax.eval_shape(cross, jax.random.key(0)))
-    if made != wanted:
-        raise ValueError(f"bridge got to a state of {made}; want the decoder's, {wanted}")
-
-
 def read_targets(
     cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
 ) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
@@ -346,17 +183,6 @@ def read_targets(
     require_id(V, targets=targets)
     wider = max(first.dtype, targets.dtype, key=lambda dtype: jnp.iinfo(dtype).max)  # a traced first may be outside
     return first.astype(wider), targets.astype(wider)
-
-
-def require_source(T: int, lengths: Any, mask: Any) -> None:
-    """Raises a ValueError for a source without a step, as far as it is known."""
-    known = {
-        name: np.asarray(a)
-        for name, a in [("lengths", lengths), ("mask", mask)]
-        if a is not None and not isinstance(a, Tracer)
-    }
-    if T == 0 or np.any(known.get("lengths", 1) == 0) or not np.all(known.get("mask", np.ones((1, 1))).any(axis=0)):
-        raise ValueError("xs got an empty source; want at least one step of every example")
 
 
 def sequence_to_sequence(

@@ -36,9 +36,9 @@ from rnn_jax import (
     vanilla,
     window_cuts,
 )
+from rnn_jax.bridges import Bridge
 from rnn_jax.decoding import greedy
 from rnn_jax.gradients import PROGRAMS, streaming
-from rnn_jax.topologies import Bridge
 from tests.cases import CASES, H, I
 from tests.laboratory import as_a_user_has_it, random_params, refused
 from tests.test_decoding import chain

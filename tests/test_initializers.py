@@ -7,8 +7,8 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import chrono_gru, chrono_lstm, conv_lstm, gru, initializers, lstm, projected_lstm, readout, vanilla
+from rnn_jax.bridges import linear_bridge
 from rnn_jax.cells.conv import convolve
-from rnn_jax.topologies import linear_bridge
 from tests.cells_page import factories
 from tests.laboratory import refused
 

@@ -179,7 +179,10 @@ ELSEWHERE = {
     "bits_per_char nats": "any number",
     "perplexity nats": "any number",
 }
-PLACES = "counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies training"
+PLACES = (
+    "bridges choices counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies "
+    "training"
+)
 HELPERS = {"check_writer", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
 
 
