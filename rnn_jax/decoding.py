@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray,
 from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Keys, Params, State
 
 
@@ -282,7 +283,7 @@ def _write(
         return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
 
     begin = (h, first, jnp.ones(first.shape, bool))
-    _, (ids, log_prob, going) = jax.lax.scan(step, begin, keys)
+    _, (ids, log_prob, going) = scan(step, begin, keys)
     return Decoded(ids, log_prob, jnp.sum(going, axis=0, dtype=jnp.int32))
 
 
@@ -326,7 +327,7 @@ def _search(
     begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
     if length == 0:
         return Beams(ids, log_prob, begin[4])
-    (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
+    (_, ids, _, _, lengths, _), scores = scan(step, begin, jnp.arange(length))
     return Beams(ids, scores[-1], lengths)
 
 

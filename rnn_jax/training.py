@@ -24,6 +24,7 @@ from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
 from rnn_jax.rollout import batch_shape
 from rnn_jax.rollout.scan import where
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Params, State
 
 __all__ = [
@@ -231,7 +232,7 @@ def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> t
         ValueError: for ids that are known and outside the vocabulary, or what the update refuses.
     """
     learner.check(state, windows)
-    return jax.lax.scan(learner.update, state, windows)
+    return scan(learner.update, state, windows)
 
 
 def require_finite(state: LearnerState, info: LearnerInfo) -> None:

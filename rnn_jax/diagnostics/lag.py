@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.checks import require_numbers
 from rnn_jax.rollout import batch_shape, rollout
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Params, State
 
 
@@ -84,7 +85,7 @@ def lag_gradients(
             return measured[0], measured[1:]
 
         h_before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
-        _, before = jax.lax.scan(back, last[0], (h_before, xs), reverse=True)
+        _, before = scan(back, last[0], (h_before, xs), reverse=True)
 
     log_scales, log_parts = jax.tree.map(
         lambda at_T, earlier: jnp.concatenate([at_T[None], earlier[::-1]]), last[1:], before

@@ -56,6 +56,7 @@ from rnn_jax.precision import narrowed, widened
 from rnn_jax.rollout import outputs, rollout, steps_of
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Params, State
 
 
@@ -208,7 +209,7 @@ def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> 
         value, ends = programs[losses](weights.closed_over[losses], weights.params, ends.begin, inside)
         return ends, value
 
-    ends, values = jax.lax.scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
+    ends, values = scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
     total = values.sum()
     if rest := plan.T % plan.k1:
         ends, value = on(ends, plan.T // plan.k1, rest)
@@ -241,7 +242,7 @@ def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyT
 
     value = jax.eval_shape(partial(_chunked, plan, programs), floats, others)[0]
     carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
-    carry, _ = jax.lax.scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
+    carry, _ = scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
     ends, summed = carry
@@ -314,7 +315,7 @@ def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[
         return rollout(plan.cell, quiet, h, few.xs, mask=few.marks.mask, resets=few.marks.resets)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
-    begin, begins = jax.lax.scan(on, jax.lax.stop_gradient(h0), numbers)
+    begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)
     uncut = jnp.asarray(plan.begin(numbers) <= 0)
     begins = where(uncut, jax.tree.map(lambda h: jnp.broadcast_to(h, (len(numbers), *h.shape)), h0), begins)
     values, ends = jax.vmap(lambda h, number: windowed(plan, params, h, take(plan, steps, number, plan.k1), plan.k1))(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from rnn_jax import sharding
 from rnn_jax.precision import narrowed, widened
 from rnn_jax.types import Cell, Params, State
 
@@ -46,7 +47,7 @@ def scan(
         h = stepped if mask is None else where(mask, stepped, h)
         return h, h
 
-    return jax.lax.scan(step, h0, (xs, marks), reverse=reverse)
+    return sharding.scan(step, h0, (xs, marks), reverse)
 
 
 def idle_inputs(mask: Bool[Array, "T ..."], xs: PyTree) -> PyTree:
