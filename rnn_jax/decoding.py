@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray,
 from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import alike, rows, scan
 from rnn_jax.types import Cell, Keys, Params, State
 
 
@@ -211,6 +211,8 @@ def beam_search(
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
+    h, first = alike(first.ndim, h, first)
+
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, steps, int(width), V, end, float(length_penalty))
 
@@ -317,8 +319,9 @@ def _search(
         total, lengths = log_prob[:, None] + each, lengths + going.astype(lengths.dtype)
         score, best = jax.lax.top_k((total / lengths.astype(each.dtype)[:, None] ** length_penalty).ravel(), W)
         parent, last = best // V, (best % V).astype(ids.dtype)
-        h, going, lengths = jax.tree.map(lambda a: a[parent], (h, going, lengths))
-        return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score
+        h, going, lengths = jax.tree.map(lambda a: rows(a, parent), (h, going, lengths))
+        ids, going = rows(ids.T, parent).T.at[t].set(last), going & ~rows(ended, last)
+        return (h, ids, last, total.ravel()[best], lengths, going), score
 
     log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf)
     log_prob = log_prob.astype(jax.eval_shape(lambda p, h: widened(cell.output(p, h)), params, h).dtype)

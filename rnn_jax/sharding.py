@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Integer, PyTree
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 Carry = TypeVar("Carry")
 
@@ -61,9 +61,49 @@ def laid_out(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(leaf, tree, like)
 
 
+def alike(axes: int, *trees: PyTree) -> tuple[PyTree, ...]:
+    """Pytrees whose arrays have these leading axes in common, along which each is split as any of them is."""
+    if not has_layouts():
+        return trees
+    layouts = [t.sharding for t in map(jax.typeof, jax.tree.leaves(trees)) if is_explicit(t.sharding.mesh)]
+    common = [next((layout.spec[axis] for layout in layouts if layout.spec[axis]), None) for axis in range(axes)]
+
+    def leaf(a: Any) -> Any:
+        layout = jax.typeof(a).sharding
+        spec = P(*common, *layout.spec[axes:])
+        return (
+            a if not layouts or layout.spec == spec else jax.sharding.reshard(a, NamedSharding(layouts[0].mesh, spec))
+        )
+
+    return jax.tree.map(leaf, trees)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """``jnp.where`` of arrays of equal rank, or numbers, that need not lie alike."""
+    if has_layouts():
+        condition, a, b = jnp.broadcast_arrays(condition, a, b)
+        condition, a, b = alike(a.ndim, condition, a, b)
+    return jnp.where(condition, a, b)
+
+
 def varying_axes(tree: PyTree) -> frozenset[str]:
     """The axes of ``shard_map`` over which any array of a pytree varies."""
     return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in jax.tree.leaves(tree)))
+
+
+def everywhere(facts: Bool[Array, "..."], like: PyTree) -> Bool[Array, "..."]:
+    """Whether facts hold on all devices over which ``like`` is the same."""
+    axes = tuple(varying_axes(facts) - varying_axes(like))
+    return jax.lax.pmin(facts.astype(jnp.int32), axes) > 0 if axes else facts
+
+
+def common(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
+    """A number, as one that varies over no axis over which ``like`` does not; NaN where it does in truth."""
+    axes = tuple(varying_axes(number) - varying_axes(like))
+    if not axes:
+        return number
+    least, most = jax.lax.pmin(number, axes), jax.lax.pmax(number, axes)
+    return jnp.where(least == most, least, jnp.nan)
 
 
 def varying(tree: PyTree, axes: frozenset[str]) -> PyTree:
@@ -77,11 +117,11 @@ def varying(tree: PyTree, axes: frozenset[str]) -> PyTree:
 
 
 def rows(table: Array, ids: Integer[Array, "..."]) -> Array:
-    """``table[ids]``, split as the ids are; NaN for an id outside [0, len(table))."""
+    """``table[ids]``, split as the ids are; for an id outside [0, len(table)) NaN, if the table is floating."""
     layout = None
     if is_explicit(mesh := jax.typeof(ids).sharding.mesh):
         layout = NamedSharding(mesh, P(*jax.typeof(ids).sharding.spec, *jax.typeof(table).sharding.spec[1:]))
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False, out_sharding=layout)
+    return table.at[ids].get(mode="fill", wrap_negative_indices=False, out_sharding=layout)
 
 
 def is_explicit(mesh: Any) -> bool:

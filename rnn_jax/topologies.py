@@ -23,6 +23,7 @@ from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import describe
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
 
@@ -111,7 +112,7 @@ def scheduled_sampling(
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
-    return jax.lax.scan(step, (h0, first), (targets, keys))[1]
+    return scan(step, (h0, first), (targets, keys))[1]
 
 
 def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:

@@ -24,7 +24,7 @@ from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
 from rnn_jax.rollout import batch_shape
 from rnn_jax.rollout.scan import where
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import laid_out, scan
 from rnn_jax.types import Cell, Params, State
 
 __all__ = [
@@ -114,7 +114,7 @@ def window_learner(
         batch = batch_shape(cell, params, state.h)
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        h = where(state.fresh, taught(state.h, cell.start(params, batch)), state.h)
+        h = where(state.fresh, taught(state.h, laid_out(cell.start(params, batch), like=state.h)), state.h)
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:

@@ -142,7 +142,9 @@ def of_programs(program, data, **said):
 def written(data):
     h, first = writer.start(data.params.writer, batch_of(data)), data.ids[0]
     chosen = greedy(writer, data.params.writer, h, first, length=4, end=2)
-    cold = sample(writer, data.params.writer, jax.random.key(3), h, first, length=4, temperature=0.0, top_k=3, top_p=0.9)
+    cold = sample(
+        writer, data.params.writer, jax.random.key(3), h, first, length=4, temperature=0.0, top_k=3, top_p=0.9
+    )
     beams = beam_search(writer, data.params.writer, h, first, length=4, width=2, end=2)
     forced = one_to_many(writer, data.params.writer, h, first, data.targets)
     lengths_and_scores = (chosen.lengths, beams.lengths, beams.score)
@@ -233,7 +235,9 @@ def over(mesh, data):
 def differences(want, got):
     """What differs, in a line; nothing where all is equal to rounding."""
     for (path, a), b in zip(jax.tree.leaves_with_path(want), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=1e-9, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            np.asarray(b), np.asarray(a), rtol=1e-9, atol=1e-12, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 def run_case(case, kind, devices, data):
@@ -258,7 +262,10 @@ if len(sys.argv) > 1 and sys.argv[0].endswith("test_meshes.py"):
 
 def main():
     data, found = make_data(), {}
+    only = os.environ.get("ONLY", "")
     for name, case in {**CASES, **DRAWN}.items():
+        if only and name not in only:
+            continue
         want = jax.jit(case)(data)
         for kind, devices in RUNS:
             if kind == "shard_map" and name in DRAWN:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.checks import require_numbers
 from rnn_jax.rollout import batch_shape, rollout
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import laid_out, scan
 from rnn_jax.types import Cell, Params, State
 
 
@@ -73,6 +73,7 @@ def lag_gradients(
 
     with jax.default_matmul_precision("highest"):  # fast modes of accelerators would blur the norms
         h_T, hs = rollout(cell, params, h0, xs)
+        h0 = laid_out(h0, like=h_T)
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
         if L_T.shape != jax.tree.leaves(h0)[0].shape[:batch_ndim]:
             raise ValueError(f"loss got shape {L_T.shape}; want one number for each example: sum over features only")

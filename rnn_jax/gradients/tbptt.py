@@ -56,7 +56,7 @@ from rnn_jax.precision import narrowed, widened
 from rnn_jax.rollout import outputs, rollout, steps_of
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.types import Cell, Params, State
 
 
@@ -176,6 +176,9 @@ def chunked(
 
 @compiled("plan")
 def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
+    # per device, until JAX sums the gradients over the devices: the losses of each may count otherwise
+    floats, others = part((params, h0, steps))
+    params, h0, steps = join(varying(floats, varying_axes((floats, others))), others)
     programs, closed_over = {}, {}
     for losses in filter(None, {plan.k1, plan.T % plan.k1}):
         window_steps = jax.eval_shape(lambda steps, losses=losses: take(plan, steps, 0, losses), steps)
@@ -246,7 +249,7 @@ def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyT
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
     ends, summed = carry
-    return (summed.value, ends.last), narrowed(summed.grads, floats)
+    return (summed.value, ends.last), laid_out(narrowed(summed.grads, floats), like=floats)
 
 
 def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Summed:
@@ -269,7 +272,7 @@ def _chunked_backward(
 ) -> tuple[Any, ...]:
     """The gradient, times that of the loss."""
     to_loss, _ = to_results
-    return jax.tree.map(lambda g: g * to_loss.astype(g.dtype), grads), None
+    return jax.tree.map(lambda g: g * common(to_loss, like=g).astype(g.dtype), grads), None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

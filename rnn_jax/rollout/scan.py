@@ -76,7 +76,7 @@ def where(condition: Bool[Array, "..."], a: State, b: State) -> State:
     """a where the condition over the leading batch axes is True, elsewhere b."""
 
     def leaf(a: Array, b: Array) -> Array:
-        return jnp.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
+        return sharding.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
 
     return jax.tree.map(leaf, a, b)
 
