@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_cell
+from rnn_jax.checks import require_cell, require_sequence
 from rnn_jax.combinators import inside, name_of, seen_of
 from rnn_jax.decoding import check_writer
 from rnn_jax.factories import factory
@@ -167,7 +167,7 @@ def encoder_decoder(
         return layer.start(params.encoder, batch_shape)
 
     def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
-        require_source(jax.tree.leaves(xs)[0].shape[0], marks.get("lengths"), marks.get("mask"))
+        require_source(require_sequence(xs), marks.get("lengths"), marks.get("mask"))
         return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
 
     return EncoderDecoder(init, start, encode, inside(decoder, "decoder"), layer.keyed)

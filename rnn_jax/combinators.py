@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_batch_shape, require_dtype, require_positive
+from rnn_jax.checks import require_batch_shape, require_cell, require_dtype, require_positive
 from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
@@ -137,6 +137,8 @@ def residual(cell: Cell) -> Cell:
     He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
     """
 
+    require_cell("cell", cell)
+
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
         return cell.project(params, x), unkey(x)[0]
 
@@ -186,6 +188,8 @@ def stack(*cells: Cell) -> Cell:
     """
     if not cells:
         raise ValueError("stack got no cell; want at least one, from the bottom up")
+    for layer, cell in enumerate(cells):
+        require_cell(f"layer {layer} of stack", cell)
     for layer in range(1, len(cells)):
         check_fit_above(cells[layer - 1], cells[layer], layer)
 
@@ -243,6 +247,7 @@ def mixed_precision(cell: Cell, dtype: DTypeLike = jnp.bfloat16) -> Cell:
     Reference: Micikevicius, Narang, Alben, Diamos, Elsen, Garcia, Ginsburg, Houston, Kuchaiev, Venkatesh, Wu. Mixed
     precision training. 2018.
     """
+    require_cell("cell", cell)
     require_dtype(dtype)
     coefficients = cell.coefficients
 
@@ -295,6 +300,7 @@ def name_of(params: Params) -> str:
 
 def inside(cell: Cell, name: str = "cell") -> Cell:
     """``cell`` as part of something larger, whose params hold its own under this name."""
+    require_cell("cell", cell)
     within = cell.coefficients
 
     def mine(params: Params) -> Params:

@@ -27,6 +27,7 @@ from rnn_jax.compiling import compiled
 from rnn_jax.keys import one_key
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
+from rnn_jax.sharding import alike, rows, scan
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["Beams", "Decoded", "beam_search", "greedy", "keep_nucleus", "keep_top_k", "sample", "stream"]
@@ -196,6 +197,7 @@ def _searched(
     length_penalty: float,
 ) -> Beams:
     """``beam_search`` of what has been checked."""
+    h, first = alike(first.ndim, h, first)
 
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, length, width, V, last, length_penalty)
@@ -292,7 +294,7 @@ def _written(
         return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
 
     begin = (h, first, jnp.ones(first.shape, bool))
-    _, (ids, log_prob, going) = jax.lax.scan(step, begin, keys)
+    _, (ids, log_prob, going) = scan(step, begin, keys)
     return Decoded(ids, log_prob, jnp.sum(going, axis=0, dtype=jnp.int32))
 
 
@@ -326,8 +328,9 @@ def _search(
         total, lengths = log_prob[:, None] + each, lengths + going.astype(lengths.dtype)
         score, best = jax.lax.top_k((total / lengths.astype(each.dtype)[:, None] ** length_penalty).ravel(), W)
         parent, last = best // V, (best % V).astype(ids.dtype)
-        h, going, lengths = jax.tree.map(lambda a: a[parent], (h, going, lengths))
-        return (h, ids[:, parent].at[t].set(last), last, total.ravel()[best], lengths, going & ~ended[last]), score
+        h, going, lengths = jax.tree.map(lambda a: rows(a, parent), (h, going, lengths))
+        ids, going = rows(ids.T, parent).T.at[t].set(last), going & ~rows(ended, last)
+        return (h, ids, last, total.ravel()[best], lengths, going), score
 
     log_prob = jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf)
     log_prob = log_prob.astype(jax.eval_shape(lambda p, h: widened(cell.output(p, h)), params, h).dtype)
@@ -336,7 +339,7 @@ def _search(
     begin = (h, ids, last, log_prob, jnp.zeros(W, jnp.int32), jnp.ones(W, bool))
     if length == 0:
         return Beams(ids, log_prob, begin[4])
-    (_, ids, _, _, lengths, _), scores = jax.lax.scan(step, begin, jnp.arange(length))
+    (_, ids, _, _, lengths, _), scores = scan(step, begin, jnp.arange(length))
     return Beams(ids, scores[-1], lengths)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from rnn_jax.checks import in_one_line, require_number
 from rnn_jax.precision import narrowed, widened
 from rnn_jax.rollout.scan import where
+from rnn_jax.sharding import everywhere
 from rnn_jax.types import Keys, Params, State
 
 
@@ -111,9 +112,11 @@ def descend(
     whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), seen.h, start)
     looked_at = (seen.loss, *jax.tree.leaves(seen.grads), grad_norm, step_norm)  # as ``require_finite`` names them
     finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in looked_at), jnp.all(jnp.array(jax.tree.leaves(whole)))])
+    finite = everywhere(finite, state.params)
     good, broken = jnp.all(finite), jnp.argmin(finite)
     if seen.outside is not None:
         cause = seen.outside & jnp.stack([jnp.asarray(True), jnp.isnan(seen.loss)])
+        cause = ~everywhere(~cause, state.params)
         broken = jnp.where(jnp.any(cause), len(finite) + jnp.argmax(cause), broken)
     with jax.numpy_dtype_promotion("standard"):
         params = optax.apply_updates(state.params, steps)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
-from rnn_jax.checks import require_batch_shape, require_number
+from rnn_jax.checks import in_one_line, require_batch_shape, require_cell, require_number
 from rnn_jax.combinators import name_of
 from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, one_key, typed, unkey
@@ -65,6 +65,7 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
 
     Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
     """
+    require_cell("cell", cell)
     rate = require_rate(rate)
 
     def project(params: Params, x: PyTree) -> PyTree:
@@ -93,6 +94,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
     Reference: Zaremba, Sutskever, Vinyals. Recurrent neural network regularization. 2014.
     """
+    require_cell("cell", cell)
     rate = require_rate(rate)
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
@@ -136,7 +138,14 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     Reference: Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville, Pal. Zoneout: regularizing
     RNNs by randomly preserving hidden activations. 2017.
     """
+    require_cell("cell", cell)
     rate = jax.tree.map(require_rate, rate)
+    state = jax.eval_shape(lambda key: cell.start(cell.init(key)), jax.random.key(0))
+    try:
+        jax.tree.map(lambda _, part: part, rate, state)
+    except (ValueError, AttributeError):
+        parts = in_one_line(jax.tree.map(lambda part: part.shape, state))
+        raise ValueError(f"rate got {in_one_line(rate)}; want a number, or one for each part of {parts}") from None
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
@@ -199,6 +208,7 @@ def variational_dropout(
 
     Reference: Gal, Ghahramani. A theoretically grounded application of dropout in recurrent neural networks. 2016.
     """
+    require_cell("cell", cell)
     params = jax.eval_shape(cell.init, jax.random.key(0))
     if state_mask is not None and not hasattr(params, "W_hh"):
         raise ValueError(

@@ -74,6 +74,8 @@ def causal(cell: Cell, *, reverse: bool = False) -> Layer:
 
 def as_layer(model: Cell | Layer) -> Layer:
     """A layer as it is, and a cell as the layer that reads from the first step on."""
+    if not isinstance(model, Layer | Cell):
+        raise ValueError(f"model got {type(model).__name__}; want a Cell, such as gru(3, 4) makes, or a Layer")
     return model if isinstance(model, Layer) else causal(model)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 
-from rnn_jax.checks import in_one_line, is_whole, require_number
+from rnn_jax.checks import in_one_line, is_whole, require_number, require_sequence
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -90,9 +90,15 @@ def reverse_sequence(
     [[3, 2, 1], [2, 1, 0]]
     """
 
+    T = require_sequence(xs)
+    inside = length_mask(lengths, T)
+    lengths = jnp.asarray(lengths)
+
     def turn(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
-        T = x.shape[0]
-        inside = length_mask(lengths, T)
+        if x.shape[1 : 1 + lengths.ndim] != lengths.shape:
+            raise ValueError(
+                f"lengths got shape {lengths.shape}, xs {x.shape}; want the batch axes of xs, (T, *batch, …)"
+            )
         t = jnp.broadcast_to(jnp.arange(T).reshape(T, *[1] * lengths.ndim), inside.shape)
         source = jnp.where(inside, jnp.broadcast_to(jnp.asarray(lengths, t.dtype), t.shape) - 1 - t, t)
         source = jnp.broadcast_to(jnp.expand_dims(source, range(source.ndim, x.ndim)), x.shape)

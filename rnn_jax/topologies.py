@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
 from rnn_jax.bridges import EncoderDecoder, EncoderDecoderParams
-from rnn_jax.checks import require_id, require_kept, require_number
+from rnn_jax.checks import require_cell, require_id, require_kept, require_number
 from rnn_jax.compiling import compiled
 from rnn_jax.decoding import check_writer
 from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import require_fit
+from rnn_jax.sharding import scan
 from rnn_jax.types import Cell, Params, State
 
 
@@ -41,6 +42,7 @@ def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:
     >>> one_to_one(model, params, model.start(params, (5,)), jnp.ones((5, 64))).shape
     (5, 10)
     """
+    require_cell("cell", cell)
     require_fit(cell, params, h0, jax.tree.map(lambda a: jnp.asarray(a)[None], x))
     return cell.output(params, cell.step(params, h0, x))
 
@@ -123,7 +125,7 @@ def _scheduled(
         return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
-    return jax.lax.scan(step, (h0, first), (targets, keys))[1]
+    return scan(step, (h0, first), (targets, keys))[1]
 
 
 def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
@@ -213,6 +215,8 @@ def sequence_to_sequence(
 
     Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``hand_over``.
     """
+    if not isinstance(model, EncoderDecoder):
+        raise ValueError(f"model got {type(model).__name__}; want what encoder_decoder(encoder, decoder) makes")
     draws = model.decoder.keyed
     if unkey(xs)[1] is not None and (draws or key is not None):
         raise ValueError("xs got keys; want plain xs, and key=, which reaches encoder and decoder")

@@ -24,6 +24,7 @@ from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
 from rnn_jax.rollout import batch_shape
 from rnn_jax.rollout.scan import where
+from rnn_jax.sharding import laid_out, scan
 from rnn_jax.types import Cell, Params, State
 
 __all__ = [
@@ -113,7 +114,7 @@ def window_learner(
         batch = batch_shape(cell, params, state.h)
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        h = where(state.fresh, taught(state.h, cell.start(params, batch)), state.h)
+        h = where(state.fresh, taught(state.h, laid_out(cell.start(params, batch), like=state.h)), state.h)
         return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
 
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
@@ -239,7 +240,7 @@ def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> t
         ValueError: for ids that are known and outside the vocabulary, or what the update refuses.
     """
     learner.check(state, windows)
-    return jax.lax.scan(learner.update, state, windows)
+    return scan(learner.update, state, windows)
 
 
 def require_finite(state: LearnerState, info: LearnerInfo) -> None:

@@ -214,8 +214,11 @@ def keyed_example(layer, seed=1):
 @pytest.mark.parametrize(
     ("layer", "masks"),
     [
-        (stack_layers(causal(ONCE), causal(ONCE)), lambda ys, h_T: (h_T[0].y[None] / 2, ys / 2)),
-        (stack_layers(bidirectional(ONCE, ONCE, merge="sum")), lambda ys, h_T: (h_T[0].forward.y, h_T[0].backward.y)),
+        (stack_layers(causal(ONCE), causal(ONCE)), lambda ys, h_T: (h_T[0].mask[None] / 2, ys / 2)),
+        (
+            stack_layers(bidirectional(ONCE, ONCE, merge="sum")),
+            lambda ys, h_T: (h_T[0].forward.mask, h_T[0].backward.mask),
+        ),
         (bidirectional(ONCE, ONCE), lambda ys, h_T: jnp.split(ys[0] / 2, 2, axis=-1)),
     ],
     ids=["layers", "directions of a layer", "directions"],

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from rnn_jax.checks import MisfitError
 from rnn_jax.precision import widened
+from rnn_jax.sharding import rows
 
 
 class Dropped(NamedTuple):
@@ -62,8 +63,7 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
         ValueError: when the last axis of a floating x is not I.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
-        rows = jnp.asarray(W_xh).at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return add_bias(rows, b_h)
+        return add_bias(rows(jnp.asarray(W_xh), x), b_h)
     input_size = W_xh.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
         raise MisfitError(

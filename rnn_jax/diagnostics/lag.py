@@ -13,6 +13,7 @@ from rnn_jax.diagnostics.scaled import Scaled, log_norm_of, map_in_bands, scaled
 from rnn_jax.diagnostics.states import layout_of, parts_read, require_steps
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, rollout
+from rnn_jax.sharding import laid_out, scan
 from rnn_jax.types import Cell, Params, State
 
 
@@ -87,6 +88,7 @@ def lag_gradients(
 
     with jax.default_matmul_precision("highest"):  # fast modes of accelerators would blur the norms
         h_T, hs = rollout(cell, params, h0, xs)
+        h0 = laid_out(h0, like=h_T)
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
         if L_T.shape != batch_shape(cell, params, h0):
             raise ValueError(f"loss got shape {L_T.shape}; want one number for each example: sum over features only")
@@ -99,7 +101,7 @@ def lag_gradients(
             return before, log_norms(before)
 
         h_before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
-        _, before = jax.lax.scan(back, last, (h_before, xs), reverse=True)
+        _, before = scan(back, last, (h_before, xs), reverse=True)
 
     parts = [
         jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), before, strict=True)

@@ -56,6 +56,7 @@ from rnn_jax.precision import narrowed, widened
 from rnn_jax.rollout import outputs, rollout, run
 from rnn_jax.rollout.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
+from rnn_jax.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.types import Cell, Params, State
 
 
@@ -175,6 +176,9 @@ def chunked(
 
 @compiled("plan")
 def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
+    # per device, until JAX sums the gradients over the devices: the losses of each may count otherwise
+    floats, others = part((params, h0, steps))
+    params, h0, steps = join(varying(floats, varying_axes((floats, others))), others)
     programs, closed_over = {}, {}
     for losses in filter(None, {plan.k1, plan.T % plan.k1}):
         window_steps = jax.eval_shape(lambda steps, losses=losses: take(plan, steps, 0, losses), steps)
@@ -208,7 +212,7 @@ def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> 
         value, ends = programs[losses](weights.closed_over[losses], weights.params, ends.begin, inside)
         return ends, value
 
-    ends, values = jax.lax.scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
+    ends, values = scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
     total = values.sum()
     if rest := plan.T % plan.k1:
         ends, value = on(ends, plan.T // plan.k1, rest)
@@ -241,11 +245,11 @@ def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyT
 
     value = jax.eval_shape(partial(_chunked, plan, programs), floats, others)[0]
     carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
-    carry, _ = jax.lax.scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
+    carry, _ = scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
     ends, summed = carry
-    return (summed.value, ends.last), narrowed(summed.grads, floats)
+    return (summed.value, ends.last), laid_out(narrowed(summed.grads, floats), like=floats)
 
 
 def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Summed:
@@ -268,7 +272,7 @@ def _chunked_backward(
 ) -> tuple[Any, ...]:
     """The gradient, times that of the loss."""
     to_loss, _ = to_results
-    return jax.tree.map(lambda g: g * to_loss.astype(g.dtype), grads), None
+    return jax.tree.map(lambda g: g * common(to_loss, like=g).astype(g.dtype), grads), None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
@@ -315,7 +319,7 @@ def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[
         return run(plan.cell, quiet, h, xs, marks, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
-    begin, begins = jax.lax.scan(on, jax.lax.stop_gradient(h0), numbers)
+    begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)
     uncut = jnp.asarray(plan.begin(numbers) <= 0)
     begins = where(uncut, jax.tree.map(lambda h: jnp.broadcast_to(h, (len(numbers), *h.shape)), h0), begins)
     values, ends = jax.vmap(lambda h, number: windowed(plan, params, h, take(plan, steps, number, plan.k1), plan.k1))(

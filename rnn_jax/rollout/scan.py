@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from rnn_jax import sharding
 from rnn_jax.precision import narrowed, widened
 from rnn_jax.types import Cell, Params, State
 
@@ -46,7 +47,7 @@ def scan(
         h = stepped if mask is None else where(mask, stepped, h)
         return h, h
 
-    return jax.lax.scan(step, h0, (xs, marks), reverse=reverse)
+    return sharding.scan(step, h0, (xs, marks), reverse)
 
 
 def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
@@ -79,7 +80,7 @@ def where(condition: Bool[Array, "..."], a: State, b: State) -> State:
     """a where the condition over the leading batch axes is True, elsewhere b."""
 
     def leaf(a: Array, b: Array) -> Array:
-        return jnp.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
+        return sharding.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
 
     return jax.tree.map(leaf, a, b)
 

@@ -1,0 +1,129 @@
+"""Layouts over the devices of a mesh: what is part of an array's type where axes are explicit, or under ``shard_map``.
+
+An array made of nothing, such as ``cell.start(params, (B,))``, lies whole on every device; what has read a batch is
+split as the batch is. JAX unites the two in sums and products, but not where it wants equal types. Without a mesh, and
+with automatic axes, every function here leaves a program as it would be without.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Integer, PyTree
+
+Carry = TypeVar("Carry")
+
+
+def scan(
+    step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, reverse: bool = False
+) -> tuple[Carry, Any]:
+    """``jax.lax.scan``, whose carry is laid out from the beginning as its steps leave it."""
+    if not has_layouts():
+        return jax.lax.scan(step, carry, xs, reverse=reverse)
+    x = jax.tree.map(one_step, xs)
+    for _ in jax.tree.leaves(carry):  # what one part of a state has read, the others read a step later
+        carry = laid_out(carry, like=jax.eval_shape(step, carry, x)[0])
+
+    def steady(before: Carry, x: Any) -> tuple[Carry, Any]:
+        after, y = step(before, x)
+        return laid_out(after, like=before), y
+
+    return jax.lax.scan(steady, carry, xs, reverse=reverse)
+
+
+def has_layouts() -> bool:
+    """Whether types name axes of a mesh here: explicit ones, or those that ``shard_map`` maps over."""
+    return any(kind != AxisType.Auto for kind in jax.sharding.get_abstract_mesh().axis_types)
+
+
+def one_step(x: Array) -> jax.ShapeDtypeStruct:
+    """Type and layout of an array without its leading axis."""
+    t = jax.typeof(x)
+    layout = NamedSharding(t.sharding.mesh, P(*t.sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(t.shape[1:], t.dtype, sharding=layout, manual_axis_type=t.manual_axis_type)
+
+
+def laid_out(tree: PyTree, like: PyTree) -> PyTree:
+    """A pytree laid out as another one, of arrays of the same shapes or of their types."""
+    if not has_layouts():
+        return tree
+
+    def leaf(a: Any, like: Any) -> Any:
+        t = jax.typeof(like)
+        a = varying(a, t.manual_axis_type.varying)
+        if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding.spec != t.sharding.spec:
+            a = jax.sharding.reshard(a, t.sharding)
+        return a
+
+    return jax.tree.map(leaf, tree, like)
+
+
+def alike(axes: int, *trees: PyTree) -> tuple[PyTree, ...]:
+    """Pytrees whose arrays have these leading axes in common, along which each is split as any of them is."""
+    if not has_layouts():
+        return trees
+    layouts = [t.sharding for t in map(jax.typeof, jax.tree.leaves(trees)) if is_explicit(t.sharding.mesh)]
+    common = [next((layout.spec[axis] for layout in layouts if layout.spec[axis]), None) for axis in range(axes)]
+
+    def leaf(a: Any) -> Any:
+        layout = jax.typeof(a).sharding
+        spec = P(*common, *layout.spec[axes:])
+        return (
+            a if not layouts or layout.spec == spec else jax.sharding.reshard(a, NamedSharding(layouts[0].mesh, spec))
+        )
+
+    return jax.tree.map(leaf, trees)
+
+
+def where(condition: Array, a: Array, b: Array) -> Array:
+    """``jnp.where`` of arrays of equal rank, or numbers, that need not lie alike."""
+    if has_layouts():
+        condition, a, b = jnp.broadcast_arrays(condition, a, b)
+        condition, a, b = alike(a.ndim, condition, a, b)
+    return jnp.where(condition, a, b)
+
+
+def varying_axes(tree: PyTree) -> frozenset[str]:
+    """The axes of ``shard_map`` over which any array of a pytree varies."""
+    return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in jax.tree.leaves(tree)))
+
+
+def everywhere(facts: Bool[Array, "..."], like: PyTree) -> Bool[Array, "..."]:
+    """Whether facts hold on all devices over which ``like`` is the same."""
+    axes = tuple(varying_axes(facts) - varying_axes(like))
+    return jax.lax.pmin(facts.astype(jnp.int32), axes) > 0 if axes else facts
+
+
+def common(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
+    """A number, as one that varies over no axis over which ``like`` does not; NaN where it does in truth."""
+    axes = tuple(varying_axes(number) - varying_axes(like))
+    if not axes:
+        return number
+    least, most = jax.lax.pmin(number, axes), jax.lax.pmax(number, axes)
+    return jnp.where(least == most, least, jnp.nan)
+
+
+def varying(tree: PyTree, axes: frozenset[str]) -> PyTree:
+    """A pytree of the same values, each of which varies over these axes; its gradient is summed over them."""
+
+    def leaf(a: Any) -> Any:
+        missing = axes - varying_axes(a)
+        return jax.lax.pcast(a, tuple(missing), to="varying") if missing else a
+
+    return jax.tree.map(leaf, tree) if axes else tree
+
+
+def rows(table: Array, ids: Integer[Array, "..."]) -> Array:
+    """``table[ids]``, split as the ids are; for an id outside [0, len(table)) NaN, if the table is floating."""
+    layout = None
+    if is_explicit(mesh := jax.typeof(ids).sharding.mesh):
+        layout = NamedSharding(mesh, P(*jax.typeof(ids).sharding.spec, *jax.typeof(table).sharding.spec[1:]))
+    return table.at[ids].get(mode="fill", wrap_negative_indices=False, out_sharding=layout)
+
+
+def is_explicit(mesh: Any) -> bool:
+    """Whether any axis of a mesh is part of the types of arrays."""
+    return AxisType.Explicit in mesh.axis_types
