@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray,
 from rnn_jax.checks import in_one_line, is_whole, require_id, require_kept, require_number, require_positive
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
-from rnn_jax.sharding import alike, rows, scan
+from rnn_jax.sharding import alike, rows, scan, where
 from rnn_jax.types import Cell, Keys, Params, State
 
 
@@ -124,7 +124,7 @@ def sample(
         warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
         warm = warm if top_k is None else keep_top_k(warm, top_k)
         warm = warm if top_p is None else keep_nucleus(warm, top_p)
-        return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
+        return where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
 
     return _write(cell, params, h, first, jax.random.split(key, length_of(length)), end, choose)
 
@@ -293,7 +293,7 @@ def _unless_ended(
     going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: Integer[Array, ""]
 ) -> tuple[Array, Array]:
     """What is written and its ln p: the end, at no cost, of what has ended."""
-    return jnp.where(going, x, end), jnp.where(going, log_prob, 0)
+    return where(going, x, end), where(going, log_prob, 0)
 
 
 def _search(

@@ -23,7 +23,7 @@ from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import describe
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import alike, scan, where
 from rnn_jax.types import Cell, Initializer, Params, Start, State
 
 
@@ -71,7 +71,9 @@ def one_to_many(
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
     first, targets = read_targets(cell, params, h0, first, targets)
-    return many_to_many(cell, params, h0, jnp.concatenate([first[None], targets[:-1]])[: len(targets)])
+    return many_to_many(
+        cell, params, h0, jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
+    )
 
 
 def scheduled_sampling(
@@ -109,7 +111,7 @@ def scheduled_sampling(
         y = cell.output(params, h)
         k_coin, k_draw = jax.random.split(key)
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
-        return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
+        return (h, where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
     return scan(step, (h0, first), (targets, keys))[1]
