@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from rnn_jax.checks import in_one_line, is_whole, require_number
 from rnn_jax.precision import widened
+from rnn_jax.sharding import where
 from rnn_jax.types import Keys
 
 
@@ -68,7 +69,7 @@ def drawn(
     warm = jnp.where(jnp.isneginf(logits), -jnp.inf, warm)
     warm = warm if top_k is None else keep_top_k(warm, top_k)
     warm = warm if top_p is None else keep_nucleus(warm, top_p)
-    return jnp.where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
+    return where(cold, jnp.argmax(logits, axis=-1), jax.random.categorical(key, warm))
 
 
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:

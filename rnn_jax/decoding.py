@@ -302,7 +302,7 @@ def _unless_ended(
     going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: Integer[Array, ""]
 ) -> tuple[Array, Array]:
     """What is written and its ln p: the end, at no cost, of what has ended."""
-    return jnp.where(going, x, end), jnp.where(going, log_prob, 0)
+    return where(going, x, end), where(going, log_prob, 0)
 
 
 def _search(

@@ -13,6 +13,7 @@ from rnn_jax.checks import in_one_line, require_batch_shape, require_cell, requi
 from rnn_jax.combinators import name_of
 from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, one_key, typed, unkey
+from rnn_jax.sharding import where
 from rnn_jax.types import Cell, Keyed, Keys, Params, State
 
 
@@ -170,7 +171,7 @@ def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> 
         return new
     if key is None:
         return rate * old + (1 - rate) * new
-    return jnp.where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
+    return where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
 
 
 @factory

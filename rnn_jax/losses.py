@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from rnn_jax.checks import is_inside, require_integers
 from rnn_jax.precision import widened
+from rnn_jax.sharding import where
 
 
 def next_token_nats(
@@ -38,11 +39,11 @@ def next_token_nats(
     targets, mask = _array(targets), None if mask is None else _array(mask)
     check_shapes(logits, targets, mask)
     if mask is not None:  # before the logarithm, so that no gradient becomes NaN
-        logits, targets = jnp.where(jnp.expand_dims(mask, -1), logits, 0), jnp.where(mask, targets, 0)
+        logits, targets = where(jnp.expand_dims(mask, -1), logits, 0), where(mask, targets, 0)
     inside = is_inside(targets, logits.shape[-1])
     nats = optax.softmax_cross_entropy_with_integer_labels(widened(logits), jnp.where(inside, targets, 0))
     nats = nats * jnp.where(inside, 1, jnp.nan).astype(nats.dtype)  # as a factor it reaches the gradient
-    return nats if mask is None else jnp.where(mask, nats, 0)
+    return nats if mask is None else where(mask, nats, 0)
 
 
 def cross_entropy(

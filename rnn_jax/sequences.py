@@ -7,6 +7,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 
 from rnn_jax.checks import in_one_line, is_whole, require_number, require_sequence
+from rnn_jax.sharding import where
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -100,7 +101,7 @@ def reverse_sequence(
                 f"lengths got shape {lengths.shape}, xs {x.shape}; want the batch axes of xs, (T, *batch, …)"
             )
         t = jnp.broadcast_to(jnp.arange(T).reshape(T, *[1] * lengths.ndim), inside.shape)
-        source = jnp.where(inside, jnp.broadcast_to(jnp.asarray(lengths, t.dtype), t.shape) - 1 - t, t)
+        source = where(inside, jnp.broadcast_to(jnp.asarray(lengths, t.dtype), t.shape) - 1 - t, t)
         source = jnp.broadcast_to(jnp.expand_dims(source, range(source.ndim, x.ndim)), x.shape)
         return jnp.take_along_axis(x, source, axis=0)
 

@@ -92,7 +92,7 @@ def varying_axes(tree: PyTree) -> frozenset[str]:
 
 
 def everywhere(facts: Bool[Array, "..."], like: PyTree) -> Bool[Array, "..."]:
-    """Whether facts hold on all devices over which ``like`` is the same."""
+    """Whether facts are true on all devices that have one and the same ``like``."""
     axes = tuple(varying_axes(facts) - varying_axes(like))
     return jax.lax.pmin(facts.astype(jnp.int32), axes) > 0 if axes else facts
 
@@ -107,7 +107,7 @@ def common(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
 
 
 def varying(tree: PyTree, axes: frozenset[str]) -> PyTree:
-    """A pytree of the same values, each of which varies over these axes; its gradient is summed over them."""
+    """The same values, each of which counts as varying over these axes; the gradient is summed over them."""
 
     def leaf(a: Any) -> Any:
         missing = axes - varying_axes(a)

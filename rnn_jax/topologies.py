@@ -18,7 +18,7 @@ from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.precision import widened
 from rnn_jax.rollout import require_fit
-from rnn_jax.sharding import scan
+from rnn_jax.sharding import alike, scan, where
 from rnn_jax.types import Cell, Params, State
 
 
@@ -76,7 +76,7 @@ def one_to_many(
     """
     first, targets = read_targets(cell, params, h0, first, targets)
     require_draws(cell.keyed, "key", key)
-    xs = jnp.concatenate([first[None], targets[:-1]])[: len(targets)]
+    xs = jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
     return many_to_many(cell, params, h0, xs if key is None else keyed(key, xs, first.shape))
 
 
@@ -122,7 +122,7 @@ def _scheduled(
         h = cell.step(params, h, feed(cell, x, jax.random.split(k_cell, x.shape), 0))
         y = cell.output(params, h)
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
-        return (h, jnp.where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
+        return (h, where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
 
     keys = jax.random.split(key, len(targets))
     return scan(step, (h0, first), (targets, keys))[1]

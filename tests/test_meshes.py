@@ -1,6 +1,6 @@
 """Data parallelism without flags: batches over 2 and 4 devices, with axes of every kind, equal one device's numbers.
 
-Run as a script, this file prints what differs, for every case, as JSON; the tests start it on four virtual devices.
+The tests start this file once as a script, on four virtual devices, which prints what differs as JSON.
 """
 
 import json
@@ -25,36 +25,37 @@ from rnn_jax import (
     lstm,
     many_to_many,
     one_to_many,
-    output_dropout,
     outputs,
     readout,
-    residual,
+    reverse_sequence,
     rollout,
-    stack,
+    scheduled_sampling,
     window_cuts,
+    zoneout,
 )
 from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.gradients import chunked, cut, parallel, streaming
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate, fit, window_learner
 
-T, B, V, I, H = 5, 4, 6, 3, 4
-writer = readout(learned_start(gru(V, H)), V)
-reader = stack(lstm(I, H), residual(lstm(H, H)))
-drawing = output_dropout(lstm(I, H), 0.4)
-both_ways = bidirectional(gru(I, H), lstm(I, H))
+T, B, V, I, H = 4, 4, 5, 3, 4
+writer, reader = readout(learned_start(gru(V, H)), V), lstm(I, H)
+drawing, both_ways = zoneout(reader, 0.4), bidirectional(gru(I, H), reader)
 
 
 class Data(NamedTuple):
-    """What is learned from, ``(T, B, …)`` unless said otherwise, and what is there on every device."""
+    """What is learned from, ``(T, B, …)`` unless said otherwise, and the params of all models."""
 
     ids: Any
     targets: Any
     xs: Any
     mask: Any
     resets: Any
-    lengths: Any  # (B,)
-    params: Any
+    lengths: Any
+    """``(B,)``"""
+    writer: Any
+    reader: Any
+    both_ways: Any
 
 
 class Found(NamedTuple):
@@ -65,218 +66,227 @@ class Found(NamedTuple):
     second: Any = ()
 
 
+PARTS = Data(*[P(None, "data")] * 5, P("data"), P(), P(), P())
+PARTS_FOUND = Found(P(), P("data"), P(None, "data"))
+
+
 def total(value):
-    """A loss summed over the devices, where each sees a part of the batch."""
-    manual = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
-    return jax.lax.psum(value, "data") if manual else value
+    """A sum over the batch as a sum over the devices, where each has its part alone."""
+    mapped = AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
+    return jax.lax.psum(value, "data") if mapped else value
 
 
-def batch_of(data):
-    return (data.ids.shape[1],)
+def batch(data):
+    return data.ids.shape[1:]
+
+
+def start(cell, params, data):
+    return cell.start(params, batch(data))
 
 
 def nats(ys, targets):
     return cross_entropy(ys, targets) * targets.shape[1]
 
 
-def squares(hs, _):
+def squares(hs, _=()):
     return jnp.sum(jnp.square(jax.tree.leaves(hs)[0]))
 
 
 def states(data):
-    h, hs = rollout(writer, data.params.writer, writer.start(data.params.writer, batch_of(data)), data.ids)
-    far, _ = rollout(
-        reader,
-        data.params.reader,
-        reader.start(data.params.reader, batch_of(data)),
-        data.xs,
-        lengths=data.lengths,
-        resets=data.resets,
-        reverse=True,
-    )
-    _, seen = many_to_many_of(data)
-    return Found(leading=(h, far), second=(hs, seen))
+    h, hs = rollout(writer, data.writer, start(writer, data.writer, data), data.ids)
+    far, _ = rollout(reader, data.reader, start(reader, data.reader, data), data.xs, lengths=data.lengths, reverse=True)
+    none = rollout(writer, data.writer, start(writer, data.writer, data), data.ids[:0])
+    ys = many_to_many(both_ways, data.both_ways, start(both_ways, data.both_ways, data), data.xs, mask=data.mask)
+    return Found(leading=(h, far, none[0]), second=(hs, ys, none[1], reverse_sequence(data.xs, data.lengths)))
 
 
-def many_to_many_of(data):
-    h0 = both_ways.start(data.params.both_ways, batch_of(data))
-    return (), many_to_many(both_ways, data.params.both_ways, h0, data.xs, mask=data.mask)
-
-
-def nothing_to_read(data):
-    h, hs = rollout(writer, data.params.writer, writer.start(data.params.writer, batch_of(data)), data.ids[:0])
-    return Found(leading=h, second=hs)
-
-
-def of_rollouts(data):
-    def loss(params):
+def rollouts(data):
+    def loss(writer_params, reader_params):
         marks = {"mask": data.mask, "resets": data.resets, "cuts": window_cuts(T, 2)}
-        _, hs = rollout(writer, params.writer, writer.start(params.writer, batch_of(data)), data.ids, **marks)
+        _, hs = rollout(writer, writer_params, start(writer, writer_params, data), data.ids, **marks)
         by_lengths = {"lengths": data.lengths, "cuts": data.resets}
-        far, _ = rollout(reader, params.reader, reader.start(params.reader, batch_of(data)), data.xs, **by_lengths)
-        value = cross_entropy(outputs(writer, params.writer, hs), data.targets, data.mask) * batch_of(data)[0]
-        return total(value + squares(far, ()))
+        h, _ = rollout(reader, reader_params, start(reader, reader_params, data), data.xs, **by_lengths)
+        value = cross_entropy(outputs(writer, writer_params, hs), data.targets, data.mask) * len(data.lengths)
+        return total(value + squares(h))
 
-    value, grads = jax.value_and_grad(loss)(data.params)
-    return Found(everywhere=(value, grads.writer, grads.reader))
-
-
-def of_programs(program, data, **said):
-    def loss(params, xs):
-        of_ids, h = program(
-            writer, params.writer, writer.start(params.writer, batch_of(data)), data.ids, data.targets, nats, **said
-        )
-        marks = {"lengths": data.lengths, "resets": data.resets}
-        of_xs, _ = program(
-            reader, params.reader, reader.start(params.reader, batch_of(data)), xs, (), squares, **said, **marks
-        )
-        return total(of_ids + of_xs), h
-
-    (value, h), (grads, of_xs) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(data.params, data.xs)
-    return Found(everywhere=(value, grads.writer, grads.reader), leading=h, second=of_xs)
+    return Found(everywhere=jax.value_and_grad(loss, argnums=(0, 1))(data.writer, data.reader))
 
 
-def written(data):
-    h, first = writer.start(data.params.writer, batch_of(data)), data.ids[0]
-    chosen = greedy(writer, data.params.writer, h, first, length=4, end=2)
-    cold = sample(
-        writer, data.params.writer, jax.random.key(3), h, first, length=4, temperature=0.0, top_k=3, top_p=0.9
-    )
-    beams = beam_search(writer, data.params.writer, h, first, length=4, width=2, end=2)
-    forced = one_to_many(writer, data.params.writer, h, first, data.targets)
+def of_ids(program, data, **said):
+    def loss(params):
+        value, h = program(writer, params, start(writer, params, data), data.ids, data.targets, nats, **said)
+        return total(value), h
+
+    (value, h), grads = jax.value_and_grad(loss, has_aux=True)(data.writer)
+    return Found(everywhere=(value, grads), leading=h)
+
+
+def of_features(program, data, **said):
+    marks = {"lengths": data.lengths, "resets": data.resets}
+
+    def loss(params, xs, closed_over):
+        of_program = lambda hs, _: closed_over * squares(hs)  # noqa: E731
+        value, h = program(reader, params, start(reader, params, data), xs, (), of_program, **said, **marks)
+        return total(value), h
+
+    found = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(data.reader, data.xs, jnp.asarray(0.7))
+    (value, h), (grads, of_xs, of_closed_over) = found
+    return Found(everywhere=(value, grads, of_closed_over), leading=h, second=of_xs)
+
+
+def both(program, data, **said):
+    ids, features = of_ids(program, data, **said), of_features(program, data, **said)
+    return Found(*zip(ids, features, strict=True))
+
+
+def weighed(data):
+    """How far ``chunked`` is from ``cut`` where each device counts its losses otherwise: not at all."""
+
+    def loss(params, program):
+        value, _ = program(reader, params, start(reader, params, data), data.xs, (), squares, window=2)
+        return total(value * jnp.sum(data.lengths).astype(value.dtype))
+
+    grads = [jax.grad(loss)(data.reader, program) for program in (chunked, cut)]
+    return Found(everywhere=jax.tree.map(jnp.subtract, *grads))
+
+
+def decoded(data):
+    h, first = start(writer, data.writer, data), data.ids[0]
+    chosen = greedy(writer, data.writer, h, first, length=4, end=2)
+    cold = {"temperature": 0.0, "top_k": 3, "top_p": 0.9, "end": 2}
+    sampled = sample(writer, data.writer, jax.random.key(3), h, first, length=4, **cold).ids
+    beams = beam_search(writer, data.writer, h, first, length=4, width=2, end=2)
+    told = one_to_many(writer, data.writer, h, first, data.targets)
     lengths_and_scores = (chosen.lengths, beams.lengths, beams.score)
-    ids = (chosen.ids, chosen.log_prob, cold.ids, beams.ids, forced)
-    return Found(leading=lengths_and_scores, second=ids)
-
-
-def lags(data):
-    found = lag_gradients(
-        reader, data.params.reader, reader.start(data.params.reader, batch_of(data)), data.xs, lambda y: jnp.sum(y, -1)
-    )
-    return Found(second=found)
-
-
-def learned(data):
-    learner = window_learner(writer, lambda ys, t: total(nats(ys, t)), optax.adam(0.1), clip=1.0)
-    state = learner.init(jax.random.key(1), batch_of(data))
-    windows = jax.tree.map(lambda a: jnp.stack([a, a]), (data.ids, data.targets, data.mask, data.resets))
-    state, info = fit(learner, state, windows)
-    state, more = learner.update(state, (data.ids, data.targets))
-    value = total(evaluate(writer, state.params, nats, data.ids, data.targets, window=2))
-    return Found(everywhere=(state.params, state.step, info, more, value), leading=(state.h, state.fresh))
+    return Found(leading=lengths_and_scores, second=(chosen.ids, chosen.log_prob, sampled, beams.ids, told))
 
 
 def drawn(data):
-    def loss(params):
-        xs = keyed(jax.random.key(5), data.xs, batch_of(data))
-        return total(squares(rollout(drawing, params, drawing.start(params, batch_of(data)), xs)[1], ()))
+    """What each part of a mapped batch would draw alike."""
+    h, first, key = start(writer, data.writer, data), data.ids[0], jax.random.key(3)
+    ids = sample(writer, data.writer, key, h, first, length=4).ids
+    told = scheduled_sampling(writer, data.writer, key, h, first, data.targets, 0.5)
+    xs = keyed(key, data.xs, batch(data))
+    return Found(second=(ids, told, rollout(drawing, data.reader, start(drawing, data.reader, data), xs)[1]))
 
-    return Found(everywhere=jax.grad(loss)(data.params.drawing))
+
+def by_lag(data):
+    h0 = start(reader, data.reader, data)
+    return Found(second=lag_gradients(reader, data.reader, h0, data.xs, lambda y: jnp.sum(y, axis=-1)))
 
 
-def drawn_ids(data):
-    h = writer.start(data.params.writer, batch_of(data))
-    return Found(second=sample(writer, data.params.writer, jax.random.key(3), h, data.ids[0], length=4).ids)
+def training(data):
+    learner = window_learner(writer, lambda ys, targets: total(nats(ys, targets)), optax.adam(0.1), clip=1.0)
+    state = learner.init(jax.random.key(1), batch(data))
+    windows = jax.tree.map(lambda a: jnp.stack([a, a]), (data.ids, data.targets, data.mask, data.resets))
+    state, info = fit(learner, state, windows)
+    state, last = learner.update(state, (data.ids, data.targets))
+    value = total(evaluate(writer, state.params, nats, data.ids, data.targets, window=2))
+    return Found(everywhere=(state.params, state.step, info, last, value), leading=(state.h, state.fresh))
+
+
+def skipped(data):
+    """An update in which one lane alone, on one device, has met what is not finite."""
+    learner = window_learner(reader, lambda ys, targets: total(squares(ys)), optax.sgd(0.1))
+    state = learner.init(jax.random.key(1), batch(data))
+    state = state._replace(h=jax.tree.map(lambda h: jnp.where(data.lengths[:, None] == 0, jnp.inf, h), state.h))
+    state, info = learner.update(state._replace(fresh=data.lengths < 0), (data.xs, ()))
+    return Found(everywhere=(state.params, state.step, info.broken), leading=(state.h, state.fresh))
 
 
 CASES = {
     "states": states,
-    "states of no step": nothing_to_read,
-    "gradients of rollouts": of_rollouts,
-    "cut": partial(of_programs, cut, window=2),
-    "chunked": partial(of_programs, chunked, window=3, k1=2),
-    "parallel": partial(of_programs, parallel, window=3, k1=2),
-    "streaming": partial(of_programs, streaming),
-    "what is written": written,
-    "gradients by lag": lags,
-    "training": learned,
+    "gradients of rollouts": rollouts,
+    "gradients of cut": partial(both, cut, window=2),
+    "gradients of chunked": partial(both, chunked, window=3, k1=2),
+    "gradients of parallel": partial(both, parallel, window=3, k1=2),
+    "gradients of streaming": partial(of_ids, streaming),
+    "gradients of losses that count otherwise on each device": weighed,
+    "gradients by lag": by_lag,
+    "what is decoded": decoded,
+    "what is drawn": drawn,
+    "training": training,
+    "a skipped update": skipped,
 }
-DRAWN = {"dropout": drawn, "samples": drawn_ids}
-"""What each part of a mapped batch would draw alike."""
+EVERY_KIND = ["gradients of rollouts", "gradients of chunked", "training"]
+RUNS = [
+    *((name, "explicit", 2) for name in CASES),
+    *((name, "shard_map", 4) for name in CASES if name != "what is drawn"),
+    *((name, kind, n) for name in EVERY_KIND for kind, n in (("explicit", 4), ("shard_map", 2), ("automatic", 4))),
+    ("states", "explicit, without jit", 2),
+    ("what is decoded", "explicit, without jit", 2),
+]
 
 
-class Models(NamedTuple):
-    """Params of all models."""
-
-    writer: Any
-    reader: Any
-    drawing: Any
-    both_ways: Any
-
-
-def make_data():
-    models = (writer, reader, drawing, both_ways)
-    params = Models(*(m.init(key) for m, key in zip(models, jax.random.split(jax.random.key(0), 4), strict=True)))
-    draw = np.random.default_rng(0)
-    mask = draw.random((T, B)) < 0.7
+def draw():
+    numbers = np.random.default_rng(0)
+    keys = jax.random.split(jax.random.key(0), 3)
     return Data(
-        ids=draw.integers(0, V, (T, B)),
-        targets=draw.integers(0, V, (T, B)),
-        xs=draw.normal(size=(T, B, I)),
-        mask=mask,
-        resets=draw.random((T, B)) < 0.3,
-        lengths=np.array([5, 3, 0, 4]),
-        params=params,
+        numbers.integers(0, V, (T, B)),
+        numbers.integers(0, V, (T, B)),
+        numbers.normal(size=(T, B, I)),
+        numbers.random((T, B)) < 0.7,
+        numbers.random((T, B)) < 0.3,
+        np.array([4, 3, 0, 2]),
+        *(model.init(key) for model, key in zip((writer, reader, both_ways), keys, strict=True)),
     )
 
 
-SPECS = Data(*[P(None, "data")] * 5, P("data"), P())
-FOUND = Found(P(), P("data"), P(None, "data"))
+def put(mesh, part, tree):
+    return jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, part)), tree)
 
 
-def over(mesh, data):
-    put = lambda spec, tree: jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, spec)), tree)  # noqa: E731
-    return Data(*map(put, SPECS, data))
-
-
-def differences(want, got):
-    """What differs, in a line; nothing where all is equal to rounding."""
-    for (path, a), b in zip(jax.tree.leaves_with_path(want), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(
-            np.asarray(b), np.asarray(a), rtol=1e-9, atol=1e-12, err_msg=jax.tree_util.keystr(path)
-        )
-
-
-def run_case(case, kind, devices, data):
-    types = (AxisType.Explicit if kind.startswith("explicit") else AxisType.Auto,)
-    mesh = jax.make_mesh((devices,), ("data",), types, devices=jax.devices()[:devices])
+def compute(case, kind, devices, data):
+    """What a case computes over a mesh."""
+    axes = (AxisType.Explicit if kind.startswith("explicit") else AxisType.Auto,)
+    mesh = jax.make_mesh((devices,), ("data",), axes, devices=jax.devices()[:devices])
+    split = Data(*(put(mesh, part, tree) for part, tree in zip(PARTS, data, strict=True)))
     if kind == "automatic":
-        return jax.jit(case)(over(mesh, data))
+        return jax.jit(case)(split)
     if kind == "shard_map":
-        return jax.jit(jax.shard_map(case, mesh=mesh, in_specs=(SPECS,), out_specs=FOUND))(data)
+        return jax.jit(jax.shard_map(case, mesh=mesh, in_specs=(PARTS,), out_specs=PARTS_FOUND))(split)
     with jax.set_mesh(mesh):
-        found = (jax.jit(case) if kind == "explicit" else case)(over(mesh, data))
-        for place, part in zip(FOUND, found, strict=True):
-            for leaf in jax.tree.leaves(part):
-                assert tuple(leaf.sharding.spec)[: len(place)] == tuple(place), (leaf.sharding.spec, place)
-        return found
+        found = (case if kind.endswith("without jit") else jax.jit(case))(split)
+    for part, tree in zip(PARTS_FOUND, found, strict=True):
+        for a in jax.tree.leaves(tree):
+            assert tuple(a.sharding.spec)[: len(part)] == tuple(part), f"{a.shape} lies as {a.sharding.spec}"
+    return found
 
 
-RUNS = [(kind, devices) for devices in (2, 4) for kind in ("automatic", "explicit", "shard_map")]
-if len(sys.argv) > 1 and sys.argv[0].endswith("test_meshes.py"):
-    RUNS = [run for run in RUNS if str(run) in sys.argv[1:]]
+def compare(want, got):
+    for (path, a), b in zip(jax.tree.leaves_with_path(want), jax.tree.leaves(got), strict=True):
+        at = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=1e-9, atol=1e-12, err_msg=at)
 
 
 def main():
-    data, found = make_data(), {}
-    only = os.environ.get("ONLY", "")
-    for name, case in {**CASES, **DRAWN}.items():
-        if only and name not in only:
-            continue
-        want = jax.jit(case)(data)
-        for kind, devices in RUNS:
-            if kind == "shard_map" and name in DRAWN:
-                continue
-            try:
-                differences(want, run_case(case, kind, devices, data))
-                found[f"{name}, {kind}, {devices}"] = ""
-            except Exception as error:
-                if os.environ.get("TRACE"):
-                    import traceback
-
-                    traceback.print_exc()
-                found[f"{name}, {kind}, {devices}"] = f"{type(error).__name__}: {error}"[:400]
+    data, wanted, found = draw(), {}, {}
+    for name, kind, devices in RUNS:
+        if name not in wanted:
+            wanted[name] = jax.jit(CASES[name])(data)
+        try:
+            compare(wanted[name], compute(CASES[name], kind, devices, data))
+            found[f"{name}, {kind}, {devices}"] = ""
+        except Exception as error:
+            found[f"{name}, {kind}, {devices}"] = f"{type(error).__name__}: {error}"
     print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def differences():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    strict = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    here = {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    ran = subprocess.run(
+        [sys.executable, __file__], env={**os.environ, **strict, **here}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("run", [f"{name}, {kind}, {devices}" for name, kind, devices in RUNS])
+def test_a_batch_split_over_devices_gives_the_numbers_of_one(differences, run):
+    assert not differences[run]
 
 
 if __name__ == "__main__":
