@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 import optax
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from rnn_jax.runs import INTERRUPTED, Run, parse, read_metrics, uninterrupted
 from rnn_jax.text import Vocabulary
@@ -104,6 +106,15 @@ def require_positive(config: Options, *names: str, kind: str = "integer") -> Non
         value = getattr(config, name)
         if not 0 < value < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+
+
+def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], legend: str, *lines: str) -> None:
+    """Prints a table and the lines below it; whatever a user named is printed as it is, no markup."""
+    grid = Table(*columns, title=title, caption=legend, caption_style="dim")
+    for row in rows:
+        grid.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False, emoji=False)
+    console.print(grid, *lines, sep="\n")
 
 
 def require_known(letters: Vocabulary, option: str, lines: Iterable[str]) -> None:
