@@ -1,7 +1,6 @@
 """How a run of ``char_lm.py`` is shown: the page, the summary, and the table of several runs."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from _cells import short
 from _char_lm_training import Job, best_file, best_params
-from _study import of_skipped
+from _study import of_skipped, show_table
 from _text import draw_confidences
-from rich.console import Console
-from rich.table import Table
 
 from rnn_jax.losses import bits_per_char, perplexity
 from rnn_jax.plots import LearningCurve, gradient_figure, learning_figure
@@ -158,8 +155,4 @@ def print_table(finished: Sequence[Finished]) -> None:
 
 def show(rows: Sequence[tuple[str, ...]], *said: str) -> None:
     """Prints a table and what is to be said below."""
-    grid = Table(*COLUMNS, title="A model of letters", caption=LEGEND, caption_style="dim")
-    for row in rows:
-        grid.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
-    console.print(grid, *said, sep="\n")
+    show_table("A model of letters", COLUMNS, rows, LEGEND, *said)

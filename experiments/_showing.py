@@ -1,14 +1,11 @@
 """How the scores of a study are shown: the table, the curves, the summary, the page."""
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from _study import Study, carry_out, of_skipped
+from _study import Study, carry_out, of_skipped, show_table
 from _training import Networks, Task, finished, learn_all
-from rich.console import Console
-from rich.table import Table
 
 from rnn_jax.plots import ScoreCurve, score_figure
 from rnn_jax.report import Section, write_report
@@ -144,11 +141,7 @@ def publish(
     run.write_json("summary.json", {"status": status, "networks": networks, "baselines": baselines, **told.details})
     if told.samples:
         run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in told.samples.items()))
-    grid = Table(*columns, title=title, caption=legend, caption_style="dim")
-    for row in rows:
-        grid.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
-    console.print(grid, answer, f"report: {run.folder / 'report.html'}", sep="\n")
+    show_table(title, columns, rows, legend, answer, f"report: {run.folder / 'report.html'}")
 
 
 def _table(

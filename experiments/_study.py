@@ -20,6 +20,7 @@ from _own import raised_in_own
 from jax.errors import JaxRuntimeError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from rnn_jax.runs import INTERRUPTED, Run, parse, read_metrics, uninterrupted
 from rnn_jax.text import Vocabulary
@@ -169,6 +170,15 @@ def machine_memory() -> float:
 def numbers_of(tree: Any) -> int:
     """How many numbers there are in a tree of arrays, or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def show_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], legend: str, *lines: str) -> None:
+    """Prints a table and the lines below it; whatever a user named is printed as it is, no markup."""
+    grid = Table(*columns, title=title, caption=legend, caption_style="dim")
+    for row in rows:
+        grid.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False, emoji=False)
+    console.print(grid, *lines, sep="\n")
 
 
 def require_known(letters: Vocabulary, option: str, lines: Iterable[str]) -> None:

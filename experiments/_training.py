@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +116,7 @@ def finished(config: Study, run: Run, tasks: Mapping[str, Task]) -> Networks:
     tested = {(row["cell"], row["seed"]) for row in rows if row["split"] == "test"}
     for kind, task in tasks.items():
         for seed in range(config.seeds):
-            if (kind, seed) in tested and (file := _file(run, kind, seed)).is_file():
+            if (kind, seed) in tested and (file := run.folder / _name(kind, seed)).is_file():
                 like = jax.eval_shape(task.learner.init, jax.random.key(0)).params
                 networks.setdefault(kind, {})[seed] = load_params(file, like)
     kept = [row for row in rows if row["seed"] in networks.get(row["cell"], {})]
@@ -147,7 +146,7 @@ def learn_all(config: Study, run: Run, tasks: Mapping[str, Task], networks: Netw
 
     def done(name: str, result: tuple[Params, dict[str, Any]]) -> None:
         (kind, seed), (params, tested) = wanted[name], result
-        save_params(_file(run, kind, seed), params)
+        save_params(run.path(_name(kind, seed)), params)
         run.log(**tested)
         networks.setdefault(kind, {})[seed] = params
 
@@ -189,5 +188,5 @@ def _numbers(scores: dict[str, jax.Array]) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
 
 
-def _file(run: Run, kind: str, seed: int) -> Path:
-    return run.folder / "cells" / f"{kind}-{seed}.safetensors"
+def _name(kind: str, seed: int) -> str:
+    return f"cells/{kind}-{seed}.safetensors"

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _study import of_skipped
-from rich.console import Console
-from rich.table import Table
+from _study import of_skipped, show_table
 
 from rnn_jax import summarise_lags
 from rnn_jax.losses import bits_per_char
@@ -69,10 +66,9 @@ def _read(file: Path) -> Result:
 
 def keep(run: Run, name: str, result: Result) -> None:
     """Writes a finished cell, whole or not at all."""
-    folder = run.folder / "cells"
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / "draft.npz", **result._asdict())
-    (folder / "draft.npz").replace(folder / f"{name}.npz")
+    arrays = io.BytesIO()
+    np.savez(arrays, **result._asdict())
+    run.write(f"cells/{name}.npz", arrays.getvalue())
 
 
 def over_lag_0(log_norm: np.ndarray) -> np.ndarray:
@@ -329,8 +325,5 @@ def publish(
         rerun=rerun,
     )
     run.write_json("summary.json", {"status": status, "cells": numbers})
-    grid = Table(*COLUMNS, title="How far back does the gradient reach?", caption=LEGEND, caption_style="dim")
-    for row in rows:
-        grid.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
-    console.print(grid, answer, f"report: {run.folder / 'report.html'}", sep="\n")
+    title = "How far back does the gradient reach?"
+    show_table(title, COLUMNS, rows, LEGEND, answer, f"report: {run.folder / 'report.html'}")

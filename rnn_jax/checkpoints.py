@@ -5,7 +5,8 @@ import hashlib
 import itertools
 import json
 import logging
-import os
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from rnn_jax.files import FilePath, delete_listed, list_files, listed, plainly, write_file
 from rnn_jax.types import Params
 
 
@@ -32,45 +34,59 @@ class Checkpoints(NamedTuple):
     Example:
 
     >>> import jax.numpy as jnp, tempfile
-    >>> kept = Checkpoints(Path(tempfile.mkdtemp()))
+    >>> kept = Checkpoints(tempfile.mkdtemp())
     >>> kept.save(100, {"h": jnp.arange(3)}, {"metrics": 17})
     >>> found = kept.restore({"h": jnp.zeros(3, int)}, print)
     >>> found.step, found.state["h"].tolist(), found.facts["metrics"]
     (100, [0, 1, 2], 17)
     """
 
-    folder: Path
-    """Made when it is not there."""
+    folder: FilePath
+    """Made when it is not there; any name that the file system allows."""
     keep: int = 2
     """How many of the latest stay; at least 2, so that there is one before."""
 
     def steps(self) -> list[int]:
         """The steps that are kept."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return sorted(int(path.name) for path in Path(self.folder).glob("*") if is_checkpoint(path))
 
     def save(self, step: int, state: PyTree, facts: dict[str, Any]) -> None:
         """Keeps any pytree of arrays and typed keys, and facts that JSON can hold.
 
+        It counts when it was read back, bit for bit; only then older ones are deleted.
+
         Raises:
-            OSError: when it cannot be written; those before it stay.
+            OSError: when it cannot be written, or not read back; those before it stay.
             ValueError: when the step is not a later one.
         """
-        import orbax.checkpoint as ocp
-
-        packed = pack(state)
+        packed, folder = pack(state), Path(self.folder)
         told = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": described(state)}
-        json.dumps(told)  # or a TypeError
+        as_json = json.dumps(json.loads(json.dumps(told)), sort_keys=True)  # or a TypeError
+        if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
+            raise ValueError(f"checkpoint got step {step}; want an integer of at least 0")
         if self.steps() and step <= self.steps()[-1]:
             raise ValueError(f"checkpoint got step {step}, when {self.steps()[-1]} is kept; want a later one")
         try:
-            with opened(self) as manager:
-                both = {"state": ocp.args.StandardSave(packed), "told": ocp.args.JsonSave(told)}
-                manager.save(step, args=ocp.args.Composite(**both))
+            folder.mkdir(parents=True, exist_ok=True)
+            for draft in drafts(folder):  # of a save that was killed
+                shutil.rmtree(draft)
+            draft = folder / f"{step}.part"
+            write_whole(draft, told, packed)
+            read, numbers_read = read_whole(draft)
+            if json.dumps(read, sort_keys=True) != as_json or not np.array_equal(numbers_read, packed):
+                raise OSError("it is read back as another one")
+            list_files(draft)
+            draft.rename(folder / str(step))
         except Exception as error:  # whatever orbax and tensorstore make of a full disk
             raise OSError(f"checkpoint {step} could not be written ({one_line(error)})") from error
+        for old in self.steps()[: -max(2, self.keep)]:
+            if listed(folder / str(old)):  # or nobody knows who wrote it
+                put_aside(folder / str(old), "old")
+        for aside in folder.glob("[0-9]*.old*"):  # of a save that was killed, too
+            delete_listed(aside)
 
     def restore(self, like: PyTree, tell: Callable[[str], None]) -> Restored | None:
-        """The latest that is whole, as arrays like those of ``like``; None when none was ever saved.
+        """The latest that is whole, as arrays like those of ``like`` or its shapes; None when none was ever saved.
 
         Damaged ones after it are put aside, and ``tell`` is given a line about each. Where none is whole, all stay.
 
@@ -80,13 +96,13 @@ class Checkpoints(NamedTuple):
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                told, packed = read_whole(self, step)
+                told, packed = read_whole(Path(self.folder) / str(step))
             except Exception as error:  # a damaged file is met in many ways
                 damaged[step] = one_line(error)
                 continue
             require_same(told["leaves"], described(like), f"checkpoint {step}")
             for number, why in damaged.items():
-                aside = put_aside(self.folder / str(number))
+                aside = put_aside(Path(self.folder) / str(number), "damaged")
                 tell(f"checkpoint {number} is damaged and was put aside as {aside.name}: {why}")
             return Restored(step, unpack(packed, like), told["facts"])
         if damaged:
@@ -97,40 +113,59 @@ class Checkpoints(NamedTuple):
         return None
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint: a folder with the name of a step, and no link to one."""
+    step = path.name.isascii() and path.name.isdecimal() and path.name == str(int(path.name))
+    return step and path.is_dir() and not path.is_symlink()
+
+
+def drafts(folder: Path) -> list[Path]:
+    """What saves that were killed have left in a folder of checkpoints."""
+    return [path for path in folder.glob("[0-9]*.part*") if path.is_dir() and not path.is_symlink()]
+
+
 @contextlib.contextmanager
-def opened(kept: Checkpoints) -> Iterator[Any]:
-    """Orbax's manager of a folder; what a kill or a full disk leaves is raised, not logged beside it."""
+def opened(folder: Path) -> Iterator[tuple[Any, Path]]:
+    """Orbax, and a path to the folder for it; what a kill or a full disk leaves is raised, not logged beside it."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=max(2, kept.keep), enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with ocp.CheckpointManager(kept.folder.absolute(), options=options) as manager:
-            yield manager
+        with plainly(folder) as link, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            yield checkpointer, link
     finally:
         log.setLevel(level)
 
 
-def read_whole(kept: Checkpoints, step: int) -> tuple[dict[str, Any], np.ndarray]:
+def write_whole(checkpoint: Path, told: dict[str, Any], packed: np.ndarray) -> None:
+    """Writes a new checkpoint."""
+    import orbax.checkpoint as ocp
+
+    stored = packed if packed.size else np.zeros(1, np.uint8)  # orbax keeps nothing that is empty
+    both = {"state": ocp.args.StandardSave(stored), "told": ocp.args.JsonSave(told)}
+    with opened(checkpoint.parent) as (checkpointer, folder):
+        checkpointer.save(folder / checkpoint.name, args=ocp.args.Composite(**both))
+
+
+def read_whole(checkpoint: Path) -> tuple[dict[str, Any], np.ndarray]:
     """What was told of a checkpoint, and the bytes of its state; an OSError when their digest is another one."""
     import orbax.checkpoint as ocp
 
-    with opened(kept) as manager:
-        told = manager.restore(step, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
-        wanted = ocp.args.StandardRestore(np.zeros(told["bytes"], np.uint8))
-        packed = np.asarray(manager.restore(step, args=ocp.args.Composite(state=wanted))["state"])
+    with opened(checkpoint) as (checkpointer, path):
+        told = checkpointer.restore(path, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
+        wanted = ocp.args.StandardRestore(np.zeros(max(1, told["bytes"]), np.uint8))
+        stored = np.asarray(checkpointer.restore(path, args=ocp.args.Composite(state=wanted))["state"])
+    packed = stored[: told["bytes"]]
     if digest(packed) != told["sha256"]:
         raise OSError("its arrays are not those that were saved")
     return told, packed
 
 
-def put_aside(checkpoint: Path) -> Path:
+def put_aside(checkpoint: Path, why: str) -> Path:
     """Renames a checkpoint, so that it is none any more; deletes nothing, and returns where it is."""
-    names = (checkpoint.with_name(f"{checkpoint.name}.damaged{n or ''}") for n in itertools.count())
+    names = (checkpoint.with_name(f"{checkpoint.name}.{why}{n or ''}") for n in itertools.count())
     aside = next(path for path in names if not path.exists())
     return checkpoint.rename(aside)
 
@@ -153,7 +188,7 @@ def pack(state: PyTree) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
-    """What was packed, as arrays like those of ``like``: keys, arrays of jax, or of NumPy.
+    """What was packed, as arrays like those of ``like``, or of its shapes and types: keys, arrays of jax, or of NumPy.
 
     >>> unpack(pack({"h": np.float32([1.0]), "n": np.uint8(7)}), {"h": jnp.zeros(1, "float32"), "n": np.uint8(0)})
     {'h': Array([1.], dtype=float32), 'n': array(7, dtype=uint8)}
@@ -161,14 +196,26 @@ def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     read, begin = [], 0
     for leaf in leaves:
-        as_before = numbers(leaf)
-        array = np.frombuffer(packed, as_before.dtype, as_before.size, begin).reshape(as_before.shape).copy()
-        begin += as_before.nbytes
-        if is_key(leaf):
-            read.append(jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)))
+        key = data_of_key(leaf) if is_key(leaf) else None
+        as_before = key[0] if key else leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+        array = np.frombuffer(packed, as_before.dtype, math.prod(as_before.shape), begin).reshape(as_before.shape)
+        begin += array.nbytes
+        if key:
+            read.append(jax.random.wrap_key_data(jnp.array(array), impl=key[1]))
         else:
-            read.append(jnp.asarray(array) if isinstance(leaf, jax.Array) else array)
+            read.append(jnp.array(array) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else array.copy())
     return jax.tree.unflatten(structure, read)
+
+
+def data_of_key(key: Any) -> tuple[jax.ShapeDtypeStruct, Any]:
+    """The shape and type of the numbers of a typed key, or of a key's shape, and its implementation."""
+    impl: list[Any] = []
+
+    def data(key: Any) -> jax.Array:
+        impl.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    return jax.eval_shape(data, key), impl[0]
 
 
 def numbers(leaf: Any) -> np.ndarray:
@@ -188,19 +235,13 @@ def digest(packed: np.ndarray) -> str:
     return hashlib.sha256(packed.tobytes()).hexdigest()
 
 
-def onto_disk(file: Path) -> None:
-    """Waits until a file is on the disk, so that it is whole whatever befalls the machine."""
-    with file.open("r+b") as opened:
-        os.fsync(opened.fileno())
-
-
 def one_line(error: BaseException) -> str:
     """An error's type and the beginning of what it says."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
 
 
-def save_params(file: Path, params: Params) -> None:
+def save_params(file: FilePath, params: Params) -> None:
     """Writes params as a safetensors file, whole or not at all; a leaf's name is its path, such as ``cell/W_hh``.
 
     The file needs no framework to be read; weights are in this library's layout (docs/cells.md).
@@ -213,21 +254,12 @@ def save_params(file: Path, params: Params) -> None:
         OSError: when it cannot be written.
         ValueError: when two arrays would have one name.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(file.name + ".part")
-    try:
-        save_file({name: np.asarray(leaf, order="C") for name, leaf in named(params).items()}, draft)
-    except SafetensorError as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(f"params could not be written: {one_line(error)}") from error
-    onto_disk(draft)
-    draft.replace(file)
+    write_file(Path(file), save({name: np.asarray(leaf, order="C") for name, leaf in named(params).items()}))
 
 
-def load_params(file: Path, like: Params) -> Params:
+def load_params(file: FilePath, like: Params) -> Params:
     """Reads what ``save_params`` wrote.
 
     Args:
@@ -253,11 +285,12 @@ def load_params(file: Path, like: Params) -> Params:
     from safetensors.numpy import load_file
 
     try:
-        found = load_file(file)
+        with plainly(Path(file)) as link:
+            found = load_file(link)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"params got {file}, which cannot be read ({one_line(error)}); want a whole file") from error
     require_same(described(found), described(like), f"params got {file}")
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[name]) for name in named(like)])
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(found[name]) for name in named(like)])
 
 
 def named(params: Params) -> dict[str, Any]:

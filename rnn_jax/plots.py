@@ -1,13 +1,16 @@
 """Pictures of gradients and of learning. Every function returns a matplotlib figure and saves nothing."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import colors
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#999933")
@@ -39,17 +42,18 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
     Args:
         panels: ``{title: {label: band}}``, bands of ln‖∂L_T/∂state_{T−k}‖ over k = 0, 1, ….
     """
-    figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    count = max(1, len(panels))
+    figure = Figure(figsize=(5.4 * count, 4.2), layout="constrained")
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
-    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         for label, band in lines.items():
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             shown = Band(*(np.where(np.isfinite(row), row, np.nan) / np.log(10) for row in band))
             k = np.arange(len(shown.median))
-            axis.plot(k, shown.median, color=colour, label=label, **STYLE)
+            axis.plot(k, shown.median, color=colour, label=plain(label), **STYLE)
             axis.fill_between(k, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(title)
+        axis.set_title(plain(title))
         axis.set_xlabel("lag k, steps back")
         _quiet(axis)
     lowest, highest = axes[0].get_ylim()
@@ -62,8 +66,8 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Figure:
     axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].yaxis.set_major_formatter(lambda y, _: f"$10^{{{y:g}}}$")
-    axes[-1].legend(frameon=False)
-    return figure
+    _legend(axes[-1])
+    return with_fonts(figure)
 
 
 def learning_figure(
@@ -80,7 +84,7 @@ def learning_figure(
     axis = figure.subplots()
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         axis.plot(curve.tokens, curve.train.mean(1), color=colour, linewidth=0.8, alpha=0.5)
-        axis.plot(curve.tokens, curve.validation.mean(1), color=colour, label=label, **STYLE)
+        axis.plot(curve.tokens, curve.validation.mean(1), color=colour, label=plain(label), **STYLE)
         axis.fill_between(
             curve.tokens,
             curve.validation.min(1),
@@ -92,8 +96,8 @@ def learning_figure(
     lines = [("even guess", chance, (4, -3), "top"), *((*bar, (4, 2), "bottom") for bar in (baselines or {}).items())]
     for label, nats, offset, side in lines:
         axis.axhline(nats, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(label, (0, nats), offset, textcoords="offset points", color="0.4", fontsize=8, va=side)
-    losses = np.concatenate([np.concatenate([c.train, c.validation], axis=None) for c in curves.values()])
+        axis.annotate(plain(label), (0, nats), offset, textcoords="offset points", color="0.4", fontsize=8, va=side)
+    losses = np.concatenate([np.ravel(part) for c in curves.values() for part in (c.train, c.validation)] or [[]])
     axis.set_ylim(0.95 * min([*losses[np.isfinite(losses)], *(baselines or {}).values()], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)
     axis.set_xlabel("letters read by each seed")
@@ -102,9 +106,9 @@ def learning_figure(
     bits = axis.secondary_yaxis("right", functions=(lambda nats: nats / np.log(2), lambda bits: bits * np.log(2)))
     bits.set_ylabel("bits a letter")
     bits.spines["right"].set_visible(False)
-    axis.legend(frameon=False, title="validation (training faint)", title_fontsize=9)
+    _legend(axis, title="validation (training faint)", title_fontsize=9)
     _quiet(axis)
-    return figure
+    return with_fonts(figure)
 
 
 def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[float], limit: float = 30.0) -> Figure:
@@ -116,8 +120,8 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         limit: nats at which the colours end; a gradient of exactly zero is as blue as can be, and grey is where the
             state itself has overflowed.
     """
-    across = min(len(maps), 3)
-    down = -(-len(maps) // across)
+    across = min(max(1, len(maps)), 3)
+    down = max(1, -(-len(maps) // across))
     figure = Figure(figsize=(3.9 * across, 3.3 * down), layout="constrained")
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     mesh: Any = None
@@ -131,7 +135,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
             axis.contour(k[1:], gains, seen[:, 1:], levels=[0.0], colors="black", linewidths=1.2)
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        axis.set_title(label)
+        axis.set_title(plain(label))
     for axis in list(axes.flat)[len(maps) :]:
         axis.set_visible(False)
     figure.supxlabel("lag k, steps back", fontsize=10)
@@ -140,7 +144,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         bar = figure.colorbar(mesh, ax=axes, extend="both", shrink=0.8)
         bar.set_label("nats gained (red) or lost (blue)")
         bar.outline.set_visible(False)
-    return figure
+    return with_fonts(figure)
 
 
 def gradient_figure(
@@ -156,17 +160,18 @@ def gradient_figure(
     figure = Figure(figsize=(10.8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axis, lines in ((left, curves), (right, shares)):
-        for (label, values), colour in zip(lines.items(), COLOURS, strict=False):
-            axis.plot(batches, values, color=colour, label=label, **STYLE)
+        for (label, values), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+            axis.plot(batches, values, color=colour, label=plain(label), **STYLE)
         axis.set_xlabel("batches read")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axis.set_xlim(0, None)
-        axis.legend(frameon=False)
+        _legend(axis)
         _quiet(axis)
-    left.set_yscale("log")
+    if any(np.any(values > 0) for values in curves.values()):
+        left.set_yscale("log")
     right.set_ylim(-0.02, 1.02)
     right.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-    return figure
+    return with_fonts(figure)
 
 
 class ScoreCurve(NamedTuple):
@@ -187,21 +192,21 @@ def score_figure(curves: Mapping[str, ScoreCurve], baselines: Mapping[str, float
     figure = Figure(figsize=(10.8, 4.0), layout="constrained")
     axis = figure.subplots()
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-        axis.plot(curve.examples, curve.values.mean(1), color=colour, label=label, **STYLE)
+        axis.plot(curve.examples, curve.values.mean(1), color=colour, label=plain(label), **STYLE)
         low, high = curve.values.min(1), curve.values.max(1)
         axis.fill_between(curve.examples, low, high, color=colour, alpha=0.15, linewidth=0)
     for label, value in baselines.items():
         axis.axhline(value, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(label, (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
+        axis.annotate(plain(label), (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
     axis.set_xlim(0, None)
     axis.set_ylim(0, 1.02)
-    axis.set_xlabel(seen)
-    axis.set_ylabel(score)
+    axis.set_xlabel(plain(seen))
+    axis.set_ylabel(plain(score))
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axis.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-    axis.legend(frameon=False, loc="lower right")
+    _legend(axis, loc="lower right")
     _quiet(axis)
-    return figure
+    return with_fonts(figure)
 
 
 def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> Figure:
@@ -215,13 +220,14 @@ def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> F
         if count:
             shade = "white" if share[row, column] > 0.5 else "0.25"
             axis.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=9)
-    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(labels)), labels)
+    names = [plain(label, 20) for label in labels]
+    axis.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(labels)), names)
     axis.set_xlabel("taken for")
     axis.set_ylabel("truth")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    return figure
+    return with_fonts(figure)
 
 
 def confidence_figure(
@@ -246,7 +252,7 @@ def confidence_figure(
         places = slice(line * width, (line + 1) * width)
         draw_confidences(axis, told[places], probabilities[places], characters, read=read[places], top=top)
         axis.set_xlim(-0.1, min(width, len(read)))
-    return figure
+    return with_fonts(figure)
 
 
 def draw_confidences(
@@ -295,14 +301,58 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
     axis.grid(which="minor", color="white", linewidth=1.5)
     axis.tick_params(which="minor", length=0)
     axis.spines[:].set_visible(False)
+    return with_fonts(figure)
+
+
+def plain(name: str, longest: int = 60) -> str:
+    """A name as a figure's text: no mathematics, no character that an SVG cannot hold, cut where it is too long.
+
+    >>> plain("a $x$\\n")
+    'a \\\\$x\\\\$ '
+    """
+    short = name if len(name) <= longest else name[: longest - 1] + "…"
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "·" for c in short).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # which matplotlib leaves out of legends
+
+
+def with_fonts(figure: Figure) -> Figure:
+    """The figure, whose texts take the characters that the usual font lacks from others that are installed.
+
+    What no font has is a box in a PNG; an SVG with ``svg.fonttype`` none holds the characters themselves.
+    """
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    families = _families(frozenset("".join(text.get_text() for text in texts)))
+    for text in texts:
+        text.set_family(families)
     return figure
 
 
-def _visible(letter: str) -> str:
-    """A letter as a figure can show it: signs for blanks and for what the font lacks, a dollar as no mathematics."""
+@functools.cache
+def _families(characters: frozenset[str]) -> list[str]:
+    """The usual families of fonts, and after them those that have what the usual one lacks."""
+    families = list(matplotlib.rcParams["font.family"])
+    usual = [get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold")]
+    lacking = {ord(c) for c in characters if c != "\n" and not all(font.get_char_index(ord(c)) for font in usual)}
+    last = "Last Resort High-Efficiency"  # a box for every character, and no warning
+    fonts = sorted({entry.name: entry.fname for entry in fontManager.ttflist}.items()) if lacking else []
+    for name, file in fonts:
+        font = get_font(file)
+        if name != last and (has := {c for c in lacking if font.get_char_index(c)}):
+            families.append(name)
+            lacking -= has
+    return [*families, last] if lacking and last in dict(fonts) else families
+
+
+def _visible(character: str) -> str:
+    """A character as a figure shows it: a sign for each blank and for what cannot be printed, no mathematics."""
     known = {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}
-    drawn = get_font(findfont(FontProperties())).get_char_index(ord(letter)) > 0
-    return known.get(letter, letter if drawn else "·")
+    return known.get(character, character if character.isprintable() else "·")
+
+
+def _legend(axis: Any, **options: Any) -> None:
+    """A legend where there is something to tell apart."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, **options)
 
 
 def _quiet(axis: Any) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from rnn_jax.files import inside
 from rnn_jax.runs import Run
 
 
@@ -60,5 +61,5 @@ def write_report(
 
 def _data_uri(run: Run, figure: str) -> str:
     """A figure's SVG as an address that holds the picture itself."""
-    image = (run.folder / "figures" / f"{figure}.svg").read_bytes()
+    image = inside(run.folder, f"figures/{figure}.svg").read_bytes()
     return "data:image/svg+xml;base64," + base64.b64encode(image).decode("ascii")

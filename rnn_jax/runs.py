@@ -27,17 +27,20 @@ from typing import Any, NamedTuple, TypeVar
 import matplotlib
 from matplotlib.figure import Figure
 
-from rnn_jax.checkpoints import onto_disk
+from rnn_jax.checkpoints import drafts
 from rnn_jax.environment import environment
+from rnn_jax.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
+from rnn_jax.plots import with_fonts
 
 Config = TypeVar("Config")
 
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
-WRITTEN_WHERE_IT_APPLIES = {"timings.jsonl", "summary.json", "report.html", "vocab.json", "samples.txt"}
-WRITTEN_WHERE_IT_APPLIES |= {"params.safetensors", "figures", "cells", "checkpoints"}
 LOCK = ".lock"
 GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
 """Files that are appended to."""
+UNLISTED = {*WRITTEN_ALWAYS, *GROWING, LISTING}
+"""What a run writes without its name in ``files.json``."""
+FOLDERS = ("figures", "cells", "checkpoints")
 BY_THE_CLOCK = ("wall_s", "compile_s", "tokens_per_s")
 """Fields of a row that no second run repeats."""
 NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask")
@@ -65,9 +68,21 @@ class Run(NamedTuple):
         rest = {name: value for name, value in row.items() if name not in BY_THE_CLOCK}
         self.append("metrics.jsonl", json.dumps(_jsonable(rest), allow_nan=False) + "\n")
 
+    def path(self, name: str) -> Path:
+        """Where a file lies that the run writes; its name is kept in ``files.json``, or it would never be deleted.
+
+        Raises:
+            ValueError: for a name that leads outside the folder.
+        """
+        path = inside(self.folder, name)
+        known = path.relative_to(self.folder).as_posix()
+        if known not in UNLISTED and known not in (names := listed(self.folder)):
+            write_file(self.folder / LISTING, (json.dumps(sorted({*names, known}), indent=2) + "\n").encode())
+        return path
+
     def append(self, name: str, text: str) -> None:
         """Appends to a text file."""
-        with (self.folder / name).open("a", encoding="utf-8") as file:
+        with self.path(name).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
 
     def lengths(self) -> dict[str, int]:
@@ -95,13 +110,10 @@ class Run(NamedTuple):
             else:
                 os.truncate(file, 0)
 
-    def write(self, name: str, text: str) -> None:
-        """Writes a text file whole or not at all."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes a file whole or not at all; text in UTF-8."""
+        data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+        write_file(self.path(name), data)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a value as indented JSON; a number that is not finite becomes null."""
@@ -112,15 +124,22 @@ class Run(NamedTuple):
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([columns, *rows])
         self.write(f"figures/{name}.csv", table.getvalue())
-        with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters as letters: a tenth of the size
-            figure.draw_without_rendering()
+        with matplotlib.rc_context({"svg.fonttype": "none"}):  # characters as characters: a tenth of the size
+            with_fonts(figure).draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once, for both
             for kind in ("png", "svg"):
-                figure.savefig(self.folder / "figures" / f"{name}.{kind}", dpi=150)
+                image = io.BytesIO()
+                figure.savefig(image, format=kind, dpi=150)
+                self.write(f"figures/{name}.{kind}", image.getvalue())
 
 
 def open_run(
-    folder: Path, config: Any, *, facts: Mapping[str, Any] | None = None, resume: bool = False, overwrite: bool = False
+    folder: FilePath,
+    config: Any,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Run:
     """Makes the run folder, or goes on in an old one.
 
@@ -130,28 +149,29 @@ def open_run(
             are left out.
         facts: more that must be the same for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
-        overwrite: delete what an earlier run left in the folder.
+        overwrite: delete what an earlier run wrote into the folder.
 
     Raises:
         ValueError: when the folder holds something and neither resume nor overwrite is given, when both are, when the
-            configurations differ (it names the fields), when the folder holds what no run wrote, or when another
-            process is at work in it.
+            configurations differ (it names the fields), when no run wrote the folder or, to be overwritten, something
+            in it, when a link stands where a run writes, or when another process is at work in it.
     """
+    folder = Path(folder)
     wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_KEPT}
     wanted = json.loads(json.dumps({**wanted, **(facts or {})}, default=str))
     if resume and overwrite:
         raise ValueError("--resume and --overwrite got both; want one of them")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out got {folder}, which is a file; want a folder: choose another name")
-    starts, old = [], folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    for name in (*sorted(UNLISTED), LOCK, *FOLDERS):
+        if (folder / name).is_symlink():
+            raise ValueError(f"--out got {folder}, where {name} is a symbolic link; want files of its own: remove it")
+    starts, old = [], folder.is_dir() and any(map(_counts, folder.iterdir()))
     if old:
-        _check_old_run(folder, wanted, resume, overwrite)
+        starts = _starts_of_old_run(folder, wanted, resume, overwrite)
     _claim(folder)
-    if old:
-        if overwrite:
-            _delete_run(folder)
-        elif (folder / "env.json").is_file():  # a start may have been killed before it was written
-            starts = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    if overwrite:
+        _delete_run(folder)
     run = Run(folder)
     run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
@@ -166,7 +186,9 @@ def _claim(folder: Path) -> None:
     except ModuleNotFoundError:  # a system without such locks, as some file systems are
         return
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # never closed, which would give the folder back
+    handle = os.open(
+        folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644
+    )  # never closed, which would give the folder back
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -175,33 +197,57 @@ def _claim(folder: Path) -> None:
             raise ValueError(f"--out got {folder}, where another process is at work; want another folder") from None
 
 
-def _check_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Raises a ValueError unless this is a run's folder that may be resumed or overwritten."""
+def _counts(path: Path) -> bool:
+    """Whether a path in a run folder is anybody's: no hidden file, as systems leave them, and no empty one."""
+    return not path.name.startswith(".") and (path.is_symlink() or not path.is_file() or path.stat().st_size > 0)
+
+
+def _starts_of_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> list[dict[str, Any]]:
+    """Its ``env.json``; a ValueError unless this is a run's folder that may be resumed or overwritten."""
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
-    found = {path.name.removesuffix(".part") for path in folder.iterdir() if path.name != LOCK}
-    killed_at_once = found <= WRITTEN_ALWAYS and not (folder / "config.json").exists()  # which is written last
-    foreign = sorted(found - WRITTEN_ALWAYS - WRITTEN_WHERE_IT_APPLIES) or sorted(WRITTEN_ALWAYS - found)
-    if foreign and not killed_at_once:
-        raise ValueError(f"--out got {folder}, which no run wrote (see {foreign[0]}); want another folder")
-    if killed_at_once:
-        return
-    before = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    differ = sorted(k for k in (before.keys() | wanted.keys()) - set(MAY_CHANGE) if before.get(k) != wanted.get(k))
-    if resume and differ:
-        named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
-        raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
+    missing = sorted(name for name in WRITTEN_ALWAYS if not (folder / name).is_file())
+    killed_at_once = "config.json" in missing  # which is written last
+    foreign = next(_foreign(folder), None) if overwrite or killed_at_once else None
+    if foreign or (missing and not killed_at_once):
+        raise ValueError(f"--out got {folder}, which no run wrote (see {foreign or missing[0]}); want another folder")
+    if overwrite:
+        return []
+    if not killed_at_once:
+        before = _read(folder / "config.json", dict)
+        differ = sorted(k for k in (before.keys() | wanted.keys()) - set(MAY_CHANGE) if before.get(k) != wanted.get(k))
+        if differ:
+            named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
+            raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
+    return _read(folder / "env.json", list) if "env.json" not in missing else []  # killed before it was written
+
+
+def _foreign(folder: Path) -> Iterator[str]:
+    """The names of all that counts and that no run wrote, wherever it lies in the folder."""
+    ours = listed(folder) | UNLISTED
+    for checkpoint in (folder / "checkpoints").glob("*"):
+        ours |= {f"checkpoints/{checkpoint.name}/{name}" for name in listed(checkpoint) | {LISTING}}
+    written = {folder / name for name in ours} | {*drafts(folder / "checkpoints")}
+    for top, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if Path(top, name) not in written)
+        links = [name for name in folders if Path(top, name).is_symlink()]
+        for path in (Path(top, name) for name in sorted([*files, *links])):
+            if _counts(path) and path.with_name(path.name.removesuffix(".part")) not in written:
+                yield path.relative_to(folder).as_posix()
 
 
 def _delete_run(folder: Path) -> None:
     """Deletes what a run wrote, and nothing else; in an order that, if it is killed, leaves what may be overwritten."""
-    last = sorted(WRITTEN_ALWAYS, key="config.json".__ne__)
-    rest = [path for path in folder.iterdir() if path.name not in (*last, LOCK)]
-    for path in [*rest, *(folder / name for name in last if (folder / name).exists())]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for draft in drafts(folder / "checkpoints"):
+        shutil.rmtree(draft)
+    for checkpoint in (folder / "checkpoints").glob("*"):
+        delete_listed(checkpoint)
+    delete_listed(folder)
+    for name in sorted(UNLISTED, key=lambda name: (name in WRITTEN_ALWAYS, name)):  # config.json the first of the last
+        (folder / name).unlink(missing_ok=True)
+        (folder / f"{name}.part").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty, or never there
+        (folder / "checkpoints").rmdir()
 
 
 def _jsonable(value: Any) -> Any:
@@ -256,22 +302,30 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: FilePath) -> Any:
     """What a run wrote into one of its files.
 
     Raises:
         ValueError: when the file is missing or no JSON.
     """
+    return _read(Path(file), object)
+
+
+def _read(file: Path, kind: type) -> Any:
+    """What a JSON file holds; a ValueError when it cannot be read, or is of another kind."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"it holds a {type(found).__name__}")
     except (OSError, ValueError) as error:
         raise ValueError(f"run got {file}, which cannot be read ({error}); want the folder of a run") from None
+    return found
 
 
-def read_metrics(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+def read_metrics(folder: FilePath, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     """The rows of a file of them; a last line that an interruption left half written is dropped."""
     rows = []
-    for line in (folder / name).read_text(encoding="utf-8").splitlines():
+    for line in (Path(folder) / name).read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
@@ -325,8 +379,12 @@ def _check_words(words: Sequence[str], config: Any) -> None:
 def wrong_use() -> Iterator[None]:
     """Turns a ValueError or OSError into one line on stderr and exit code 2: put the checks of a command inside.
 
-    Memory that runs out there ends with exit code 1, and Ctrl-C with 130.
+    Memory that runs out there ends with exit code 1, and Ctrl-C with 130. From then on what the terminal's encoding
+    lacks is printed as an escape, and ends nothing.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except (ValueError, OSError) as error:

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import gru, lstm, readout
+from rnn_jax import checkpoints, gru, lstm, readout
 from rnn_jax.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import window_learner
-from tests.laboratory import any_nonzero, refused
+from tests.laboratory import any_nonzero, as_a_user_has_it, refused
 
 
 def learner():
@@ -61,6 +61,86 @@ def two(folder):
     for step in (10, 20):
         kept.save(step, {"h": jnp.full(300, float(step))}, {})
     return kept
+
+
+ODD = ["lr[0.1]", "a*b?{x}", "-x %20 ~#\n", "a\\b", "gs:", "中文 ü", "\udcff", "x" * 250]
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_a_checkpoint_and_params_come_back_from_a_folder_of_any_name(tmp_path, name):
+    kept = Checkpoints(tmp_path / name / "checkpoints")
+    kept.save(1, {"h": jnp.arange(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing is written elsewhere"
+    assert [path.name for path in kept.folder.iterdir()] == ["1"]
+    found = kept.restore({"h": jnp.zeros(3, int)}, pytest.fail)
+    assert found is not None
+    assert found.state["h"].tolist() == [0, 1, 2]
+    save_params(tmp_path / name / "params", {"h": jnp.arange(3)})
+    assert load_params(tmp_path / name / "params", {"h": jnp.zeros(3, int)})["h"].tolist() == [0, 1, 2]
+
+
+def test_a_path_may_be_relative_and_a_string(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with as_a_user_has_it():
+        kept = Checkpoints("a[1]")
+        kept.save(1, {"h": jnp.arange(3)}, {})
+        assert kept.restore({"h": jnp.zeros(3, int)}, pytest.fail) is not None
+        assert kept.steps() == [1]
+        save_params("b/params", {"h": jnp.arange(3)})
+        assert load_params("b/params", {"h": jnp.zeros(3, int)})["h"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fault", ["cannot be read", "is read as other numbers"])
+def test_a_checkpoint_counts_and_older_ones_go_only_when_it_was_read_back(tmp_path, monkeypatch, fault):
+    kept, read = two(tmp_path), checkpoints.read_whole
+
+    def misread(*args):
+        told, packed = read(*args)
+        if fault == "cannot be read":
+            raise OSError(fault)
+        return told, packed[::-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "read_whole", misread)
+        with pytest.raises(OSError, match=r"^checkpoint 30 could not be written "):
+            kept.save(30, {"h": jnp.arange(300.0)}, {})
+    assert kept.steps() == [10, 20]
+    kept.save(30, {"h": jnp.arange(300.0)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["20", "30"]
+
+
+def test_what_a_user_put_beside_or_into_a_checkpoint_is_never_deleted_and_never_counted(tmp_path):
+    kept = two(tmp_path)
+    (tmp_path / "10" / "state" / "mine").write_text("x")
+    (tmp_path / "99").write_text("a file")
+    (tmp_path / "²").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "theirs").write_text("x")
+    (tmp_path / "5").symlink_to(tmp_path / "elsewhere")
+    for step in (30, 40):
+        kept.save(step, {"h": jnp.full(300, float(step))}, {})
+    assert kept.steps() == [30, 40]
+    assert [path.read_text() for path in tmp_path.rglob("mine")] == ["x"]
+    assert (tmp_path / "99").exists()
+    assert (tmp_path / "elsewhere" / "theirs").exists()
+    left = [path.relative_to(tmp_path) for path in tmp_path.glob("10*/**/*") if path.is_file()]
+    assert [path.name for path in left] == ["mine"], "the rest of it is gone"
+
+
+def test_a_state_of_nothing_comes_back(tmp_path):
+    kept = Checkpoints(tmp_path)
+    kept.save(0, {}, {})
+    found = kept.restore({}, pytest.fail)
+    assert found is not None
+    assert (found.step, found.state) == (0, {})
+
+
+def test_a_state_is_restored_like_its_shapes_alone(tmp_path):
+    kept, state = Checkpoints(tmp_path), {"h": jnp.arange(3), "key": jax.random.key(7)}
+    kept.save(1, state, {})
+    found = kept.restore(jax.eval_shape(lambda: state), pytest.fail)
+    assert found is not None
+    chex.assert_trees_all_equal(found.state, state)
 
 
 def test_a_truncated_checkpoint_is_refused_whichever_file_it_is_and_the_one_before_is_used(tmp_path):
@@ -137,6 +217,9 @@ def test_what_is_put_aside_is_never_deleted(tmp_path):
 def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(tmp_path):
     kept = two(tmp_path)
     refused(lambda: kept.save(20, {"h": jnp.zeros(3)}, {}), "checkpoint got step 20, when 20 is kept; want a later one")
+    for step in (-1, 2.5, True):
+        says = f"checkpoint got step {step}; want an integer of at least 0"
+        refused(lambda step=step: Checkpoints(tmp_path / "new").save(step, {}, {}), says)
     with pytest.raises(TypeError, match="not JSON serializable"):
         kept.save(30, {"h": jnp.zeros(3)}, {"facts": object()})
 

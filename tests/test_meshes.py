@@ -5,14 +5,17 @@ The tests start this file once as a script, on four virtual devices, which print
 
 import json
 import os
+import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 

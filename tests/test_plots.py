@@ -1,5 +1,9 @@
 """Figures show the numbers they are given; how they look is looked at."""
 
+import io
+from xml.etree import ElementTree
+
+import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -13,6 +17,7 @@ from rnn_jax.plots import (
     confidence_figure,
     confusion_figure,
     gain_figure,
+    gradient_figure,
     lag_figure,
     learning_figure,
     score_figure,
@@ -91,9 +96,62 @@ def test_long_texts_take_several_lines_and_blanks_are_seen():
     figure = confidence_figure("a b$\n" * 3, " b$\na" * 3, np.full((15, 5), 0.2), "a b$\n", width=6)
     assert len(figure.axes) == 3
     assert "␣" in {text.get_text() for text in figure.axes[0].texts}
-    odd = confidence_figure("\x0c", "\U0001f389", np.full((1, 2), 0.5), "\x0c\U0001f389").axes[0].texts
+    odd = confidence_figure("\x0c", "\x00", np.full((1, 3), 0.5), "\x0c\x00\udcff").axes[0].texts
     assert {text.get_text() for text in odd} == {"·"}, "a control character would break the SVG"
     figure.draw_without_rendering()
+
+
+SHOWN = ["[/b]", "$x_{$", "a$b$c", r"\$5 \frac{", "_leaky", "<b>&amp;", "中文 हिन्दी 🎉"]
+NAMES = [*SHOWN, "\x0c\x00\n", "\udcff", "x" * 2000, ""]
+
+
+def test_every_name_and_character_can_stand_in_every_figure():
+    k, row, count = np.arange(3.0), np.full((3, 1), 0.5), len(NAMES)
+    letters = "".join(dict.fromkeys("".join(NAMES)))
+    figures = [
+        lag_figure({"".join(SHOWN): {name: Band(k, k, k) for name in NAMES}}),
+        learning_figure({name: LearningCurve(k, row, row) for name in NAMES}, 2.0, dict.fromkeys(NAMES, 1.0)),
+        gain_figure({name: np.ones((2, 3)) * k for name in NAMES}, [0.5, 2.0]),
+        gradient_figure(k, dict.fromkeys(NAMES, k + 1), dict.fromkeys(NAMES, k / 3)),
+        score_figure({name: ScoreCurve(k, row) for name in NAMES}, {}, NAMES[1], NAMES[2]),
+        confusion_figure(np.eye(count, dtype=int), NAMES),
+        alignment_figure(letters, "a", np.ones((1, len(letters)))),
+        confidence_figure(letters, letters, np.eye(len(letters)), letters, top=1),
+    ]
+    for figure in figures:
+        image = io.BytesIO()
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            figure.savefig(image, format="svg")
+        written = "".join(ElementTree.fromstring(image.getvalue()).itertext())
+        assert set("".join(SHOWN).replace(" ", "")) <= set(written), "as they are, not as mathematics or dots"
+        assert NAMES[9] not in written
+    for name in SHOWN:
+        assert any(text.get_text().endswith(name.replace("$", r"\$")) for text in figures[0].axes[0].get_legend().texts)
+    figures[-1].savefig(io.BytesIO(), format="png")
+
+
+def test_figures_of_nothing_and_of_what_is_not_finite_are_drawn():
+    nan, none = np.full(3, np.nan), np.zeros(0)
+    figures = [
+        lag_figure({}),
+        lag_figure({"a": {}}),
+        lag_figure({"a": {"b": Band(nan, nan, nan)}}),
+        lag_figure({"a": {"b": Band(none, none, none)}}),
+        learning_figure({}, 2.0),
+        learning_figure({"a": LearningCurve(np.arange(3.0), nan[:, None], nan[:, None])}, 2.0),
+        learning_figure({"a": LearningCurve(none, none[:, None], none[:, None])}, 2.0),
+        gain_figure({}, [0.5, 2.0]),
+        gain_figure({"a": np.full((2, 3), np.nan)}, [0.5, 2.0]),
+        gradient_figure(np.arange(3.0), {"a": nan}, {"b": nan}),
+        gradient_figure(none, {}, {}),
+        score_figure({}, {}, "a", "b"),
+        score_figure({"a": ScoreCurve(np.arange(3.0), nan[:, None])}, {"b": np.nan}, "a", "b"),
+        confusion_figure(np.zeros((2, 2), int), ["a", "b"]),
+        confidence_figure("a", "b", np.full((1, 2), np.nan), "ab"),
+        alignment_figure("ab", "c", np.full((1, 2), np.nan)),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
 
 
 def test_an_alignment_figure_shades_each_row_by_its_own_largest():
