@@ -27,7 +27,7 @@ from rnn_jax.compiling import compiled
 from rnn_jax.keys import one_key
 from rnn_jax.precision import widened
 from rnn_jax.rollout import batch_shape, check_fit
-from rnn_jax.sharding import alike, rows, scan
+from rnn_jax.sharding import alike, rows, scan, where
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["Beams", "Decoded", "beam_search", "greedy", "keep_nucleus", "keep_top_k", "sample", "stream"]

@@ -323,7 +323,7 @@ def with_fonts(figure: Figure) -> Figure:
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     families = _families(frozenset("".join(text.get_text() for text in texts)))
     for text in texts:
-        text.set_family(families)
+        text.set_fontfamily(families)
     return figure
 
 

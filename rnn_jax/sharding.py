@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 Carry = TypeVar("Carry")
 
@@ -78,7 +78,7 @@ def alike(axes: int, *trees: PyTree) -> tuple[PyTree, ...]:
     return jax.tree.map(leaf, trees)
 
 
-def where(condition: Array, a: Array, b: Array) -> Array:
+def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
     """``jnp.where`` of arrays of equal rank, or numbers, that need not lie alike."""
     if has_layouts():
         condition, a, b = jnp.broadcast_arrays(condition, a, b)

@@ -4,6 +4,7 @@ import gc
 import resource
 import shutil
 import sys
+from pathlib import Path
 
 import chex
 import jax
@@ -71,7 +72,7 @@ def test_a_checkpoint_and_params_come_back_from_a_folder_of_any_name(tmp_path, n
     kept = Checkpoints(tmp_path / name / "checkpoints")
     kept.save(1, {"h": jnp.arange(3)}, {})
     assert [path.name for path in tmp_path.iterdir()] == [name], "nothing is written elsewhere"
-    assert [path.name for path in kept.folder.iterdir()] == ["1"]
+    assert [path.name for path in Path(kept.folder).iterdir()] == ["1"]
     found = kept.restore({"h": jnp.zeros(3, int)}, pytest.fail)
     assert found is not None
     assert found.state["h"].tolist() == [0, 1, 2]
@@ -219,7 +220,7 @@ def test_a_step_that_is_not_a_later_one_and_facts_that_are_no_json_are_refused(t
     refused(lambda: kept.save(20, {"h": jnp.zeros(3)}, {}), "checkpoint got step 20, when 20 is kept; want a later one")
     for step in (-1, 2.5, True):
         says = f"checkpoint got step {step}; want an integer of at least 0"
-        refused(lambda step=step: Checkpoints(tmp_path / "new").save(step, {}, {}), says)
+        refused(lambda step=step: Checkpoints(tmp_path / "new").save(step, {}, {}), says)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not JSON serializable"):
         kept.save(30, {"h": jnp.zeros(3)}, {"facts": object()})
 

@@ -1,5 +1,8 @@
 """A layer where a cell is wanted, a cell where a layer is, and what is neither, are named in one line."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+# (wrong things on purpose)
+
 import jax
 import jax.numpy as jnp
 import numpy as np

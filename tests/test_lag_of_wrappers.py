@@ -1,5 +1,8 @@
 """A wrapped cell has the spectrum and the gradients by lag of the cell inside: nothing of it counts twice."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# (states of wrappers, and wrong things on purpose)
+
 import jax
 import jax.numpy as jnp
 import numpy as np

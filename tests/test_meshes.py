@@ -69,7 +69,7 @@ class Found(NamedTuple):
     second: Any = ()
 
 
-PARTS = Data(*[P(None, "data")] * 5, P("data"), P(), P(), P())
+PARTS = Data._make([*[P(None, "data")] * 5, P("data"), *[P()] * 3])
 PARTS_FOUND = Found(P(), P("data"), P(None, "data"))
 
 

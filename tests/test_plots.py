@@ -1,6 +1,7 @@
 """Figures show the numbers they are given; how they look is looked at."""
 
 import io
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -126,7 +127,8 @@ def test_every_name_and_character_can_stand_in_every_figure():
         assert set("".join(SHOWN).replace(" ", "")) <= set(written), "as they are, not as mathematics or dots"
         assert NAMES[9] not in written
     for name in SHOWN:
-        assert any(text.get_text().endswith(name.replace("$", r"\$")) for text in figures[0].axes[0].get_legend().texts)
+        legend: Any = figures[0].axes[0].get_legend()
+        assert any(text.get_text().endswith(name.replace("$", r"\$")) for text in legend.texts)
     figures[-1].savefig(io.BytesIO(), format="png")
 
 

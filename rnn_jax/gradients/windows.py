@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.checks import require_kept, require_positive, require_sequence
@@ -143,7 +144,8 @@ def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], l
     structure = jax.tree.structure(shape)
 
     def g(consts: list[Any], *args: PyTree) -> Any:
-        return jax.tree.unflatten(structure, jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(args)))
+        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        return jax.tree.unflatten(structure, run(*jax.tree.leaves(args)))
 
     return g, closed.consts
 

@@ -81,8 +81,8 @@ def rollout(
     xs = x if keys is None else Keyed(x, keys)
     require_lengths(lengths, require_sequence(xs))
     require_kept(xs=xs)
-    marks = (None if mark is None else jnp.asarray(mark) for mark in (mask, lengths, resets, cuts))
-    return _rolled(cell, params, h0, xs, *marks, reverse, schedule)
+    mask, lengths, resets, cuts = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets, cuts))
+    return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, schedule)
 
 
 @compiled("cell", "reverse", "schedule")
