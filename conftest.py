@@ -7,7 +7,12 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
 )
 
+import signal
+import sys
+from pathlib import Path
+
 import jax
+import pytest
 from beartype import BeartypeConf, beartype
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -21,3 +26,22 @@ install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
 
 settings.register_profile("laws", deadline=None, max_examples=5, derandomize=True)
 settings.load_profile("laws")
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts this process and those that it starts, even if the suite was started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def scripts_find_their_modules(monkeypatch):
+    """The modules of experiments/ can be imported, anew for each test."""
+    scripts = str(Path(__file__).parent / "experiments")
+    monkeypatch.syspath_prepend(scripts)
+    monkeypatch.setenv("NPROC", "4")
+    yield
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(scripts)]:
+        del sys.modules[name]

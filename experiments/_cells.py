@@ -1,18 +1,13 @@
 """Cells by name, for scripts that compare them: those of the library, and your own from a file."""
 
-import importlib.util
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import jax
+from _own import naming, own_cell, require_floating_state
 
 import rnn_jax as rnn
 from rnn_jax import Cell, initializers, readout
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
-from rnn_jax.keys import unkey
-from rnn_jax.types import Keyed
 
 STARTS = {
     "gaussian": initializers.scaled_normal(),
@@ -39,14 +34,15 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
 
     Args:
         name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
-            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own.
+            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own, which reads
+            one-hot vectors ``(input_size,)``, or ids if its step works on ids alone.
         vocabulary_size: V, letters in and out.
         hidden_size: units of each layer.
         layers: cells on top of each other.
         dropout: the share of each layer's outputs that the next one, or the readout, does not see in training.
 
     Raises:
-        ValueError: for a name or a start that is unknown, or a file or function that is not there.
+        ValueError: for a name or a start that is unknown, or a cell of your own that is none (``own_cell``).
     """
     sizes = (vocabulary_size, *[hidden_size] * (layers - 1))
     cells = [make_cell(name, size, hidden_size, reads_ids=layer == 0) for layer, size in enumerate(sizes)]
@@ -58,8 +54,7 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
 def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> Cell:
     """One layer: a cell of this name, as ``make_model`` has it."""
     if ":" in name:
-        cell = own(name)(input_size, hidden_size)
-        return one_hot(cell, input_size) if reads_ids else cell
+        return own_cell(name, input_size, hidden_size, reads_ids)
     kind, dash, start = name.partition("-")
     if kind not in RECURRENT | DIAGONAL:
         known = ", ".join(RECURRENT | DIAGONAL)
@@ -72,35 +67,6 @@ def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> 
     if kind in DIAGONAL:
         return DIAGONAL[kind](input_size, hidden_size, **inits)
     return RECURRENT[kind](input_size, hidden_size, **inits, recurrent_init=STARTS[start or "gaussian"])
-
-
-def own(name: str) -> Callable[[int, int], Cell]:
-    """The function that ``FILE.py:function`` names."""
-    file, _, function = name.rpartition(":")
-    if not Path(file).is_file():
-        raise ValueError(f"cell got {name!r}, whose file {file} is not there; want FILE.py:function")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"cell got {name!r}, whose file is no Python; want FILE.py:function")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ValueError(f"cell got {name!r}, whose file is no Python ({error}); want FILE.py:function") from None
-    if not callable(getattr(module, function, None)):
-        raise ValueError(f"cell got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
-    return getattr(module, function)
-
-
-def one_hot(cell: Cell, size: int) -> Cell:
-    """``cell``, which reads vectors, reading ids as one-hot vectors."""
-
-    def project(params, x):
-        ids, key = unkey(x)
-        letter = jax.nn.one_hot(ids, size)
-        return cell.project(params, letter if key is None else Keyed(letter, key))
-
-    return cell._replace(project=project)
 
 
 def short(name: str) -> str:
@@ -122,7 +88,7 @@ def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int)
     """``{name: (hidden_size, model)}``, each with the parameters of an LSTM of ``hidden_size`` units, or nearly.
 
     Raises:
-        ValueError: for no name, the same name twice, or one that ``make_model`` refuses.
+        ValueError: for no name, the same name twice, one that ``make_model`` refuses, or a state of integers.
     """
     if not names:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
@@ -131,5 +97,9 @@ def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int)
     if twice:
         raise ValueError(f"--cells got {twice} twice; want each cell once")
     budget = parameter_count(make_model("lstm", vocabulary_size, hidden_size))
-    sizes = {name: matching_size(partial(make_model, name, vocabulary_size), budget) for name in names}
+    sizes = {}
+    for name in names:
+        with naming(name):
+            sizes[name] = matching_size(partial(make_model, name, vocabulary_size), budget)
+            require_floating_state(name, make_model(name, vocabulary_size, sizes[name]))
     return {short(name): (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _cells import short
 from _char_lm_training import Job, best_file, best_params
 from _study import of_skipped, show_table
 from _text import draw_confidences
@@ -79,7 +80,9 @@ def draw(run: Run, job: Job, bars: list[float], rows: list[dict[str, Any]]) -> l
     scores = np.array([row["loss"] for row in validation], float)
     curve = LearningCurve(seen["tokens"], seen["loss"][:, None], scores[:, None])
     best = int(np.argmin(bars))
-    figure = learning_figure({job.facts["cell"]: curve}, np.log(job.letters.size), {f"{best + 1}-grams": bars[best]})
+    figure = learning_figure(
+        {short(job.facts["cell"]): curve}, np.log(job.letters.size), {f"{best + 1}-grams": bars[best]}
+    )
     run.draw(
         "learning_curve",
         figure,

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _study import compiled
+from _cells import short
+from _study import LARGEST, compiled, progress_of
 from _text import writer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rnn_jax import Cell
 from rnn_jax.checkpoints import Checkpoints, load_params, save_params
@@ -56,18 +56,18 @@ def train(config: Any, run: Run, job: Job) -> None:
         FloatingPointError: when loss or gradient are not finite and the configuration says stop.
         OSError: when the disk is full; the last checkpoint stays.
     """
-    columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[doing]}")) as progress:
-        bar = progress.add_task(config.cell, total=None, doing="compiling")
+    name = short(config.cell)
+    with progress_of([name], None) as bars:
+        bars.tick(name, "compiling")
         kept = Checkpoints(run.folder / "checkpoints")
-        state, seconds, looks = go_on(config, run, job, kept, progress.console.print)
+        state, seconds, looks = go_on(config, run, job, kept, bars.say)
         learner, rate = job.learner(looks)
         programs = compile_programs(config, job, learner, state)
         first = int(state.cursor) // config.updates
-        progress.update(bar, total=looks, completed=first)
+        bars.progress.update(bars.tasks[name], total=looks, completed=first)
         for look in range(first, looks):
             if is_stale(run, config.patience):
-                progress.console.print(f"no better validation score in {config.patience} looks: training ends")
+                bars.say(f"no better validation score in {config.patience} looks: training ends")
                 break
             with uninterrupted(), naming_the_last_of(kept):  # Ctrl-C waits for the checkpoint
                 begin = time.perf_counter()
@@ -79,7 +79,7 @@ def train(config: Any, run: Run, job: Job) -> None:
                 nats = look_at(run, config, job, programs, rate, state, info, seconds)
                 facts = {"lengths": run.lengths(), "seconds": seconds, "looks": looks, "best": best_file(run).is_file()}
                 kept.save(int(state.cursor), state, facts)
-            progress.update(bar, advance=1, doing=f"{nats:.3f} nats")
+            bars.tick(name, f"loss {nats:.3f} nats", 1)
         score_on_test(run, config, job, seconds)
 
 
@@ -118,7 +118,7 @@ def planned_looks(config: Any, job: Job, state: LearnerState) -> int:
         begin = time.perf_counter()
         jax.block_until_ready(learn(state, windows))
         seconds.append(time.perf_counter() - begin)
-    return max(1, round(60 * config.minutes / (min(seconds) * config.updates / few)))
+    return min(LARGEST // config.updates, max(1, round(60 * config.minutes / (min(seconds) * config.updates / few))))
 
 
 def chunk(job: Job, look: int, updates: int) -> tuple[np.ndarray, ...]:

@@ -21,7 +21,7 @@ def test_scores(run: Run, kinds: Iterable[str]) -> Scores:
     """The scores of finished networks on the test part, as the metrics have them, in the order of ``kinds``."""
     found: dict[str, dict[str, list[float]]] = {kind: {} for kind in kinds}
     facts = {name for row in _rows(run, "train") for name in row} - {"loss"}  # what stands on every row is no score
-    for row in _rows(run, "test"):
+    for row in (row for row in _rows(run, "test") if row["cell"] in found):
         for name in (name for name in row if name not in facts):
             found[row["cell"]].setdefault(name, []).append(row[name])
     return {kind: {name: np.array(v, float) for name, v in scores.items()} for kind, scores in found.items() if scores}
@@ -93,13 +93,17 @@ def conduct(
         **page: script, the experiment's file; title, question, legend; baselines ``{score: {label: value}}`` of what
             needs no network.
     """
-    networks = finished(options[0], run, tasks)
+    networks: Networks = {}
+
+    def work() -> None:
+        networks.update(finished(options[0], run, tasks))
+        learn_all(options[0], run, tasks, networks)
 
     def show_all(status: str) -> None:
-        scores = test_scores(run, tasks)
+        scores = test_scores(run, [kind for kind in tasks if kind in networks])
         publish(run, options, status, scores, lambda: show(networks, scores), **page)
 
-    return carry_out(lambda: learn_all(options[0], run, tasks, networks), show_all)
+    return carry_out(work, show_all)
 
 
 def publish(

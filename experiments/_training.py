@@ -1,5 +1,6 @@
 """Networks trained side by side: every kind from several seeds, scored while learning, and once at the end."""
 
+import hashlib
 import json
 import threading
 import time
@@ -10,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _study import Study, Tick, compiled, learning_rate, side_by_side
+from _study import Study, Tick, compiled, learning_rate, numbers_of, require_room, side_by_side
 
 from rnn_jax.checkpoints import load_params, save_params
 from rnn_jax.losses import next_token_nats
-from rnn_jax.runs import Run, read_metrics
+from rnn_jax.runs import Run, open_run, read_metrics
 from rnn_jax.training import Learner, fit
 from rnn_jax.types import Params
 
@@ -38,6 +39,8 @@ class Task(NamedTuple):
     """The batch axes of a state that is carried from batch to batch."""
     facts: Mapping[str, Any] = {}
     """What stands on every row of the metrics: hidden size, number of parameters."""
+    needs: Mapping[str, float] = {}
+    """Bytes that one network holds while it is trained, by the option that decides them (``needs_of``)."""
 
 
 class Programs(NamedTuple):
@@ -48,6 +51,51 @@ class Programs(NamedTuple):
     validate: Callable
     test: Callable
     compile_s: float
+
+
+def needs_of(config: Study, model: Any, *, steps: int, outputs: int, numbers: int, scored: int) -> dict[str, float]:
+    """About how many bytes a network holds while it is trained, by the option that decides them.
+
+    Args:
+        config: the options.
+        model: has ``init`` and ``start``.
+        steps: of one example in an update.
+        outputs: numbers that come out at each step.
+        numbers: that one example is made of.
+        scored: steps of all examples of the part that is scored at once.
+    """
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    state = numbers_of(jax.eval_shape(model.start, params))
+    kept = steps * (4 * state + 2 * outputs) + numbers  # for the gradient: gates and states; logits
+    needs: dict[str, float] = {
+        "seeds": 4 * numbers_of(params),  # of each network that is finished
+        "hidden_size": 4 * (4 * numbers_of(params) + 2 * scored * (state + outputs)),  # gradient and Adam's two moments
+        "batch_size": 4 * config.batch_size * kept,
+        "updates": 0,
+    }
+    needs[max("batch_size", "updates", key=lambda option: getattr(config, option))] += (
+        8 * config.updates * config.batch_size * numbers
+    )
+    return needs
+
+
+def open_study(config: Study, tasks: Mapping[str, Task], facts: Mapping[str, Any] | None = None) -> Run:
+    """Opens the run folder, where what is to be trained has room in the machine; a ValueError otherwise.
+
+    Args:
+        config: the options.
+        tasks: what is trained.
+        facts: of the data, so that a run goes on only with the same; by default the SHA-256 of what is scored.
+    """
+    options = {option for task in tasks.values() for option in task.needs}
+    needs = {option: max(task.needs.get(option, 0) for task in tasks.values()) for option in options}
+    finished = config.seeds * len(tasks) * needs.pop("seeds", 0)
+    require_room(config, **needs)
+    require_room(config, seeds=finished, workers=min(config.workers, config.seeds * len(tasks)) * sum(needs.values()))
+    if facts is None:
+        scored = [np.asarray(leaf).tobytes() for task in tasks.values() for leaf in (*task.validation, *task.test)]
+        facts = {"data_sha256": hashlib.sha256(b"".join(scored)).hexdigest()}
+    return open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
 
 def classify(logits: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:

@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -48,10 +50,18 @@ class Result(NamedTuple):
 def kept(run: Run, names: list[str]) -> dict[str, Result]:
     """The cells that an earlier run finished; the metrics of unfinished ones are dropped."""
     files = {name: run.folder / "cells" / f"{name}.npz" for name in names}
-    results = {name: Result(**np.load(file)) for name, file in files.items() if file.is_file()}
+    results = {name: _read(file) for name, file in files.items() if file.is_file()}
     rows = [row for row in read_metrics(run.folder) if row["cell"] in results]
     run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return results
+
+
+def _read(file: Path) -> Result:
+    """What ``keep`` wrote; a ValueError when it cannot be read."""
+    try:
+        return Result(**np.load(io.BytesIO(file.read_bytes())))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} cannot be read ({error}); want it whole: remove it to train this cell anew") from None
 
 
 def keep(run: Run, name: str, result: Result) -> None:

@@ -14,7 +14,6 @@
 
 # %%
 import dataclasses
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,18 @@ import tyro
 from _cells import make_model
 from _char_lm_report import Finished, print_table, publish
 from _char_lm_training import Job, train
-from _study import Options, carry_out, learning_rate, read_options, require_known, require_positive
+from _own import facts_of, naming
+from _study import (
+    Options,
+    carry_out,
+    learning_rate,
+    numbers_of,
+    read_options,
+    require_known,
+    require_positive,
+    require_representable,
+    require_room,
+)
 from _text import SHOWN, Text, load_text, writer
 
 from rnn_jax import Cell
@@ -51,9 +61,11 @@ class Config(Options):
     split: str = "90/5/5"
     """Percent of the text for training, validation and test, by position; or training and validation alone: 90/10."""
     cell: str = "lstm"
-    """Any cell of the library, with a start of W_hh behind a dash, such as tanh-orthogonal; or FILE.py:function."""
+    """Any cell of the library, with a start of W_hh behind a dash, such as tanh-orthogonal; or FILE.py:function, where
+    function(input_size, hidden_size) makes a cell of your own that reads one-hot vectors, or ids where its step works
+    on ids alone."""
     layers: int = 1
-    """Cells on top of each other."""
+    """Cells on top of each other, at most 100."""
     hidden_size: int = 256
     """Units of each layer."""
     parameters: int = 0
@@ -147,9 +159,24 @@ def model_of(config: Config, vocabulary_size: int) -> tuple[Config, Cell]:
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"--temperatures got {temperature}; want 0 or a positive number")
     make = partial(make_model, config.cell, vocabulary_size, layers=config.layers)
+    require_room(config, parameters=16 * config.parameters)
     if config.parameters:
-        config = dataclasses.replace(config, hidden_size=matching_size(make, config.parameters))
+        with naming(config.cell):
+            config = dataclasses.replace(config, hidden_size=matching_size(make, config.parameters))
     return config, make(config.hidden_size, dropout=config.dropout)
+
+
+def require_room_for(model: Cell, config: Config, vocabulary_size: int) -> None:
+    """Raises a ValueError when what training holds at once is more than the memory of the machine."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    step = 4 * numbers_of(jax.eval_shape(model.start, params)) + 2 * vocabulary_size  # gates and states; logits
+    require_room(
+        config,
+        hidden_size=4 * 4 * numbers_of(params),  # with the gradient and Adam's two moments
+        batch_size=4 * config.batch_size * config.window * step,
+        updates=8 * config.updates * config.batch_size * config.window,
+        letters=100 * config.letters,
+    )
 
 
 def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -197,10 +224,9 @@ def train_command(argv: list[str] | None) -> int:
         config, model = model_of(options, letters.size)
         prompt = config.prompt or letters.decode(data.train[:4])
         require_known(letters, "prompt", [prompt])
+        require_room_for(model, config, letters.size)
         job = job_of(config, data, model, prompt)
-        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size}
-        if ":" in config.cell:
-            facts["cell_sha256"] = hashlib.sha256(Path(config.cell.rpartition(":")[0]).read_bytes()).hexdigest()
+        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size, **facts_of([config.cell])}
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
         run.write_json("vocab.json", list(letters.characters))
     question = (
@@ -232,25 +258,45 @@ class Sample:
     """Of what is drawn."""
 
 
+def trained(run: Path) -> tuple[Config, Vocabulary, Cell]:
+    """The configuration, vocabulary and network of a run.
+
+    Raises:
+        ValueError: for a folder that holds no run of this script, or whose cell was changed since.
+    """
+    known = {field.name for field in dataclasses.fields(Config)}
+    kept, characters = read_json(run / "config.json"), read_json(run / "vocab.json")
+    try:
+        config, letters = Config(**{name: kept[name] for name in known & kept.keys()}), Vocabulary("".join(characters))
+        config, model = model_of(config, letters.size)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"sample got {run}, whose config.json no run of char_lm.py wrote ({error})") from None
+    for name, digest in facts_of([config.cell]).items():
+        if kept.get(name) != digest:
+            raise ValueError(f"{config.cell} got another content since the run; want the one it was trained with")
+    return config, letters, model
+
+
 def sample_command(argv: list[str]) -> int:
     """Prints the prompt and what follows."""
     with wrong_use():
         asked = parse(Sample, argv)
+        require_representable(asked)
+        require_room(asked, letters=100 * asked.letters)
         if asked.letters < 1 or not 0 <= asked.temperature < float("inf"):
             raise ValueError(
                 f"--letters and --temperature got {asked.letters} and {asked.temperature}; want at least 1 and 0"
             )
-        known = {field.name for field in dataclasses.fields(Config)}
-        kept = read_json(asked.run / "config.json")
-        config = Config(**{name: value for name, value in kept.items() if name in known})
-        letters = Vocabulary("".join(read_json(asked.run / "vocab.json")))
+        _, letters, model = trained(asked.run)
         require_known(letters, "prompt", [asked.prompt])
-        _, model = model_of(config, letters.size)
         params = load_params(asked.run / "params.safetensors", jax.eval_shape(model.init, jax.random.key(0)))
-    write = jax.jit(writer(model, letters.encode(asked.prompt), asked.letters))
-    ids = np.asarray(write(params, jax.random.key(asked.seed), asked.temperature))
-    print(asked.prompt + letters.decode(ids))
-    return 0
+
+    def work() -> None:
+        write = jax.jit(writer(model, letters.encode(asked.prompt), asked.letters))
+        ids = np.asarray(write(params, jax.random.key(asked.seed), asked.temperature))
+        print(asked.prompt + letters.decode(ids))
+
+    return carry_out(work, lambda status: None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,11 +315,11 @@ def table_command(argv: list[str]) -> int:
             raise ValueError("table got no run; want run folders, such as: table runs/char_lm/*")
         files = ("config.json", "summary.json")
         finished = [Finished(folder, *(read_json(folder / file) for file in files)) for folder in folders]
+        if not all("n_gram_nats" in run.summary and "split" in run.config for run in finished):
+            raise ValueError("table got the run of another experiment; want runs of char_lm.py")
         texts = {(run.config.get("text_sha256"), run.config.get("split")): str(run.folder) for run in finished}
         if len(texts) > 1:
             raise ValueError(f"table got different texts or splits ({', '.join(texts.values())}); want one of each")
-        if any("n_gram_nats" not in run.summary for run in finished):
-            raise ValueError("table got the run of another experiment; want runs of char_lm.py")
         print_table(finished)
     return 0
 

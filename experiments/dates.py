@@ -26,8 +26,8 @@ from _cells import RECURRENT
 from _dates import ANSWER, DAYS_TESTED, END, LENGTH, Dates, draw_dates
 from _dates_report import show
 from _showing import Scores, Shown, conduct
-from _study import Study, optimizer, read_options, require_known, require_positive
-from _training import Networks, Task, first_of
+from _study import Study, optimizer, read_options, require_known, require_positive, require_room
+from _training import Networks, Task, first_of, needs_of, open_study
 
 import rnn_jax as rnn
 from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
@@ -35,7 +35,7 @@ from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import LOCALES, require_locales
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.losses import cross_entropy
-from rnn_jax.runs import open_run, wrong_use
+from rnn_jax.runs import wrong_use
 from rnn_jax.text import Vocabulary, pad
 from rnn_jax.topologies import EncoderDecoder
 from rnn_jax.training import batch_learner
@@ -147,6 +147,14 @@ def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
         validation=dates.validation,
         test=dates.test,
         facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+        needs=needs_of(
+            config,
+            model,
+            steps=2 * len(dates.train.sources),  # two stacked cells, or both directions and the decoder
+            outputs=ANSWER.size,
+            numbers=len(dates.train.sources) + LENGTH,
+            scored=dates.test.sources.size,
+        ),
     )
 
 
@@ -169,16 +177,22 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         require_positive(config, "examples", "hidden_size")
         require_locales(config.locales)
+        twice = next((name for name in config.locales if config.locales.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"--locales got {twice} twice; want each once")
         if not config.locales:
             raise ValueError(f"--locales got nothing; want one or more of {', '.join(LOCALES)}")
         if not 0 <= config.own_words <= 1:
             raise ValueError(f"--own-words got {config.own_words}; want a part of the letters, from 0 to 1")
+        require_room(config, examples=2000 * config.examples)  # lines of text, then numbers
         dates = draw_dates(config.locales, config.examples)
         require_known(dates.letters, "ask", config.ask)
         model = make_model(config, dates.letters)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    run.write_json("vocab.json", list(dates.letters.characters))
-    kind, chance = f"{config.encoder} to {config.decoder}", commonest(dates)
+        kind = f"{config.encoder} to {config.decoder}"
+        tasks = {kind: make_task(config, model, dates)}
+        run = open_study(config, tasks)
+        run.write_json("vocab.json", list(dates.letters.characters))
+    chance = commonest(dates)
 
     def shown(networks: Networks, scores: Scores) -> Shown:
         params = first_of(networks, kind)
@@ -189,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     return conduct(
         run,
         (config, default),
-        {kind: make_task(config, model, dates)},
+        tasks,
         shown,
         script="dates.py",
         title="Sequence to sequence: dates as many languages write them",

@@ -16,14 +16,14 @@ import numpy as np
 from _digits import CLASSES, Parts, draw_batches, load_digits, majority
 from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
 from _study import Study, optimizer, read_options
-from _training import Networks, Task, classify, first_of
+from _training import Networks, Task, classify, first_of, needs_of, open_study
 from matplotlib.figure import Figure
 
 from rnn_jax import Cell, one_to_one, readout, vanilla
 from rnn_jax.counting import parameter_count
 from rnn_jax.plots import COLOURS, confusion_figure
 from rnn_jax.report import Section
-from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 
 
@@ -72,6 +72,7 @@ def make_task(config: Config, model: Cell, parts: Parts) -> Task:
         validation=parts.validation,
         test=parts.test,
         facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+        needs=needs_of(config, model, steps=1, outputs=CLASSES, numbers=64, scored=len(parts.test.classes)),
     )
 
 
@@ -127,12 +128,13 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         parts = load_digits()
         model = readout(vanilla(64, config.hidden_size), CLASSES)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+        tasks = {NAME: make_task(config, model, parts)}
+        run = open_study(config, tasks)
     chance = {"the commonest digit": majority(parts)}
     return conduct(
         run,
         (config, default),
-        {NAME: make_task(config, model, parts)},
+        tasks,
         lambda networks, scores: show(model, parts, run, networks, chance, scores),
         script="digit_class.py",
         title="One to one: which digit is on the image?",

@@ -18,7 +18,7 @@ import numpy as np
 from _digits import CLASSES, Parts, draw_batches, load_digits, majority
 from _showing import Scores, Shown, conduct, draw_curves, shown
 from _study import Study, optimizer, read_options
-from _training import Networks, Task, first_of
+from _training import Networks, Task, first_of, needs_of, open_study
 from matplotlib.figure import Figure
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
@@ -27,7 +27,7 @@ from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.losses import cross_entropy
 from rnn_jax.plots import draw_confidences
 from rnn_jax.report import Section
-from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.runs import Run, wrong_use
 from rnn_jax.text import vocabulary
 from rnn_jax.topologies import EncoderDecoder
 from rnn_jax.training import batch_learner
@@ -117,6 +117,9 @@ def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:
             "hidden_size": config.decoder_size,
             "parameters": parameter_count(model),
         },
+        needs=needs_of(
+            config, model, steps=LONGEST, outputs=LETTERS.size, numbers=64, scored=LONGEST * len(parts.test.classes)
+        ),
     )
 
 
@@ -195,12 +198,13 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         parts = load_digits()
         model = make_model(config)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+        tasks = {NAME: make_task(config, model, parts)}
+        run = open_study(config, tasks)
     chance = {"the commonest digit's name": majority(parts)}
     return conduct(
         run,
         (config, default),
-        {NAME: make_task(config, model, parts)},
+        tasks,
         lambda networks, scores: show(model, parts, run, networks, chance, scores),
         script="digit_names.py",
         title="One to many: an image is spelled",

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 from _digits import CLASSES, Parts, draw_batches, load_digits, majority
 from _showing import Scores, Shown, conduct, draw_curves, shown
-from _study import Study, optimizer, read_options
-from _training import Networks, Task, classify
+from _study import Study, optimizer, read_options, require_room
+from _training import Networks, Task, classify, needs_of, open_study
 
 from rnn_jax import Cell, gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.plots import ScoreCurve, score_figure
 from rnn_jax.report import Section
-from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 
 CELLS = {"tanh": vanilla, "relu": irnn, "gru": gru, "lstm": lstm}
@@ -65,10 +65,14 @@ def make_models(config: Config) -> dict[str, Cell]:
         raise ValueError(
             f"--cells got {unknown[0] if unknown else 'nothing'!r}; want one or more of {', '.join(CELLS)}"
         )
+    twice = next((name for name in config.cells if config.cells.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"--cells got {twice} twice; want each cell once")
 
     def make(name: str, hidden_size: int) -> Cell:
         return readout(CELLS[name](1, hidden_size), CLASSES)
 
+    require_room(config, hidden_size=16 * parameter_count(make("lstm", config.hidden_size)))
     budget = parameter_count(make("lstm", config.hidden_size))
     return {name: make(name, matching_size(partial(make, name), budget)) for name in config.cells}
 
@@ -97,6 +101,7 @@ def make_task(config: Config, model: Cell, parts: Parts) -> Task:
             "hidden_size": jax.eval_shape(model.init, jax.random.key(0)).W_hy.shape[0],
             "parameters": parameter_count(model),
         },
+        needs=needs_of(config, model, steps=64, outputs=CLASSES, numbers=64, scored=64 * len(parts.test.classes)),
     )
 
 
@@ -142,9 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         parts, models = load_digits(), make_models(config)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
+        tasks = {name: make_task(config, model, parts) for name, model in models.items()}
+        run = open_study(config, tasks)
     chance = {"the commonest digit": majority(parts)}
-    tasks = {name: make_task(config, model, parts) for name, model in models.items()}
     return conduct(
         run,
         (config, default),

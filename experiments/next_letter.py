@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _showing import Scores, Shown, conduct, draw_curves, shown
-from _study import Study, optimizer, read_options, require_known, require_positive
+from _study import Study, optimizer, read_options, require_known, require_positive, require_room
 from _text import SHOWN, Text, draw_confidences, load_text
-from _training import Networks, Task, first_of
+from _training import Networks, Task, first_of, needs_of, open_study
 
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
 from rnn_jax.decoding import Decoded, beam_search, greedy, sample
 from rnn_jax.losses import bits_per_char, cross_entropy
-from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.runs import Run, wrong_use
 from rnn_jax.text import streams
 from rnn_jax.training import window_learner
 
@@ -123,6 +123,14 @@ def make_task(config: Config, model: Cell, data: Data) -> Task:
         test=data.test,
         lanes=(config.batch_size,),
         facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+        needs=needs_of(
+            config,
+            model,
+            steps=config.window,
+            outputs=data.text.letters.size,
+            numbers=2 * config.window,
+            scored=data.test[0].size,
+        ),
     )
 
 
@@ -191,14 +199,15 @@ def main(argv: list[str] | None = None) -> int:
         data = load(config)
         row = initializers.scaled_normal(data.text.letters.size**0.5)  # N(0, 1): a one-hot letter has length 1, not √V
         model = readout(gru(data.text.letters.size, config.hidden_size, input_init=row), data.text.letters.size)
-        facts = {"text_sha256": data.text.sha256}
-        run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
-    run.write_json("vocab.json", list(data.text.letters.characters))
+        tasks = {NAME: make_task(config, model, data)}
+        require_room(config, letters=100 * config.letters)
+        run = open_study(config, tasks, {"text_sha256": data.text.sha256})
+        run.write_json("vocab.json", list(data.text.letters.characters))
     bars = without_network(data)
     return conduct(
         run,
         (config, default),
-        {NAME: make_task(config, model, data)},
+        tasks,
         lambda networks, scores: show(model, data, config, run, networks, bars, scores),
         script="next_letter.py",
         title="Many to many: the next letter",

@@ -23,21 +23,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _cells import equal_models, start_of
+from _own import facts_of
 from _study import (
     Study,
     Tick,
     carry_out,
     compiled,
     learning_rate,
+    numbers_of,
     optimizer,
     read_options,
     require_positive,
+    require_room,
     side_by_side,
 )
 from _text import Text, load_text
 from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
 
-from rnn_jax import lag_gradients, leading_gain, map_recurrent, rollout
+from rnn_jax import lag_gradients, leading_gain, lstm, map_recurrent, rollout
 from rnn_jax.counting import parameter_count
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
@@ -56,7 +59,7 @@ class Config(Study):
     cells: tuple[str, ...] = ("tanh", "relu-identity", "relu", "gru", "lstm")
     """gru, lstm, any other cell of the library or an activation of the vanilla cell, each with -gaussian (the default),
     -orthogonal, -identity or -uniform for the start of W_hh; or FILE.py:function, where function(input_size,
-    hidden_size) makes a cell of your own."""
+    hidden_size) makes a cell of your own that reads one-hot vectors, or ids where its step works on ids alone."""
     hidden_size: int = 64
     """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
     batch_size: int = 32
@@ -98,7 +101,7 @@ class Data(NamedTuple):
 
     text: Text
     windows: tuple[np.ndarray, np.ndarray]
-    """Letters and targets, ``(looks, updates, K, B)``; at its end the text begins anew, with the state carried on."""
+    """Letters and targets, ``(W, K, B)``; at its end the text begins anew, with the state carried on."""
     validation: tuple[np.ndarray, np.ndarray]
     """``(T, B)``: one long rollout of several lanes."""
     probes: np.ndarray
@@ -123,12 +126,18 @@ def load(config: Config) -> Data:
     border = len(ids) - min(len(ids) // 10, HELD_OUT)
     held_out = ids[border:]
     xs, targets = streams(ids[:border], config.batch_size, config.window)
-    order = np.arange(config.looks * config.updates).reshape(config.looks, config.updates) % len(xs)
     lanes = max(1, min(64, len(held_out) // 256))
     validation = streams(held_out, lanes, (len(held_out) - 1) // lanes)
+    require_room(config, probes=8 * length * config.probes, gains=8 * config.gains)
     starts = np.linspace(0, len(held_out) - length, config.probes).astype(int)
     probes = np.stack([held_out[s : s + length] for s in starts], axis=1)
-    return Data(text, (xs[order], targets[order]), (validation[0][0], validation[1][0]), probes)
+    return Data(text, (xs, targets), (validation[0][0], validation[1][0]), probes)
+
+
+def chunk(config: Config, data: Data, look: int) -> tuple[np.ndarray, ...]:
+    """Letters and targets, ``(updates, K, B)``, from one look to the next."""
+    which = (look * config.updates + np.arange(config.updates)) % len(data.windows[0])
+    return tuple(part[which] for part in data.windows)
 
 
 # %% [markdown]
@@ -177,7 +186,7 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
     xs, targets = map(jnp.asarray, data.validation)
     few, key = probes[:, :: -(-config.probes // 4)], jax.random.key(config.seed)
     params, first = state.params, jax.tree.map(lambda leaf: leaf[0], state.params)
-    windows = tuple(w[0] for w in data.windows)
+    windows = chunk(config, data, 0)
 
     build, begin = partial(compiled, config), time.perf_counter()
     programs = Programs(
@@ -224,8 +233,8 @@ def train(
     curve, seconds, tokens_per_s = [], 0.0, 0.0
     rate = learning_rate(config)
     tokens_a_look = config.updates * config.batch_size * config.window
-    for look, windows in enumerate(zip(*data.windows, strict=True), start=1):
-        begin = time.perf_counter()
+    for look in range(1, config.looks + 1):
+        windows, begin = chunk(config, data, look - 1), time.perf_counter()
         state, info = jax.block_until_ready(programs.learn(state, windows))
         seconds += time.perf_counter() - begin
         tokens, nats = look * tokens_a_look, np.mean(info.loss, axis=1)
@@ -238,7 +247,7 @@ def train(
             row["learning_rate"] = float(np.asarray(rate(made - 1)))
             log(nats[seed], split="train", grad_norm=float(np.mean(info.grad_norm[seed])), **row)
             log(validated[seed], split="validation", **row)
-        tick(f"learning, {validated.mean():.2f} nats", 1)
+        tick(f"loss {validated.mean():.3f} nats", 1)
     return state, tuple(np.asarray(column) for column in zip(*curve, strict=True)), tokens_per_s
 
 
@@ -271,13 +280,35 @@ def study_all(
     side_by_side(config, {name: partial(study, name, *m, config, data, run) for name, m in models.items()}, done)
 
 
+def require_room_for(models: dict[str, tuple[int, Cell]], config: Config, data: Data) -> None:
+    """Raises a ValueError when what the networks of all seeds hold at once is more than the memory of the machine."""
+    params, state = 0, 0
+    for _, model in models.values():
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        params = max(params, numbers_of(shapes))
+        state = max(state, numbers_of(jax.eval_shape(model.start, shapes)))
+    step, few = 4 * state + 2 * data.text.letters.size, -(-config.probes // 4)  # gates and states; logits
+    one = {
+        "hidden_size": 4 * 4 * params,  # with the gradient and Adam's two moments
+        "batch_size": 4 * config.batch_size * config.window * step,
+        "probes": 4 * config.probes * (config.lags * step + 2 * state**2),  # and the Jacobians of one step
+        "gains": 4 * config.gains * (few * config.sweep_lags * step + params),
+    }
+    of_all = {"updates": 8 * config.updates * config.batch_size * config.window, "letters": 100 * config.letters}
+    require_room(config, **one, **of_all)
+    require_room(config, seeds=config.seeds * min(config.workers, len(models)) * sum(one.values()))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison; returns the exit code."""
     with wrong_use():
         config, default = read_options(Config, SMOKE, argv)
         data = load(config)
+        require_room(config, hidden_size=16 * parameter_count(lstm(data.text.letters.size, config.hidden_size)))
         models = equal_models(config.cells, data.text.letters.size, config.hidden_size)
+        require_room_for(models, config, data)
         facts = {"text_sha256": data.text.sha256, "vocabulary_size": data.text.letters.size}
+        facts |= facts_of(config.cells)
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
 
     results: dict[str, Result] = {}

@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known
-from _training import Networks, Task, classify, first_of
+from _training import Networks, Task, classify, first_of, needs_of, open_study
 
 from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout, readout_layer
 from rnn_jax.counting import parameter_count
 from rnn_jax.datasets import LOCALES, locale_words, split
 from rnn_jax.plots import confusion_figure
 from rnn_jax.report import Section
-from rnn_jax.runs import Run, open_run, wrong_use
+from rnn_jax.runs import Run, wrong_use
 from rnn_jax.text import Vocabulary, pad, vocabulary
 from rnn_jax.training import batch_learner
 
@@ -119,6 +119,14 @@ def make_task(config: Config, model: Cell | Layer, words: Words) -> Task:
         validation=words.validation,
         test=words.test,
         facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
+        needs=needs_of(
+            config,
+            model,
+            steps=len(words.train.ids),
+            outputs=len(LOCALES),
+            numbers=len(words.train.ids),
+            scored=words.test.ids.size,
+        ),
     )
 
 
@@ -181,12 +189,12 @@ def main(argv: list[str] | None = None) -> int:
         config, default = read_options(Config, SMOKE, argv)
         words = load_words()
         require_known(words.letters, "ask", config.ask)
-        run = open_run(config.out, config, resume=config.resume, overwrite=config.overwrite)
-    run.write_json("vocab.json", list(words.letters.characters))
-    models = make_models(config, words.letters)
+        models = make_models(config, words.letters)
+        tasks = {name: make_task(config, model, words) for name, model in models.items()}
+        run = open_study(config, tasks)
+        run.write_json("vocab.json", list(words.letters.characters))
     commonest = np.bincount(words.train.classes).argmax()
     chance = {"chance": 1 / len(LOCALES), "the commonest language": float(np.mean(words.test.classes == commonest))}
-    tasks = {name: make_task(config, model, words) for name, model in models.items()}
     return conduct(
         run,
         (config, default),

@@ -26,6 +26,9 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
         make: a cell of any hidden size from 1; more units must mean more parameters.
         parameters: the number wanted.
 
+    Raises:
+        ValueError: when more units do not mean more parameters.
+
     >>> from rnn_jax import gru
     >>> matching_size(lambda H: gru(3, H), parameters=180)
     6
@@ -34,6 +37,11 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
     low, high = 1, 2
     while count(high) < parameters:
         low, high = high, 2 * high
+        if count(high) <= count(low):
+            raise ValueError(
+                f"make got a model of {count(low)} parameters with {low} units and {count(high)} with {high}; "
+                "want more parameters with more units: let hidden_size be the size of its state"
+            )
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) <= parameters else (low, middle)

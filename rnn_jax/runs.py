@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -277,9 +279,19 @@ def command_line(script: str, config: Any, default: Any) -> str:
     return shlex.join([*words, "--overwrite"])
 
 
+UNTOUCHED = (signal.SIG_IGN, None)
+"""What answers Ctrl-C where a process was started to ignore it, as by ``nohup``, or where no Python function does."""
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back while results are written; it takes effect when they are."""
+    """Holds Ctrl-C back while results are written; it takes effect when they are.
+
+    Outside the main thread, which alone Ctrl-C interrupts, and in a process that ignores it, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in UNTOUCHED:
+        yield
+        return
     pressed: list[tuple[Any, ...]] = []
     before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
     try:
@@ -328,7 +340,8 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
         default: what options have that are not given, when not those of the dataclass.
 
     Raises:
-        ValueError: on wrong use, with tyro's whole answer in one line.
+        ValueError: on wrong use, with tyro's whole answer in one line; for an option that is given twice; for a path
+            that is empty.
     """
     import tyro
 
@@ -336,7 +349,9 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     try:
         with contextlib.redirect_stderr(answer):
             preset = config_type() if default is None else default
-            return tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
+            config = tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
+        _check_words(sys.argv[1:] if argv is None else argv, config)
+        return config
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -345,11 +360,27 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     raise ValueError("; ".join(words))
 
 
+def _check_words(words: Sequence[str], config: Any) -> None:
+    """Raises a ValueError for an option that the words give twice, or a path that they leave empty."""
+    given: dict[str, str] = {}
+    for word, following in itertools.zip_longest(words, words[1:]):
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or not hasattr(config, name):
+            continue
+        if name in given:
+            raise ValueError(f"{option} got two values; want it once")
+        given[name] = value if equals else following
+        if given[name] == "" and isinstance(getattr(config, name), Path):
+            raise ValueError(f"{option} got an empty path; want a name")
+
+
 @contextlib.contextmanager
 def wrong_use() -> Iterator[None]:
     """Turns a ValueError or OSError into one line on stderr and exit code 2: put the checks of a command inside.
 
-    From then on what the terminal's encoding lacks is printed as an escape, and ends nothing.
+    Memory that runs out there ends with exit code 1, and Ctrl-C with 130. From then on what the terminal's encoding
+    lacks is printed as an escape, and ends nothing.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -359,3 +390,8 @@ def wrong_use() -> Iterator[None]:
     except (ValueError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
+    except MemoryError as error:
+        print("error: out of memory " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

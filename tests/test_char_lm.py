@@ -1,5 +1,6 @@
 """The model of letters: a kill changes nothing, numbers that are not finite end it, wrong use gets one line."""
 
+import importlib
 import json
 import os
 import shutil
@@ -151,8 +152,10 @@ def leaky(input_size, hidden_size):
 
 
 def test_a_cell_of_ones_own_may_draw_and_have_a_scalar_for_a_parameter(tmp_path):
-    (tmp_path / "mine.py").write_text(OWN)
-    args = ["--cell", f"{tmp_path / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
+    folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
+    folder.mkdir(parents=True)
+    (folder / "mine.py").write_text(OWN)
+    args = ["--cell", f"{folder / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
     assert finish(begin(*args))[::2] == (0, "")
     code, out, err = finish(start(SCRIPT, "sample", tmp_path / "run", "--prompt", "T", "--letters", 5))
     assert (code, err, len(out)) == (0, "", 7)
@@ -268,12 +271,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_use_gives_one_line(line, whole, tmp_path):
+@pytest.mark.usefixtures("scripts_find_their_modules")
+def test_wrong_use_gives_one_line(line, whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     words = line.replace("TMP", str(tmp_path)).replace("RUN", str(whole)).split()
     before = what_lasts(whole)
     options = [] if words[0] in ("sample", "table") else ["--smoke"]
-    code, out, err = finish(start(SCRIPT, *words, *options, cwd=tmp_path))
-    assert (code, out) == (2, "")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module("char_lm").main([*words, *options])
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
     assert WRONG[line] in err
     assert err.count("\n") == 1
     assert what_lasts(whole) == before

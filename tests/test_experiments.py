@@ -1,5 +1,6 @@
 """Every script of experiments/ runs, writes what it promises, and refuses wrong use; found by glob."""
 
+import importlib
 import json
 import os
 import re
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.wrong_command_lines import lines_of, outcomes
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
@@ -37,6 +39,9 @@ def test_a_smoke_run_writes_the_whole_run_folder(script, tmp_path):
     assert (code, err) == (0, "")
     folder = tmp_path / "run"
     assert str(folder / "report.html") in out.replace("\n", "")
+    assert re.search(r"^\d\d:\d\d:\d\d .+: evaluation 1 of \d, .*loss \d+\.\d", out, re.MULTILINE), (
+        "a line as it learns"
+    )
     for name in ("config.json", "env.json", "summary.json"):
         json.loads((folder / name).read_text())
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"
@@ -69,14 +74,14 @@ def test_the_own_cell_of_the_readme_joins_the_main_job(tmp_path):
     source = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
     assert len(source) <= 12
     (tmp_path / "mine.py").write_text("\n".join(["import jax", "import jax.numpy as jnp", *source]))
-    folder = tmp_path / "run"
+    folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
     code, out, err = finish(start(VANISHING, "--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder))
     assert (code, err) == (0, "")
     assert "leaky" in out
     assert list(json.loads((folder / "summary.json").read_text())["cells"]) == ["leaky"]
 
 
-def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path):
+def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path, interruptible):
     folder = tmp_path / "run"
     args = ["--smoke", "--cells", "tanh", "gru", "--workers", 1, "--looks", 15, "--out", folder]
     process = start(VANISHING, *args)
@@ -112,7 +117,7 @@ def test_a_finished_network_is_kept_and_may_be_asked_again(tmp_path):
     assert "lördag: " in (folder / "samples.txt").read_text()
 
 
-def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path):
+def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path, interruptible):
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"
         "import digit_class\n"
@@ -173,7 +178,8 @@ WRONG = {
 }
 
 
-def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("scripts_find_their_modules")
+def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.txt").write_text("to be or not to be, " * 2)
@@ -183,12 +189,39 @@ def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, m
     (tmp_path / "full" / "precious").write_text("x")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    lines = [line.replace("TMP", str(tmp_path)).split() for line in WRONG]
-    with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda argv: finish(start(VANISHING, *argv)), lines))
-    for (line, says), (code, out, err) in zip(WRONG.items(), ended, strict=True):
-        assert code == 2, line
+    main = importlib.import_module("vanishing_gradients").main
+    for line, says in WRONG.items():
+        with pytest.raises(SystemExit) as caught:
+            main(line.replace("TMP", str(tmp_path)).split())
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (2, ""), line
         assert says in err, line
-        assert out == "", line
         assert err.count("\n") == 1, line
         assert sorted(tmp_path.rglob("*")) == before, line
+
+
+SAMPLE = [
+    "char_lm --smoke --layers 1000000000",
+    "char_lm --smoke --temperatures 0.5 0.8 1.0 --temperatures 0.5 0.8 1.0",
+    "dates --smoke --examples 200 --examples 1000000000",
+    "digit_class --smoke --batch-size 1000000000",
+    "digit_names --smoke --decoder-size 1000000000",
+    "next_letter --smoke --letters 1000000000",
+    "vanishing_gradients --smoke --seeds 99999999999999999999",
+    "vanishing_gradients --smoke --probes 1000000000",
+    "vanishing_gradients --smoke --cells THINGS/names.py:../../../pwned",
+    "vanishing_gradients --smoke --cells THINGS/no_arguments.py:leaky",
+    "word_language --smoke --hidden-size 0",
+    "word_language --smoke --out ",
+]
+"""Lines that once wrote, hung, ended in a traceback, or began what could not end."""
+
+
+@pytest.mark.usefixtures("scripts_find_their_modules")
+def test_wrong_command_lines_are_refused_in_one_line_and_right_ones_begin():
+    lines = [line for script in SCRIPTS for line in lines_of(script.stem)]
+    chosen = [line for line in lines if " ".join([line.script, *line.argv]) in SAMPLE]
+    assert len(chosen) == len(SAMPLE)
+    right = next(line for line in lines if line.script == "digit_class" and line.right)
+    found = {" ".join([line.script, *line.argv]): outcome for line, outcome, _ in outcomes([*chosen, right])}
+    assert found == {**dict.fromkeys(SAMPLE, "refused"), " ".join([right.script, *right.argv]): "accepted"}

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,51 @@ def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(capsys):
     assert capsys.readouterr() == ("", "error: size got 0; want more\n")
 
 
-def test_ctrl_c_waits_until_results_are_written():
+def test_an_option_that_is_given_twice_is_refused():
+    for argv in (["--size", "4", "--size", "4"], ["--size=4", "--size=5"], ["--resume", "--no-resume"]):
+        with pytest.raises(ValueError, match=r"got two values; want it once"):
+            parse(Config, argv)
+
+
+def test_an_empty_path_is_refused_and_the_working_folder_is_not():
+    for argv in (["--out", ""], ["--out="], ["--text", "", "--resume"]):
+        with pytest.raises(ValueError, match="got an empty path; want a name"):
+            parse(Config, argv)
+    assert parse(Config, ["--out", "."]).out == Path()
+
+
+def test_outside_the_main_thread_results_are_written_without_a_handler():
+    def write():
+        with uninterrupted():
+            return signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(write).result() is before
+
+
+def test_a_process_that_ignores_ctrl_c_is_not_interrupted_while_results_are_written():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup starts one in the background of a script
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        pytest.fail("it was interrupted")
+    else:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (MemoryError("std::bad_alloc"), 1)])
+def test_what_ends_a_command_before_it_begins_has_its_exit_code_and_at_most_one_line(raised, code, capsys):
+    with pytest.raises(SystemExit) as caught, wrong_use():
+        raise raised
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", "error: out of memory std::bad_alloc\n" if code == 1 else "")
+
+
+def test_ctrl_c_waits_until_results_are_written(interruptible):
     written = []
     with pytest.raises(KeyboardInterrupt), uninterrupted():  # noqa: PT012 — what follows the signal is the point
         signal.raise_signal(signal.SIGINT)
