@@ -224,6 +224,8 @@ def test_samples_go_on_from_a_prompt_by_the_safetensors_file_alone(whole, tmp_pa
     folder.mkdir()
     for name in ("config.json", "vocab.json", "params.safetensors"):
         (folder / name).write_bytes((whole / name).read_bytes())
+    prompt = json.loads((folder / "config.json").read_text())["prompt"]
+    assert f"nats, temperature 1\n{prompt}" in (whole / "samples.txt").read_text(), "without an option, of the samples"
     args = ["sample", folder, "--prompt", "The ", "--letters", 40]
     outs = [finish(start(SCRIPT, *args, "--seed", seed)) for seed in (0, 0, 1)]
     assert all((code, err) == (0, "") for code, _, err in outs)
