@@ -178,7 +178,7 @@ def look_at(
     nats = float(programs.score(state.params))
     log_nats(run, row | {"split": "validation"}, loss=nats)
     if nats < best:
-        save_params(best_file(run), state.params)
+        save_params(run.path(best_file(run).name), state.params)
     for number, temperature in enumerate(config.temperatures):
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.cursor), number)
         ids = np.asarray(programs.write(state.params, key, jnp.float32(temperature)))

@@ -16,10 +16,11 @@ import pytest
 
 from rnn_jax.checkpoints import Checkpoints
 from rnn_jax.ngrams import witten_bell
-from rnn_jax.runs import Run
+from rnn_jax.runs import Run, open_run
 from rnn_jax.training import batch_learner
 from tests.laboratory import refused
 from tests.test_experiments import ROOT, finish, read_rows, start
+from tests.test_runs import Config
 
 SCRIPT = ROOT / "experiments" / "char_lm.py"
 
@@ -287,3 +288,9 @@ def test_wrong_use_gives_one_line(line, whole, tmp_path, monkeypatch, capsys):
     assert err.count("\n") == 1
     assert what_lasts(whole) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    open_run(tmp_path / "run", Config(), overwrite=True)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json", "env.json", "metrics.jsonl"}
