@@ -38,7 +38,7 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
     validated = [row for row in rows if row["split"] == "validation" and row["loss"] is not None]
     summary = {**job.facts, "status": status, "n_gram_nats": bars, "validation": None, "test": None}
     seen = "no score was finite" if any(row["split"] == "validation" for row in rows) else "nothing was looked at yet"
-    answer, sections = f"The run is {status}; {seen}.", []
+    answer = f"The run is {status}; {seen}."
     if validated:
         best = min(validated, key=lambda row: row["loss"])
         test = next((row["loss"] for row in rows if row["split"] == "test"), None)
@@ -56,9 +56,9 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
             + (f" On the test part it costs {test:.3f}." if test is not None else "")
             + ("" if status == "done" else f" (The run is {status}.)")
         )
-        sections = draw(run, job, bars, rows)
     answer += of_skipped(run)
-    run.write_json("summary.json", summary)
+    run.write_json("summary.json", summary)  # before the figures, whatever befalls them
+    sections = draw(run, job, bars, rows) if validated else []
     table = [row_of(summary), *bar_rows(bars)] if validated else bar_rows(bars)
     page = {"title": "A model of letters", "question": question, "answer": answer, "legend": LEGEND}
     rerun = command_line("experiments/char_lm.py", *options)

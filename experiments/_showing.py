@@ -127,18 +127,20 @@ def publish(
         scores: of the networks that are finished, in the order of the table.
         show: says and draws what they show.
     """
+    networks = {
+        kind: {name: {"mean": values.mean(), "of_seeds": values.tolist()} for name, values in of.items()}
+        for kind, of in scores.items()
+    }
+    summary = {"status": status, "networks": networks, "baselines": baselines}
+    run.write_json("summary.json", summary)  # before the figures, whatever befalls them
     told = show() if scores else Shown(f"The run is {status}; no network was finished.", [])
+    run.write_json("summary.json", {**summary, **told.details})
     answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
     answer += of_skipped(run)
     columns, rows = _table(run, scores, baselines)
     page = {"title": title, "question": question, "answer": answer, "columns": columns, "rows": rows, "legend": legend}
     rerun = command_line(f"experiments/{script}", *options)
     write_report(run, **page, sections=told.sections, samples=told.samples, rerun=rerun)
-    networks = {
-        kind: {name: {"mean": values.mean(), "of_seeds": values.tolist()} for name, values in of.items()}
-        for kind, of in scores.items()
-    }
-    run.write_json("summary.json", {"status": status, "networks": networks, "baselines": baselines, **told.details})
     if told.samples:
         run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in told.samples.items()))
     show_table(title, columns, rows, legend, answer, f"report: {run.folder / 'report.html'}")

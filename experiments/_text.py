@@ -18,6 +18,7 @@ from rnn_jax.runs import Run
 from rnn_jax.text import Vocabulary, vocabulary
 
 SHOWN = 72  # letters of the picture
+WINDOW = 1024  # characters that are read at once
 
 
 class Text(NamedTuple):
@@ -72,10 +73,10 @@ def draw_confidences(
         part: letters and those that follow, each ``(T, B)``, T at least ``SHOWN``.
     """
     lane, begin = _most_letters(letters, part[0])
-    xs, targets = (ids[: begin + SHOWN, lane] for ids in part)
-    _, hs = rollout(model, params, model.start(params), jnp.asarray(xs))
-    p = np.asarray(jax.nn.softmax(model.output(params, hs)))[begin:]
-    read, told = letters.decode(xs[begin:]), letters.decode(targets[begin:])
+    before, (xs, targets) = part[0][:begin, lane], (ids[begin : begin + SHOWN, lane] for ids in part)
+    _, hs = rollout(model, params, state_after(model, params, before), jnp.asarray(xs))
+    p = np.asarray(jax.nn.softmax(model.output(params, hs)))
+    read, told = letters.decode(xs), letters.decode(targets)
     rows = [
         (t, read[t], told[t], letters.characters[i], f"{p[t, i]:.5f}")
         for t in range(SHOWN)
@@ -83,7 +84,7 @@ def draw_confidences(
     ]
     figure = confidence_figure(read, told, p, letters.characters)
     run.draw("confidences", figure, ("place", "read", "next", "guess", "confidence"), rows)
-    right = float(np.mean(p.argmax(axis=1) == targets[begin:]))
+    right = float(np.mean(p.argmax(axis=1) == targets))
     says = (
         "The stretch of the held-out text with the fewest blanks and signs, read from left to right along the top "
         "(␣ is a blank, ⏎ a new line). Under each letter stand the five that the network takes for the likeliest to "
@@ -93,10 +94,19 @@ def draw_confidences(
     return Section("How sure it is of the next letter", "confidences", says)
 
 
+def state_after(model: Cell, params: Any, ids: np.ndarray) -> Any:
+    """The state after a text ``(N,)``, read from the start state on; no more than ``WINDOW`` states are held."""
+    read = jax.jit(lambda params, h, xs: rollout(model, params, h, xs)[0])
+    h = model.start(params)
+    for begin in range(0, len(ids), WINDOW):
+        h = read(params, h, jnp.asarray(ids[begin : begin + WINDOW]))
+    return h
+
+
 def _most_letters(letters: Vocabulary, xs: np.ndarray) -> tuple[int, int]:
     """The lane and the place at which a text, past its first hundred letters, has most letters in a row."""
     alphabetic = np.array([letter.isalpha() for letter in letters.characters])[xs]
-    count = np.lib.stride_tricks.sliding_window_view(alphabetic, SHOWN, axis=0).sum(axis=-1)
+    count = np.lib.stride_tricks.sliding_window_view(alphabetic, SHOWN, axis=0).sum(axis=-1, dtype=np.uint8)
     warm = min(100, len(count) - 1)  # letters that the network has read before
     place, lane = np.unravel_index(count[warm:].argmax(), count[warm:].shape)
     return int(lane), int(place) + warm

@@ -289,6 +289,7 @@ def publish(
 ) -> None:
     """Writes the summary and the report of the cells that are finished, and prints the table."""
     numbers = {name: in_numbers(result) for name, result in results.items()}
+    run.write_json("summary.json", {"status": status, "cells": numbers})  # before the figures, whatever befalls them
     run.write_json("vocab.json", list(vocabulary.characters))
     samples = {name: str(result.written) for name, result in results.items()}
     run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in samples.items()))
@@ -324,6 +325,5 @@ def publish(
         samples=samples,
         rerun=rerun,
     )
-    run.write_json("summary.json", {"status": status, "cells": numbers})
     title = "How far back does the gradient reach?"
     show_table(title, COLUMNS, rows, LEGEND, answer, f"report: {run.folder / 'report.html'}")

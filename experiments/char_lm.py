@@ -226,7 +226,8 @@ def train_command(argv: list[str] | None) -> int:
         require_known(letters, "prompt", [prompt])
         require_room_for(model, config, letters.size)
         job = job_of(config, data, model, prompt)
-        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size, **facts_of([config.cell])}
+        facts = {"text_sha256": data.text.sha256, "vocabulary_size": letters.size, "prompt": prompt}
+        facts |= facts_of([config.cell])
         run = open_run(config.out, config, facts=facts, resume=config.resume, overwrite=config.overwrite)
         run.write_json("vocab.json", list(letters.characters))
     question = (
@@ -248,8 +249,8 @@ class Sample:
 
     run: tyro.conf.Positional[Path] = Path("runs/char_lm/default")
     """The run folder."""
-    prompt: str = "\n"
-    """What the network goes on from."""
+    prompt: str = ""
+    """What the network goes on from; empty for the prompt of the run's own samples."""
     temperature: float = 0.8
     """0 for the likeliest letter each time, 1 for the network's own probabilities, more for more daring."""
     letters: int = 500
@@ -287,14 +288,15 @@ def sample_command(argv: list[str]) -> int:
             raise ValueError(
                 f"--letters and --temperature got {asked.letters} and {asked.temperature}; want at least 1 and 0"
             )
-        _, letters, model = trained(asked.run)
-        require_known(letters, "prompt", [asked.prompt])
+        config, letters, model = trained(asked.run)
+        prompt = asked.prompt or config.prompt or letters.characters[0]
+        require_known(letters, "prompt", [prompt])
         params = load_params(asked.run / "params.safetensors", jax.eval_shape(model.init, jax.random.key(0)))
 
     def work() -> None:
-        write = jax.jit(writer(model, letters.encode(asked.prompt), asked.letters))
+        write = jax.jit(writer(model, letters.encode(prompt), asked.letters))
         ids = np.asarray(write(params, jax.random.key(asked.seed), asked.temperature))
-        print(asked.prompt + letters.decode(ids))
+        print(prompt + letters.decode(ids))
 
     return carry_out(work, lambda status: None)
 

@@ -16,10 +16,11 @@ import pytest
 
 from rnn_jax.checkpoints import Checkpoints
 from rnn_jax.ngrams import witten_bell
-from rnn_jax.runs import Run
+from rnn_jax.runs import Run, open_run
 from rnn_jax.training import batch_learner
 from tests.laboratory import refused
 from tests.test_experiments import ROOT, finish, read_rows, start
+from tests.test_runs import Config
 
 SCRIPT = ROOT / "experiments" / "char_lm.py"
 
@@ -224,6 +225,8 @@ def test_samples_go_on_from_a_prompt_by_the_safetensors_file_alone(whole, tmp_pa
     folder.mkdir()
     for name in ("config.json", "vocab.json", "params.safetensors"):
         (folder / name).write_bytes((whole / name).read_bytes())
+    prompt = json.loads((folder / "config.json").read_text())["prompt"]
+    assert f"nats, temperature 1\n{prompt}" in (whole / "samples.txt").read_text(), "without an option, of the samples"
     args = ["sample", folder, "--prompt", "The ", "--letters", 40]
     outs = [finish(start(SCRIPT, *args, "--seed", seed)) for seed in (0, 0, 1)]
     assert all((code, err) == (0, "") for code, _, err in outs)
@@ -285,3 +288,9 @@ def test_wrong_use_gives_one_line(line, whole, tmp_path, monkeypatch, capsys):
     assert err.count("\n") == 1
     assert what_lasts(whole) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    open_run(tmp_path / "run", Config(), overwrite=True)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json", "env.json", "metrics.jsonl"}
