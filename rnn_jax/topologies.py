@@ -71,9 +71,8 @@ def one_to_many(
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
     first, targets = read_targets(cell, params, h0, first, targets)
-    return many_to_many(
-        cell, params, h0, jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
-    )
+    read = jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))
+    return many_to_many(cell, params, h0, read[: len(targets)])
 
 
 def scheduled_sampling(

@@ -69,7 +69,8 @@ class Found(NamedTuple):
     second: Any = ()
 
 
-PARTS = Data(*[P(None, "data")] * 5, P("data"), P(), P(), P())
+OF_STEPS = P(None, "data")
+PARTS = Data(OF_STEPS, OF_STEPS, OF_STEPS, OF_STEPS, OF_STEPS, P("data"), P(), P(), P())
 PARTS_FOUND = Found(P(), P("data"), P(None, "data"))
 
 
