@@ -211,14 +211,12 @@ def beam_search(
     steps, first = length_of(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
-    h, first = alike(first.ndim, h, first)
-
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, steps, int(width), V, end, float(length_penalty))
 
     for _ in range(first.ndim):
         search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
-    return search(h, first)
+    return search(*alike(first.ndim, h, first))
 
 
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:

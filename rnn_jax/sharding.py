@@ -57,7 +57,7 @@ def laid_out(tree: PyTree, like: PyTree) -> PyTree:
     def leaf(a: Any, like: Any) -> Any:
         t = jax.typeof(like)
         a = varying(a, t.manual_axis_type.varying)
-        if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding.spec != t.sharding.spec:
+        if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding != t.sharding:
             a = jax.sharding.reshard(a, t.sharding)
         return a
 
