@@ -204,7 +204,7 @@ def _searched(
 
     for _ in range(first.ndim):
         search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
-    return search(h, first)
+    return search(*alike(first.ndim, h, first))
 
 
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:

@@ -1,10 +1,11 @@
-"""Layouts over the devices of a mesh: what is part of an array's type where axes are explicit, or under ``shard_map``.
+"""Layouts over the devices of a mesh, which are part of an array's type under explicit axes and ``shard_map``.
 
 An array made of nothing, such as ``cell.start(params, (B,))``, lies whole on every device; what has read a batch is
 split as the batch is. JAX unites the two in sums and products, but not where it wants equal types. Without a mesh, and
 with automatic axes, every function here leaves a program as it would be without.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
+from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 Carry = TypeVar("Carry")
 
@@ -25,7 +26,9 @@ def scan(
         return jax.lax.scan(step, carry, xs, reverse=reverse)
     x = jax.tree.map(one_step, xs)
     for _ in jax.tree.leaves(carry):  # what one part of a state has read, the others read a step later
-        carry = laid_out(carry, like=jax.eval_shape(step, carry, x)[0])
+        before, carry = carry, laid_out(carry, like=jax.eval_shape(step, carry, x)[0])
+        if all(map(operator.is_, jax.tree.leaves(before), jax.tree.leaves(carry))):
+            break
 
     def steady(before: Carry, x: Any) -> tuple[Carry, Any]:
         after, y = step(before, x)
@@ -54,14 +57,14 @@ def laid_out(tree: PyTree, like: PyTree) -> PyTree:
     def leaf(a: Any, like: Any) -> Any:
         t = jax.typeof(like)
         a = varying(a, t.manual_axis_type.varying)
-        if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding.spec != t.sharding.spec:
+        if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding != t.sharding:
             a = jax.sharding.reshard(a, t.sharding)
         return a
 
     return jax.tree.map(leaf, tree, like)
 
 
-def alike(axes: int, *trees: PyTree) -> tuple[PyTree, ...]:
+def alike(axes: int, *trees: PyTree) -> Any:
     """Pytrees whose arrays have these leading axes in common, along which each is split as any of them is."""
     if not has_layouts():
         return trees
@@ -71,14 +74,14 @@ def alike(axes: int, *trees: PyTree) -> tuple[PyTree, ...]:
     def leaf(a: Any) -> Any:
         layout = jax.typeof(a).sharding
         spec = P(*common, *layout.spec[axes:])
-        return (
-            a if not layouts or layout.spec == spec else jax.sharding.reshard(a, NamedSharding(layouts[0].mesh, spec))
-        )
+        if not layouts or layout.spec == spec:
+            return a
+        return jax.sharding.reshard(a, NamedSharding(layouts[0].mesh, spec))
 
     return jax.tree.map(leaf, trees)
 
 
-def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
+def where(condition: Any, a: Any, b: Any) -> Array:
     """``jnp.where`` of arrays of equal rank, or numbers, that need not lie alike."""
     if has_layouts():
         condition, a, b = jnp.broadcast_arrays(condition, a, b)
