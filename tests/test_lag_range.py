@@ -1,4 +1,4 @@
-"""Gradients by lag at any ratio between parts, units and examples, in float32, against closed forms and float64."""
+"""Gradients by lag at any ratio between parts, units and examples: float32 against closed forms and float64 logarithms."""
 
 import functools
 import math

@@ -26,7 +26,7 @@ class LagSummary(NamedTuple):
     """What is read off a gradient-against-lag curve."""
 
     slope: Float[Array, "*batch"]
-    """Nats a step, by least squares over the lags with a gradient: below 0 it vanishes, above 0 it explodes."""
+    """Nats a step, by least squares over the lags at which there is a gradient: below 0 the gradient vanishes, above 0 it explodes."""
     half_life: Float[Array, "*batch"]
     """Steps in which the gradient halves, ln 2 / −slope; ∞ where it does not shrink."""
     quantiles: Float[Array, "Q K"]
@@ -44,8 +44,8 @@ def lag_gradients(
     step, others one for each 2^32 between their sizes that there are numbers at. What underflows inside one step still
     does: a step that shrinks by more than 10^38, or the derivative of a gate that is 0 or 1 to all digits.
 
-    The total is over those parts of the state that the recurrence reads: a wrapped cell has the totals of the cell
-    inside. What is only seen of a state, such as the input that ``residual`` adds, is reported among the parts alone.
+    The total is over those parts of the state that the recurrence reads. What is only seen of a state, such as the
+    input that ``residual`` adds, is reported among the parts alone, so a wrapped cell has the totals of the cell inside.
 
     Args:
         cell: any cell.
