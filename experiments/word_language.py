@@ -10,6 +10,7 @@
 import dataclasses
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,18 @@ def answer_to(model: Cell | Layer, params: Any, letters: Vocabulary, word: str) 
     return ", ".join(f"{names[c]} {100 * confidence[c]:.0f} %" for c in np.argsort(-confidence)[:3])
 
 
+def about_confusion(kind: str, names: Sequence[str], counts: np.ndarray) -> str:
+    """The sentence under the confusion matrix, whose rows are truths."""
+    mixed = np.triu(counts + counts.T, k=1)
+    a, b = np.unravel_index(mixed.argmax(), mixed.shape)
+    told = (
+        f"{names[a]} and {names[b]} are taken for each other most often, {mixed[a, b]} times."
+        if mixed[a, b]
+        else "None is taken for another."
+    )
+    return f"{kind}, first seed, on the test part: each row is a truth. {told}"
+
+
 def show(
     models: dict[str, Cell | Layer],
     words: Words,
@@ -158,14 +171,8 @@ def show(
     counts, names = confusion(guesses, truth, len(LOCALES)), list(LOCALES.values())
     rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
     run.draw("confusion", confusion_figure(counts, names), ("truth", *names), rows)
-    mixed = counts * (1 - np.eye(len(names), dtype=int))
-    a, b = np.unravel_index((mixed + mixed.T).argmax(), mixed.shape)
-    says = (
-        f"{kind}, first seed, on the test part: each row is a truth. {names[a]} and {names[b]} are taken for each "
-        f"other most often, {mixed[a, b] + mixed[b, a]} times."
-    )
     sections = [
-        Section("What is taken for what", "confusion", says),
+        Section("What is taken for what", "confusion", about_confusion(kind, names, counts)),
         draw_curves(run, scores, "accuracy", chance, "words given to the right language"),
     ]
     asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
