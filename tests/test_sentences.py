@@ -36,7 +36,7 @@ def line(*median):
 
 def curve(*scores):
     """A learning curve of two evaluations that ends at these scores, one for each seed."""
-    return ScoreCurve(np.array([10, 20]), np.stack([np.zeros(len(scores)), np.array(scores)], axis=1))
+    return ScoreCurve(np.array([10, 20]), np.stack([np.zeros(len(scores)), np.array(scores)]))
 
 
 POWERS = [(-INF, "nothing"), (NAN, "unknown"), (INF, "more than a number can hold"), (0.0, "1"), (-1.0, "0.1")]
