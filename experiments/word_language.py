@@ -10,7 +10,6 @@
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +141,7 @@ def answer_to(model: Cell | Layer, params: Any, letters: Vocabulary, word: str) 
     return ", ".join(f"{names[c]} {100 * confidence[c]:.0f} %" for c in np.argsort(-confidence)[:3])
 
 
-def about_confusion(kind: str, names: Sequence[str], counts: np.ndarray) -> str:
+def about_confusion(kind: str, names: list[str], counts: np.ndarray) -> str:
     """The sentence under the confusion matrix, whose rows are truths."""
     mixed = np.triu(counts + counts.T, k=1)
     a, b = np.unravel_index(mixed.argmax(), mixed.shape)
@@ -177,7 +176,7 @@ def show(
     ]
     asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
     told = " and ".join(f"{shown(of['accuracy'])} ({name})" for name, of in scores.items())
-    answer = f"Of unseen words {told} are given to the right one of 12 languages."
+    answer = f"Of unseen words {told} are given to the right one of {len(LOCALES)} languages."
     return Shown(answer, sections, {"Asked": asked} if ask else {})
 
 
@@ -201,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda networks, scores: show(models, words, config.ask, run, networks, chance, scores),
         script="word_language.py",
         title="Many to one: which language is this word from?",
-        question=f"{len(words.train.classes):,} words of 12 languages to learn from, {len(words.test.classes)} others "
+        question=f"{len(words.train.classes):,} words of {len(LOCALES)} languages to learn from, {len(words.test.classes)} others "
         "to test on: months, days, languages and territories",
         baselines={"accuracy": chance},
         legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "
