@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from _cells import short
 from _char_lm_training import Job, best_file, best_params
-from _study import of_skipped, show_table
+from _study import of_skipped, of_smoke, show_table, titled
 from _text import draw_confidences
 
 from rnn_jax.losses import bits_per_char, perplexity
@@ -49,21 +49,37 @@ def publish(run: Run, job: Job, bars: list[float], *, status: str, question: str
             "tokens": last["tokens"],
             "minutes": minutes_at(run, last["batches"]),
         }
-        bar = min(bars)
-        answer = (
-            f"The {job.facts['cell']} costs {best['loss']:.3f} nats a letter, {bits_per_char(best['loss']):.3f} bits, "
-            f"on the validation part; {bars.index(bar) + 1}-grams, the best without a network, cost {bar:.3f}."
-            + (f" On the test part it costs {test:.3f}." if test is not None else "")
-            + ("" if status == "done" else f" (The run is {status}.)")
-        )
-    answer += of_skipped(run)
+        answer = answered(job.facts["cell"], best["loss"], test, bars, status)
+    answer += of_skipped(run) + of_smoke(run)
     run.write_json("summary.json", summary)  # before the figures, whatever befalls them
     sections = draw(run, job, bars, rows) if validated else []
     table = [row_of(summary), *bar_rows(bars)] if validated else bar_rows(bars)
-    page = {"title": "A model of letters", "question": question, "answer": answer, "legend": LEGEND}
+    page = {"title": titled(run, "A model of letters"), "question": question, "answer": answer, "legend": LEGEND}
     rerun = command_line("experiments/char_lm.py", *options)
     write_report(run, **page, columns=COLUMNS, rows=table, sections=sections, samples=last_samples(run), rerun=rerun)
     show(table, answer, f"report: {run.folder / 'report.html'}")
+
+
+def answered(cell: str, best: float, test: float | None, bars: Sequence[float], status: str) -> str:
+    """The answer of the page, of losses in nats."""
+    bar = min(bars)
+    return (
+        f"The {cell} costs {best:.3f} nats a letter, {bits_per_char(best):.3f} bits, "
+        f"on the validation part; {bars.index(bar) + 1}-grams, the best without a network, cost {bar:.3f}."
+        + (f" On the test part it costs {test:.3f}." if test is not None else "")
+        + ("" if status == "done" else f" (The run is {status}.)")
+    )
+
+
+def about_learning(last: float) -> str:
+    """The sentence under the learning curve, of the last validation in nats; NaN where it was not finite."""
+    score = f"{last:.3f} nats a letter" if np.isfinite(last) else "the score is not finite"
+    return f"At the end {score}; dashed: what needs no network."
+
+
+def about_updates(skipped: float) -> str:
+    """The sentence under the norms, of the updates that were skipped by the end."""
+    return f"Means over the updates of each look; {int(skipped)} were skipped as not finite."
 
 
 def minutes_at(run: Run, batches: int) -> float | None:
@@ -97,11 +113,9 @@ def draw(run: Run, job: Job, bars: list[float], rows: list[dict[str, Any]]) -> l
     skipped = np.diff(seen["skipped"], prepend=0) / np.diff(seen["batches"], prepend=0)
     figure = gradient_figure(seen["batches"], norms, {"updates clipped": seen["clipped"], "updates skipped": skipped})
     run.draw("gradients", figure, columns, [*zip(*seen.values(), strict=True)])
-    learned = f"At the end {scores[-1]:.3f} nats a letter; dashed: what needs no network."
-    norms_say = f"Means over the updates of each look; {int(seen['skipped'][-1])} were skipped as not finite."
     sections = [
-        Section("While learning", "learning_curve", learned),
-        Section("Gradients and updates", "gradients", norms_say),
+        Section("While learning", "learning_curve", about_learning(scores[-1])),
+        Section("Gradients and updates", "gradients", about_updates(seen["skipped"][-1])),
     ]
     if best_file(run).is_file():
         part = job.validation[:-1, None], job.validation[1:, None]

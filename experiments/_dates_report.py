@@ -76,12 +76,17 @@ def draw_locales(run: Run, dates: Dates, same: np.ndarray) -> tuple[Section, dic
     letters = np.array([same[:, dates.test.locales == n].mean() for n in places])
     rows = [(name, f"{e:.4f}", f"{c:.4f}") for name, e, c in zip(names, exact, letters, strict=True)]
     run.draw("by_language", locales_figure(names, exact, letters), ("language", "exact", "letters"), rows)
-    worst = int(exact.argmin())
-    says = f"The first network, on days it has never seen in any language. Hardest is {names[worst]}."
     by_language = {
         n: {"exact": e, "letters": c} for n, e, c in zip(names, exact.tolist(), letters.tolist(), strict=True)
     }
-    return Section("By language", "by_language", says), by_language
+    return Section("By language", "by_language", about_languages(names, exact)), by_language
+
+
+def about_languages(names: Sequence[str], exact: np.ndarray) -> str:
+    """The sentence under the bars, of the part of whole dates that are right in each language."""
+    hardest = [name for name, part in zip(names, exact, strict=True) if part == exact.min()]
+    told = f"Hardest: {', '.join(hardest)}." if len(hardest) < len(names) else "No language is harder than another."
+    return f"The first network, on days it has never seen in any language. {told}"
 
 
 def draw_alignment(

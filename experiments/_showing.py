@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from _study import Study, carry_out, of_skipped, show_table
+from _study import Study, carry_out, of_skipped, of_smoke, show_table, titled
 from _training import Networks, Task, finished, learn_all
 
 from rnn_jax.plots import ScoreCurve, score_figure
@@ -52,13 +52,17 @@ def draw_curves(
         points = np.array([curve for curve in of_seed.values() if len(curve) == longest], float)  # (S, N, 2)
         curves[kind] = ScoreCurve(points[0, :, 0], points[:, :, 1].T)
     run.draw("learning_curves", score_figure(curves, baselines, label, f"{seen} seen by each network"), columns, rows)
+    return Section("While learning", "learning_curves", about_curves(curves, baselines))
+
+
+def about_curves(curves: Mapping[str, ScoreCurve], baselines: Mapping[str, float]) -> str:
+    """The sentence under the learning curves."""
     told = ", ".join(f"{kind} {100 * curve.values[-1].mean():.1f} %" for kind, curve in curves.items())
     beside = ", ".join(f"{name} {100 * value:.1f} %" for name, value in baselines.items())
-    says = (
+    return (
         f"On the part held out for validation, {told} at the end; the bar to clear: {beside}. "
         "Bands hold every seed that has come as far."
     )
-    return Section("While learning", "learning_curves", says)
 
 
 def confusion(guesses: np.ndarray, truth: np.ndarray, count: int) -> np.ndarray:
@@ -136,9 +140,16 @@ def publish(
     told = show() if scores else Shown(f"The run is {status}; no network was finished.", [])
     run.write_json("summary.json", {**summary, **told.details})
     answer = told.answer if status == "done" or not scores else f"{told.answer} (The run is {status}.)"
-    answer += of_skipped(run)
+    answer += of_skipped(run) + of_smoke(run)
     columns, rows = _table(run, scores, baselines)
-    page = {"title": title, "question": question, "answer": answer, "columns": columns, "rows": rows, "legend": legend}
+    page = {
+        "title": titled(run, title),
+        "question": question,
+        "answer": answer,
+        "columns": columns,
+        "rows": rows,
+        "legend": legend,
+    }
     rerun = command_line(f"experiments/{script}", *options)
     write_report(run, **page, sections=told.sections, samples=told.samples, rerun=rerun)
     if told.samples:

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -283,6 +284,11 @@ def side_by_side(
 def of_skipped(run: Run) -> str:
     """What is to be said of updates that were skipped; nothing where there were none."""
     rows = (row for row in read_metrics(run.folder) if row["split"] == "train")
+    return about_skipped(list(rows))
+
+
+def about_skipped(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on skipped updates, of the metrics of training; each row counts them from the first update on."""
     last = {(row["cell"], row["seed"]): row for row in rows}
     counts = {cell: sum(row.get("skipped", 0) for (of, _), row in last.items() if of == cell) for cell, _ in last}
     told = ", ".join(f"{count:,} of {cell}" for cell, count in counts.items() if count)
@@ -293,6 +299,22 @@ def of_skipped(run: Run) -> str:
     )
     said = f" Updates that were skipped, as something was not finite: {told}." if told else ""
     return said + cause if never else said
+
+
+def of_smoke(run: Run) -> str:
+    """The sentence on a run with ``--smoke``; nothing for another."""
+    if not _is_smoke(run):
+        return ""
+    return " This is a smoke run of a few seconds, which shows that everything works; its numbers mean nothing."
+
+
+def titled(run: Run, title: str) -> str:
+    """The title of a page; that of a run with ``--smoke`` says so."""
+    return f"{title} (smoke run)" if _is_smoke(run) else title
+
+
+def _is_smoke(run: Run) -> bool:
+    return json.loads((run.folder / "config.json").read_text(encoding="utf-8"))["smoke"]
 
 
 def carry_out(work: Callable[[], None], publish: Callable[[str], None]) -> int:

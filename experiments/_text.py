@@ -84,14 +84,18 @@ def draw_confidences(
     ]
     figure = confidence_figure(read, told, p, letters.characters)
     run.draw("confidences", figure, ("place", "read", "next", "guess", "confidence"), rows)
+    return Section("How sure it is of the next letter", "confidences", about_confidences(p, targets))
+
+
+def about_confidences(p: np.ndarray, targets: np.ndarray) -> str:
+    """The sentence under the confidences ``(T, V)``, of the letters that came."""
     right = float(np.mean(p.argmax(axis=1) == targets))
-    says = (
+    return (
         "The stretch of the held-out text with the fewest blanks and signs, read from left to right along the top "
         "(␣ is a blank, ⏎ a new line). Under each letter stand the five that the network takes for the likeliest to "
         "come next, a bar as long as each is likely: green the right one, red a first guess that is wrong. Here "
         f"{right:.0%} of the first guesses are right."
     )
-    return Section("How sure it is of the next letter", "confidences", says)
 
 
 def state_after(model: Cell, params: Any, ids: np.ndarray) -> Any:

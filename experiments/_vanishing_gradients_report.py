@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _study import of_skipped, show_table
+from _study import of_skipped, of_smoke, show_table, titled
 
 from rnn_jax import summarise_lags
 from rnn_jax.losses import bits_per_char
@@ -107,7 +107,7 @@ def in_numbers(result: Result) -> dict[str, Any]:
         "parameters": int(result.parameters),
         "slope": [middle(np.asarray(s.slope)) for s in summaries],
         "half_life": [middle(np.asarray(s.half_life)) for s in summaries],
-        "ln_kept_at_last_lag": [float(b.median[-1] - b.median[0]) for b in bands],
+        "ln_kept_at_last_lag": [ln_kept(b) for b in bands],
         "curves_left_out": [int(np.isnan(s.slope).sum()) for s in summaries],
         "leading_gain": [middle(g) for g in result.gain],
         "validation_nats": nats,
@@ -131,9 +131,9 @@ COLUMNS = (
 )
 LEGEND = (
     "Pairs are before → after training. Slope: nats by which the gradient changes for each step back, median over "
-    "seeds and probes of a straight line fitted over all lags, however curved; half-life: steps in which it halves on "
-    "that line; leading gain: the largest singular value of ∂stateₜ/∂stateₜ₋₁, the most one step can multiply a "
-    "gradient, median over one step at each probe; validation: mean ± half range over seeds on held-out text; "
+    "seeds and probes of a straight line fitted over the lags with a gradient, however curved; half-life: steps in "
+    "which it halves on that line; leading gain: the largest singular value of ∂stateₜ/∂stateₜ₋₁, the most one step "
+    "can multiply a gradient, median over one step at each probe; validation: mean ± half range over seeds on held-out text; "
     "tokens/s: letters of all seeds together, compilation apart, with another cell beside it on the machine: roughly."
 )
 
@@ -179,24 +179,32 @@ def draw_lags(run: Run, results: dict[str, Result]) -> Section:
         ("when", "cell", "lag", "ln_p10", "ln_median", "ln_p90"),
         rows,
     )
-    lost = {when: {n: (b.median[-1] - b.median[0]) / np.log(10) for n, b in x.items()} for when, x in bands.items()}
-    last = len(next(iter(bands[WHEN[0]].values())).median) - 1
-    told = "; ".join(
-        f"{when}, " + ", ".join(f"{name} {factor(powers)}" for name, powers in cells.items())
-        for when, cells in lost.items()
-    )
     left_out = sum(int(np.isnan(summarise(jnp.asarray(x)).slope).sum()) for r in results.values() for x in r.log_norm)
-    says = (
+    return Section("The gradient against the lag", "gradient_against_lag", about_lags(bands, left_out))
+
+
+def about_lags(bands: dict[str, dict[str, Band]], left_out: int) -> str:
+    """The sentence under the gradient against the lag, of ``{when: {cell: band}}`` and the curves left out of them."""
+    told = "; ".join(
+        f"{when}, " + ", ".join(f"{name} {factor(ln_kept(b) / math.log(10))}" for name, b in cells.items())
+        for when, cells in bands.items()
+    )
+    last = max(len(b.median) for cells in bands.values() for b in cells.values()) - 1
+    return (
         f"What {last} steps back is left of the gradient that set out, in the median over seeds and probes: {told}. "
         "Bands hold the middle 80 %."
     ) + (f" {left_out} curves without a gradient, or whose state overflowed, are left out." if left_out else "")
-    return Section("The gradient against the lag", "gradient_against_lag", says)
+
+
+def ln_kept(b: Band) -> float:
+    """ln of what is left of the median at the last lag; NaN where none set out."""
+    return float(b.median[-1] - b.median[0]) if np.isfinite(b.median[0]) else math.nan
 
 
 def factor(powers: float) -> str:
     """A power of ten in words that fit a sentence."""
-    if np.isneginf(powers) or np.isnan(powers):
-        return "nothing" if np.isneginf(powers) else "unknown"
+    if not math.isfinite(powers):
+        return "unknown" if math.isnan(powers) else "nothing" if powers < 0 else "more than a number can hold"
     superscript = f"{powers:.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{10**powers:.2g}" if abs(powers) < 2 else f"10{superscript}"
 
@@ -218,12 +226,23 @@ def draw_parts(run: Run, results: dict[str, Result]) -> list[Section]:
         for k, x in enumerate(b.median)
     ]
     run.draw("lstm_parts", lag_figure(panels), ("when", "part", "lag", "ln_median"), rows)
-    ahead = [(lines["c"].median[1:] > lines["h"].median[1:]).mean() for lines in panels.values()]
-    says = (
-        f"The gradient with respect to the memory c is larger than that with respect to h at {ahead[0]:.0%} of the "
-        f"lags {WHEN[0]}, and at {ahead[1]:.0%} of them {WHEN[1]}."
+    return [Section(f"Inside {name}: h and c apart", "lstm_parts", about_parts(panels))]
+
+
+def about_parts(panels: dict[str, dict[str, Band]]) -> str:
+    """The sentence under the parts of an LSTM, of ``{when: {"h": band, "c": band}}``.
+
+    Lag 0 is left out, at which c has no gradient as only h is read, and lags at which a median is unknown.
+    """
+    told = []
+    for when, lines in panels.items():
+        h, c = lines["h"].median[1:], lines["c"].median[1:]
+        known = ~(np.isnan(h) | np.isnan(c))
+        told.append(f"at {np.mean(c[known] > h[known]):.1%} of the lags {when}" if known.any() else f"unknown {when}")
+    return (
+        f"From lag 1 on, the gradient with respect to the memory c is larger than that with respect to h "
+        f"{', and '.join(told)}."
     )
-    return [Section(f"Inside {name}: h and c apart", "lstm_parts", says)]
 
 
 def draw_learning(run: Run, results: dict[str, Result], vocabulary_size: int) -> Section:
@@ -242,15 +261,20 @@ def draw_learning(run: Run, results: dict[str, Result], vocabulary_size: int) ->
         rows,
     )
     final = {name: float(c.validation[-1].mean()) for name, c in curves.items()}
+    says = about_learning(final, int(curves[next(iter(curves))].tokens[-1]), vocabulary_size)
+    return Section("Learning curves", "learning_curves", says)
+
+
+def about_learning(final: dict[str, float], letters: int, vocabulary_size: int) -> str:
+    """The sentence under the learning curves, of ``{cell: nats}`` after so many letters."""
     told = ", ".join(
         f"{name} {nats:.2f} nats ({bits_per_char(nats):.2f} bits)" if nats < 100 else f"{name} diverged"
         for name, nats in sorted(final.items(), key=lambda item: (np.isnan(item[1]), item[1]))
     )
-    says = (
-        f"After {int(curves[next(iter(curves))].tokens[-1]):,} letters, a letter of the held-out text costs {told}; "
+    return (
+        f"After {letters:,} letters, a letter of the held-out text costs {told}; "
         f"an even guess among the {vocabulary_size} letters costs {np.log(vocabulary_size):.2f} nats."
     )
-    return Section("Learning curves", "learning_curves", says)
 
 
 def draw_sweep(run: Run, results: dict[str, Result], gains: np.ndarray) -> Section:
@@ -263,18 +287,33 @@ def draw_sweep(run: Run, results: dict[str, Result], gains: np.ndarray) -> Secti
         for k, x in enumerate(row)
     ]
     run.draw("gain_sweep", gain_figure(maps, gains.tolist()), ("cell", "gain", "lag", "ln_norm_less_lag_0"), rows)
+    return Section("Where it vanishes and where it explodes", "gain_sweep", about_sweep(maps, gains))
+
+
+def about_sweep(maps: dict[str, np.ndarray], gains: np.ndarray) -> str:
+    """The sentence under the maps ``(G, K)`` of gain and lag."""
     grown = {name: (m[:, -1] > 0) | np.isnan(m[:, -1]) for name, m in maps.items()}  # an overflow has exploded
     told = ", ".join(
         f"{name} {gains[row.argmax()]:.2f}" if row.any() else f"{name} none up to {gains[-1]:.0f}"
         for name, row in grown.items()
     )
     lags = next(iter(maps.values())).shape[1] - 1
-    says = (
+    return (
         "Untrained, with its first W_hh multiplied by a gain: blue where the gradient vanishes, red where it explodes, "
         f"black where it keeps its size, grey where the state overflows. The smallest gain at which more comes "
         f"back {lags} steps than set out: {told}."
     )
-    return Section("Where it vanishes and where it explodes", "gain_sweep", says)
+
+
+def answered(kept: dict[str, float], lags: int, status: str) -> str:
+    """The answer of the page, of ``{cell: ln of what is left}``."""
+    order = sorted(kept, key=lambda name: (math.isnan(kept[name]), -kept[name]))
+    return (
+        f"After training, this much of the gradient is left {lags} steps back, from the furthest reaching on: "
+        + ", ".join(f"{name} {factor(kept[name] / math.log(10))}" for name in order)
+        + "."
+        + ("" if status == "done" else f" (The run is {status}.)")
+    )
 
 
 def publish(
@@ -303,19 +342,12 @@ def publish(
             draw_learning(run, results, vocabulary.size),
             draw_sweep(run, results, gains),
         ]
-        kept = {name: n["ln_kept_at_last_lag"][1] / math.log(10) for name, n in numbers.items()}
-        order = sorted(kept, key=lambda name: (math.isnan(kept[name]), -kept[name]))
-        lags = len(results[order[0]].log_norm[1]) - 1
-        answer = (
-            f"After training, this much of the gradient is left {lags} steps back, from the furthest reaching on: "
-            + ", ".join(f"{name} {factor(kept[name])}" for name in order)
-            + "."
-            + ("" if status == "done" else f" (The run is {status}.)")
-            + of_skipped(run)
-        )
+        kept = {name: n["ln_kept_at_last_lag"][1] for name, n in numbers.items()}
+        answer = answered(kept, len(next(iter(results.values())).log_norm[1]) - 1, status) + of_skipped(run)
+    answer += of_smoke(run)
     write_report(
         run,
-        title="How far back does the gradient reach?",
+        title=titled(run, "How far back does the gradient reach?"),
         question=question,
         answer=answer,
         columns=COLUMNS,

@@ -98,6 +98,13 @@ def misread_figure(images: np.ndarray, truth: np.ndarray, confidences: np.ndarra
     return figure
 
 
+def about_misread(counts: np.ndarray) -> str:
+    """The sentence under the misread digits, of how often each truth, a row, was taken for each class."""
+    wrong = counts.sum() - np.trace(counts)
+    says = f"The first network misreads {wrong} of {counts.sum()} test digits."
+    return says + (" In red what the first of them were taken for." if wrong else "")
+
+
 def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[str, float], scores: Scores) -> Shown:
     """Draws the figures of the first network."""
     params = first_of(networks, NAME)
@@ -108,13 +115,12 @@ def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[s
     rows = [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)]
     run.draw("misread", misread_figure(images, truth, confidences), ("image", "truth", *labels), rows)
     run.draw("confusion", confusion_figure(counts, labels), ("truth", *labels), [(i, *r) for i, r in enumerate(counts)])
-    wrong = f"The first network misreads {len(truth) - np.trace(counts)} of {len(truth)} test digits."
     sections = [
         draw_curves(run, scores, "accuracy", chance, "digits read right"),
         Section(
             "Misread",
             "misread",
-            wrong + " In red what the first of them were taken for.",
+            about_misread(counts),
         ),
         Section("What is taken for what", "confusion", "The same network on the test part; each row is a truth."),
     ]

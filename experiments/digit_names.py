@@ -153,6 +153,17 @@ def spelled_figure(images: np.ndarray, truth: np.ndarray, lengths: np.ndarray, c
     return figure
 
 
+def about_spelled(truth: np.ndarray, right: np.ndarray) -> str:
+    """The sentence under the spelled digits, of their classes and whether each is spelled right."""
+    digits, wrong = len(np.unique(truth[right])), int((~right).sum())
+    drawn = [f"one of each of the {digits} digits that it spells right"] if digits else []
+    drawn += [f"{min(wrong, WRONG_SHOWN)} of those that it misspells"] if wrong else []
+    return (
+        f"The first network misspells {wrong} of {len(truth)} test digits. Here are {' and '.join(drawn)}, with the "
+        "likeliest letters of each place: green if right, red a wrong first guess; ⏎ is the end."
+    )
+
+
 def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chance: dict, scores: Scores) -> Shown:
     """Draws the figures of the first network."""
     params = first_of(networks, NAME)
@@ -177,13 +188,8 @@ def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chan
     ]
     run.draw("spelled", figure, ("image", "truth", "place", "letter", "confidence"), rows)
     wrong = [f"{NAMES[truth[i]]} read as " + LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)]
-    says = (
-        f"The first network misspells {len(wrong)} of {len(truth)} test digits. Here is one of each that it spells "
-        f"right, and {min(len(wrong), WRONG_SHOWN)} of the others, with the likeliest letters of each place: green if "
-        "right, red a wrong first guess; ⏎ is the end."
-    )
     sections = [
-        Section("Spelled", "spelled", says),
+        Section("Spelled", "spelled", about_spelled(truth, right)),
         draw_curves(run, scores, "exact", chance, "names spelled right"),
     ]
     samples = {"Names that were not right": "\n".join(wrong)} if wrong else {}

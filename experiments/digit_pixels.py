@@ -10,6 +10,7 @@
 # %%
 import dataclasses
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,19 +127,23 @@ def show(models: dict[str, Cell], parts: Parts, run: Run, networks: Networks, ch
     figure = score_figure(curves, chance, "test digits named right", "pixels read, eight a row")
     rows = [(name, k, f"{right:.4f}") for name, c in curves.items() for k, right in enumerate(c.values.mean(1), 1)]
     run.draw("after_each_pixel", figure, ("cell", "pixels", "accuracy"), rows)
+    sections = [
+        draw_curves(run, scores, "accuracy", chance, "digits read right"),
+        Section("When do they know?", "after_each_pixel", about_pixels(curves)),
+    ]
+    told = ", ".join(f"{name} {shown(of['accuracy'])}" for name, of in scores.items())
+    return Shown(f"After 64 pixels the network names the digit: {told}.", sections)
+
+
+def about_pixels(curves: Mapping[str, ScoreCurve]) -> str:
+    """The sentence under the scores after each pixel."""
     known = {name: np.flatnonzero(curve.values.mean(1) > 0.5) for name, curve in curves.items()}
-    says = (
+    return (
         "The same networks, asked after every pixel though they were trained to answer after the last. They first name "
         "more than half of the digits right after "
         + ", ".join(f"{name} {k[0] + 1} pixels" if k.size else f"{name} never" for name, k in known.items())
         + "."
     )
-    sections = [
-        draw_curves(run, scores, "accuracy", chance, "digits read right"),
-        Section("When do they know?", "after_each_pixel", says),
-    ]
-    told = ", ".join(f"{name} {shown(of['accuracy'])}" for name, of in scores.items())
-    return Shown(f"After 64 pixels the network names the digit: {told}.", sections)
 
 
 # %%

@@ -9,7 +9,7 @@
 # %%
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _showing import Scores, Shown, conduct, draw_curves, shown
+from _showing import DIVERGED, Scores, Shown, conduct, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known, require_positive, require_room
 from _text import SHOWN, Text, draw_confidences, load_text
 from _training import Networks, Task, first_of, needs_of, open_study
@@ -175,6 +175,13 @@ def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str
     return written
 
 
+def answered(scores: Mapping[str, np.ndarray]) -> str:
+    """The answer of the page, of the scores of all seeds."""
+    nats = scores["loss"].mean()
+    cost = f"it costs {nats:.3f} nats, {bits_per_char(nats):.3f} bits" if nats < DIVERGED else "the networks diverged"
+    return f"The next letter is guessed right {shown(scores['accuracy'])} of the time; {cost}."
+
+
 def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, bars: dict, scores: Scores) -> Shown:
     """Draws how sure the first network is of each letter, and lets it write."""
     params = first_of(networks, NAME)
@@ -182,12 +189,7 @@ def show(model: Cell, data: Data, config: Config, run: Run, networks: Networks, 
         draw_confidences(run, model, params, data.text.letters, data.test),
         draw_curves(run, scores, "accuracy", bars["accuracy"], "next letters guessed right", "windows"),
     ]
-    nats = scores[NAME]["loss"].mean()
-    answer = (
-        f"The next letter is guessed right {shown(scores[NAME]['accuracy'])} of the time; it costs {nats:.3f} nats, "
-        f"{bits_per_char(nats):.3f} bits."
-    )
-    return Shown(answer, sections, write(model, params, config, data))
+    return Shown(answered(scores[NAME]), sections, write(model, params, config, data))
 
 
 # %%

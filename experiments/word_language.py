@@ -148,6 +148,18 @@ def answer_to(model: Cell | Layer, params: Any, letters: Vocabulary, word: str) 
     return ", ".join(f"{names[c]} {100 * confidence[c]:.0f} %" for c in np.argsort(-confidence)[:3])
 
 
+def about_confusion(kind: str, names: list[str], counts: np.ndarray) -> str:
+    """The sentence under the confusion matrix, whose rows are truths."""
+    mixed = np.triu(counts + counts.T, k=1)
+    a, b = np.unravel_index(mixed.argmax(), mixed.shape)
+    told = (
+        f"{names[a]} and {names[b]} are taken for each other most often, {mixed[a, b]} times."
+        if mixed[a, b]
+        else "None is taken for another."
+    )
+    return f"{kind}, first seed, on the test part: each row is a truth. {told}"
+
+
 def show(
     models: dict[str, Cell | Layer],
     words: Words,
@@ -165,19 +177,13 @@ def show(
     counts, names = confusion(guesses, truth, len(LOCALES)), list(LOCALES.values())
     rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
     run.draw("confusion", confusion_figure(counts, names), ("truth", *names), rows)
-    mixed = counts * (1 - np.eye(len(names), dtype=int))
-    a, b = np.unravel_index((mixed + mixed.T).argmax(), mixed.shape)
-    says = (
-        f"{kind}, first seed, on the test part: each row is a truth. {names[a]} and {names[b]} are taken for each "
-        f"other most often, {mixed[a, b] + mixed[b, a]} times."
-    )
     sections = [
-        Section("What is taken for what", "confusion", says),
+        Section("What is taken for what", "confusion", about_confusion(kind, names, counts)),
         draw_curves(run, scores, "accuracy", chance, "words given to the right language"),
     ]
     asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
     told = " and ".join(f"{shown(of['accuracy'])} ({name})" for name, of in scores.items())
-    answer = f"Of unseen words {told} are given to the right one of 12 languages."
+    answer = f"Of unseen words {told} are given to the right one of {len(LOCALES)} languages."
     return Shown(answer, sections, {"Asked": asked} if ask else {})
 
 
@@ -201,8 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         lambda networks, scores: show(models, words, config.ask, run, networks, chance, scores),
         script="word_language.py",
         title="Many to one: which language is this word from?",
-        question=f"{len(words.train.classes):,} words of 12 languages to learn from, {len(words.test.classes)} others "
-        "to test on: months, days, languages and territories",
+        question=f"{len(words.train.classes):,} words of {len(LOCALES)} languages to learn from, "
+        f"{len(words.test.classes)} others to test on: months, days, languages and territories",
         baselines={"accuracy": chance},
         legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "
         "range; nats: cross-entropy of a word's language.",

@@ -197,7 +197,6 @@ def _searched(
     length_penalty: float,
 ) -> Beams:
     """``beam_search`` of what has been checked."""
-    h, first = alike(first.ndim, h, first)
 
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, length, width, V, last, length_penalty)

@@ -139,9 +139,10 @@ def test_a_part_that_begins_without_a_gradient_and_lives_later_has_the_slope_of_
     dies = jnp.where(k == 5, dead, later)
     late = jnp.where(k < 4, dead, ln2 * k)
     once = jnp.where(k == 5, 1.0, dead)
-    slope, half_life, quantiles = summarise_lags(jnp.stack([later, holes, dies, late, once], axis=1))
-    np.testing.assert_allclose(slope, [-ln2, -ln2, -np.inf, ln2, np.nan], rtol=1e-12)
-    np.testing.assert_allclose(half_life, [1, 1, 0, np.inf, np.nan], rtol=1e-12)
+    at_once = jnp.where(k == 0, 1.0, dead)
+    slope, half_life, quantiles = summarise_lags(jnp.stack([later, holes, dies, late, once, at_once], axis=1))
+    np.testing.assert_allclose(slope, [-ln2, -ln2, -np.inf, ln2, np.nan, -np.inf], rtol=1e-12)
+    np.testing.assert_allclose(half_life, [1, 1, 0, np.inf, np.nan, 0], rtol=1e-12)
     assert not np.any(np.isnan(quantiles))
 
 

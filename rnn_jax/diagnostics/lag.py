@@ -121,8 +121,8 @@ def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0
     Returns:
         The slope of each example, its half-life, and quantiles over all examples. Lags of −∞ are left out of the fit:
         an LSTM's c that is not seen has no gradient at lag 0, and lives later. A gradient that has died by the last
-        lag, at −∞, has slope −∞ and half-life 0. Both are NaN where there are fewer than two lags with a gradient, and
-        where the state has overflowed.
+        lag, at −∞, has slope −∞ and half-life 0. Both are NaN where there is no gradient at any lag, or a living one
+        at one lag alone, and where the state has overflowed.
     """
     require_numbers("q", q, lambda level: 0 <= level <= 1, "quantiles in [0, 1]")
     slope = _slope(widened(log_norm))
@@ -144,5 +144,5 @@ def _slope(log_norm: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
     k = centred(jnp.expand_dims(jnp.arange(len(log_norm), dtype=log_norm.dtype), range(1, log_norm.ndim)))
     fitted = jnp.sum(k * centred(log_norm), axis=0) / jnp.sum(k * k, axis=0)
     dead = jnp.isneginf(log_norm)
-    unknown = jnp.any(~alive & ~dead, axis=0) | (count[0] < 2)
+    unknown = jnp.any(~alive & ~dead, axis=0) | (count[0] == 0)
     return jnp.where(unknown, jnp.nan, jnp.where(dead[-1], -jnp.inf, fitted))
