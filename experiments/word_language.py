@@ -200,8 +200,8 @@ def main(argv: list[str] | None = None) -> int:
         lambda networks, scores: show(models, words, config.ask, run, networks, chance, scores),
         script="word_language.py",
         title="Many to one: which language is this word from?",
-        question=f"{len(words.train.classes):,} words of {len(LOCALES)} languages to learn from, {len(words.test.classes)} others "
-        "to test on: months, days, languages and territories",
+        question=f"{len(words.train.classes):,} words of {len(LOCALES)} languages to learn from, "
+        f"{len(words.test.classes)} others to test on: months, days, languages and territories",
         baselines={"accuracy": chance},
         legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "
         "range; nats: cross-entropy of a word's language.",
