@@ -133,7 +133,8 @@ LEGEND = (
     "Pairs are before → after training. Slope: nats by which the gradient changes for each step back, median over "
     "seeds and probes of a straight line fitted over the lags with a gradient, however curved; half-life: steps in "
     "which it halves on that line; leading gain: the largest singular value of ∂stateₜ/∂stateₜ₋₁, the most one step "
-    "can multiply a gradient, median over one step at each probe; validation: mean ± half range over seeds on held-out text; "
+    "can multiply a gradient, median over one step at each probe; validation: mean ± half range over seeds on "
+    "held-out text; "
     "tokens/s: letters of all seeds together, compilation apart, with another cell beside it on the machine: roughly."
 )
 
