@@ -102,8 +102,8 @@ def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
 def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
     require_cell("cell", cell)
-    require_sequence(xs)
     require_draws(cell.keyed, "xs", unkey(xs)[1])
+    require_sequence(xs)
     before = describe(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
