@@ -3,9 +3,11 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
+
+from rnn_jax.factories import same_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,8 +16,8 @@ R = TypeVar("R")
 def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: ``jax.jit`` with these arguments static, for functions of cells.
 
-    Equal calls of a factory return equal cells, so a cell that is built anew costs no compilation. With a static
-    argument that has no hash, the function is called as it is.
+    Equal calls of a factory return equal cells, so a cell that is built anew costs no compilation, nor does a loss that
+    is written as a ``lambda`` in the call. With a static argument that has no hash, the function is called as it is.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -24,12 +26,14 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound: dict[str, Any] = signature.bind(*args, **kwargs).arguments
+            given = signature.bind(*args, **kwargs)
+            for name in given.arguments.keys() & set(static):
+                given.arguments[name] = same_function(given.arguments[name])
             try:
-                hash(tuple(bound[name] for name in static))
+                hash(tuple(given.arguments.get(name) for name in static))
             except TypeError:
                 return function(*args, **kwargs)
-            return jitted(*args, **kwargs)
+            return jitted(*given.args, **given.kwargs)
 
         return call
 

@@ -57,12 +57,23 @@ CALLS = {
     "sample": lambda: sample(model(), PARAMS, KEY, H0, FIRST, length=3, top_k=2, temperature=0.5),
     "beam search": lambda: beam_search(model(), PARAMS, H0, FIRST, length=3, width=2),
     "lag gradients": lambda: rnn.lag_gradients(model(), PARAMS, H0, XS, total),
+    "lag gradients of a lambda": lambda: rnn.lag_gradients(model(), PARAMS, H0, XS, lambda y: jnp.sum(y, axis=-1)),
+    "chunked of a lambda": lambda: chunked(model(), PARAMS, H0, XS, XS, lambda y, _: jnp.sum(y), window=2),
+    "a cell of lambdas": lambda: rnn.rollout(leaky(), jnp.ones(()), jnp.zeros((2, 1)), jnp.ones((3, 2, 1))),
     "step jacobian": lambda: rnn.step_jacobian(model(), PARAMS, ONE, XS[0, 0]),
     "leading gain": lambda: rnn.leading_gain(model(), PARAMS, ONE, XS[0, 0]),
     "scheduled sampling": lambda: rnn.scheduled_sampling(model(), PARAMS, KEY, H0, FIRST, XS, 0.5),
     "many to one": lambda: rnn.many_to_one(model(), PARAMS, H0, XS),
     "bidirectional": lambda: rnn.many_to_many(*both_ways(), XS),
 }
+
+
+def leaky():
+    return cell_from_step(
+        init=lambda key: jnp.ones(()),
+        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)),
+        step=lambda a, h, x: a * h + x,
+    )
 
 
 def both_ways():
@@ -81,6 +92,24 @@ def test_a_repeated_call_compiles_nothing(name):
     finally:
         jax.monitoring.clear_event_listeners()
     assert not [event for event in compilations if "backend_compile" in event]
+
+
+SCALE = 1.0
+
+
+def test_a_loss_of_equal_code_that_reads_something_else_is_another_one():
+    def measured(scale):
+        return rnn.lag_gradients(model(), PARAMS, H0, XS, lambda y: scale * SCALE * jnp.sum(y, axis=-1)).log_norm[0]
+
+    global SCALE
+    plain = measured(1.0)
+    np.testing.assert_allclose(measured(2.0) - plain, np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(measured(jnp.asarray(3.0)) - plain, np.log(3), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(measured)(4.0) - plain, np.log(4), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(measured)(5.0) - plain, np.log(5), rtol=1e-12)
+    SCALE = 6.0
+    np.testing.assert_allclose(measured(1.0) - plain, np.log(6), rtol=1e-12)
+    SCALE = 1.0
 
 
 def test_a_cell_without_a_hash_is_rolled_out_as_it_is():

@@ -167,7 +167,7 @@ def test_weights_are_drawn_from_a_legacy_key_too(name):
     assert old == new
 
 
-@pytest.mark.parametrize("key", [0, None, np.zeros(2), np.zeros(3, np.uint32), "key"])
+@pytest.mark.parametrize("key", [0, np.zeros(2), np.zeros(3, np.uint32), "key", None])
 def test_what_is_no_key_is_refused(key):
     params, weights = random_params(DRAWN), gru(I, H).init(KEY)
     h0, wanted = DRAWN.start(params, (B,)), re.escape("; want a key, such as jax.random.key(0) makes")
@@ -179,6 +179,13 @@ def test_what_is_no_key_is_refused(key):
         lambda: scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
         lambda: one_to_many(DRAWN, params, h0, FIRST, TARGETS, key="none" if key is None else key),
         lambda: rollout(DRAWN, params, h0, Keyed(TARGETS, key)),
-    ):
+        lambda: one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
+    )[: -1 if key is None else None]:  # where a key may be left out
         with as_a_user_has_it(), pytest.raises(ValueError, match=rf"^key got [^;\n]*{wanted}$"):
             use()
+
+
+def test_many_keys_where_one_is_wanted_are_refused():
+    params, keys = random_params(DRAWN), jax.random.split(KEY, B)
+    refused(lambda: keyed(keys, XS, (B,)), "key got [3] keys; want one")
+    refused(lambda: sample(DRAWN, params, keys, DRAWN.start(params, (B,)), FIRST, 4), "key got [3] keys; want one")
