@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.bridges import EncoderDecoder, EncoderDecoderParams
+from rnn_jax.bridges import (
+    Bridge,
+    EncoderDecoder,
+    EncoderDecoderParams,
+    LinearBridgeParams,
+    encoder_decoder,
+    hand_over,
+    linear_bridge,
+)
 from rnn_jax.checks import require_cell, require_id, require_kept, require_number
 from rnn_jax.compiling import compiled
 from rnn_jax.decoding import check_writer
@@ -20,6 +28,22 @@ from rnn_jax.precision import widened
 from rnn_jax.rollout import require_fit
 from rnn_jax.sharding import alike, scan, where
 from rnn_jax.types import Cell, Params, State
+
+__all__ = [
+    "Bridge",
+    "EncoderDecoder",
+    "EncoderDecoderParams",
+    "LinearBridgeParams",
+    "encoder_decoder",
+    "hand_over",
+    "linear_bridge",
+    "many_to_many",
+    "many_to_one",
+    "one_to_many",
+    "one_to_one",
+    "scheduled_sampling",
+    "sequence_to_sequence",
+]
 
 
 def one_to_one(cell: Cell, params: Params, h0: State, x: PyTree) -> Any:

@@ -177,7 +177,6 @@ def test_what_is_no_key_is_refused(key):
         lambda: weight_drop(weights, key, 0.5),
         lambda: sample(DRAWN, params, key, h0, FIRST, 4),
         lambda: scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
-        lambda: one_to_many(DRAWN, params, h0, FIRST, TARGETS, key="none" if key is None else key),
         lambda: rollout(DRAWN, params, h0, Keyed(TARGETS, key)),
         lambda: one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
     )[: -1 if key is None else None]:  # where a key may be left out
