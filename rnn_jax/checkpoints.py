@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,7 +122,8 @@ def is_checkpoint(path: Path) -> bool:
 
 def drafts(folder: Path) -> list[Path]:
     """What saves that were killed have left in a folder of checkpoints."""
-    return [path for path in folder.glob("[0-9]*.part*") if path.is_dir() and not path.is_symlink()]
+    ours = re.compile(r"\d+\.part(\.orbax-checkpoint-tmp.*)?")
+    return [p for p in folder.glob("*.part*") if ours.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
 
 @contextlib.contextmanager

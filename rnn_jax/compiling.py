@@ -2,12 +2,15 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
-from rnn_jax.factories import same_function
+from rnn_jax.checks import require_kept
+from rnn_jax.reading import what_is_read
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,24 +20,48 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: ``jax.jit`` with these arguments static, for functions of cells.
 
     Equal calls of a factory return equal cells, so a cell that is built anew costs no compilation, nor does a loss that
-    is written as a ``lambda`` in the call. With a static argument that has no hash, the function is called as it is.
+    is written as a ``lambda`` in the call. Where a cell, a loss, or what they read has changed, the function is
+    compiled anew; where that cannot be seen, as with an object of one's own, and inside another program, it is called
+    as it is.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        jitted: Callable[P, R] = jax.jit(function, static_argnames=static)
         signature = inspect.signature(function)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def jitted(fixed: Fixed, others: dict[str, Any]) -> R:
+            return function(**fixed.arguments, **others)  # type: ignore[call-arg]
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = signature.bind(*args, **kwargs)
-            for name in given.arguments.keys() & set(static):
-                given.arguments[name] = same_function(given.arguments[name])
+            given = signature.bind(*args, **kwargs).arguments
+            others = {name: value for name, value in given.items() if name not in static}
+            require_kept(**others)
+            arguments, held = {name: given[name] for name in given if name in static}, {}
             try:
-                hash(tuple(given.arguments.get(name) for name in static))
-            except TypeError:
+                fixed = Fixed(what_is_read(arguments, held), arguments, held)
+            except (TypeError, ValueError):  # what may change unseen; a function that is not complete yet
                 return function(*args, **kwargs)
-            return jitted(*given.args, **given.kwargs)
+            return function(*args, **kwargs) if is_staged() else jitted(fixed, others)
 
         return call
 
     return decorate
+
+
+class Fixed:
+    """Static arguments, which are compared by a key of what they are and of what they read; that is held with them."""
+
+    def __init__(self, key: Hashable, arguments: dict[str, Any], held: dict[int, Any]) -> None:
+        self.key, self.arguments, self.held = key, arguments, held
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Fixed) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def is_staged() -> bool:
+    """Whether operations become part of a program that another ``jit`` compiles."""
+    return isinstance(jax.lax.neg(np.float32(0)), Tracer)

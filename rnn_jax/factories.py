@@ -4,7 +4,6 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Hashable
-from types import CodeType, FunctionType
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -56,7 +55,8 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
-        result = make(*args, **kwargs)
+        args, kwargs = jax.tree.map(lambda a: a.copy() if isinstance(a, np.ndarray) else a, (args, kwargs))
+        result = make(*args, **kwargs)  # of arrays that nobody else can change
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
@@ -72,52 +72,6 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
         return jax.tree.map_with_path(known, result)
 
     return made
-
-
-FUNCTIONS: weakref.WeakValueDictionary[Hashable, FunctionType] = weakref.WeakValueDictionary()
-"""Functions that are alive, by their code and all that it reads."""
-READ: dict[Hashable, list[Any]] = {}
-"""What each of them reads, so that nothing else can take its place in memory."""
-
-
-def same_function(value: Any) -> Any:
-    """The first function alive of equal code that reads the same objects, such as a ``lambda`` that is written once and
-    made at every call; anything else as it is.
-
-    >>> make = lambda scale: lambda y: scale * y
-    >>> same_function(make("a")) is same_function(make("b"))
-    False
-    >>> first = same_function(make("a"))
-    >>> same_function(make("a")) is first
-    True
-    """
-    if not isinstance(value, FunctionType):
-        return value
-    looked_up = [value.__globals__[name] for name in names_in(value.__code__) if name in value.__globals__]
-    defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    try:
-        closed_over = [cell.cell_contents for cell in value.__closure__ or ()]
-    except ValueError:  # of a function that is not complete yet
-        return value
-    reads = [value.__globals__, *looked_up, *defaults, *closed_over]
-    key = (value.__code__, len(looked_up), len(defaults), *map(identity, reads))
-    first = FUNCTIONS.setdefault(key, value)
-    if first is value and key not in READ:
-        READ[key] = reads
-        weakref.finalize(value, READ.pop, key, None)
-    return first
-
-
-def identity(value: Any) -> Hashable:
-    """What tells a value from others that are alive: numbers and texts by what they are, anything else by its place."""
-    plain = isinstance(value, bool | int | float | complex | str | bytes)
-    return (type(value), repr(value)) if plain else id(value)
-
-
-def names_in(code: CodeType) -> list[str]:
-    """The names that code, and code inside it, looks up outside of functions."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return sorted({*code.co_names}.union(*inner))
 
 
 def remade(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
@@ -140,5 +94,4 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, list | tuple):
         return type(value), tuple(map(frozen, value))
     hash(value)
-    value = same_function(value)
     return (bool, value) if isinstance(value, bool) else value  # True is equal to 1

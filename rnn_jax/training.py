@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rnn_jax.checks import require_batch_shape, require_cell
+from rnn_jax.compiling import compiled
 from rnn_jax.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
 from rnn_jax.factories import factory
 from rnn_jax.faults import INPUT, TARGET, advice, check_ids, outside
@@ -66,8 +67,9 @@ def window_learner(
 
     A window is ``(xs, targets)``, ``(xs, targets, mask)`` or ``(xs, targets, mask, resets)``. Where windows overlap, xs
     are k2 steps and targets are of the last k1, as ``gradients.streaming`` has them and ``streams`` makes them. A cell
-    that draws is given keys. A learned start is taught by windows that begin with it, and by resets. After an update
-    that was skipped, because something was not finite in one of its lanes, every lane begins anew.
+    that draws is given keys. A learned start is taught by windows that begin with it, and by resets: where a lane is
+    ``fresh``, the gradient of its state goes on to the start, so give other params or states with ``fresh`` replaced
+    too. After an update that was skipped, because something was not finite in one of its lanes, every lane begins anew.
 
     Args:
         cell: its outputs are what the loss sees.
@@ -120,10 +122,10 @@ def window_learner(
     def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
         check(state, window, stacked=False)
-        return updated(state, window)
+        return updated((cell, loss, optimizer), state, window)
 
-    @jax.jit
-    def updated(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+    @compiled("reads")
+    def updated(reads: Any, state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         batch = batch_shape(cell, state.params, state.h)
         (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
         y = jax.eval_shape(cell.output, state.params, state.h)
@@ -215,10 +217,10 @@ def batch_learner(
 
     def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
-        return updated(state, batch)
+        return updated((loss, optimizer), state, batch)
 
-    @jax.jit
-    def updated(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+    @compiled("reads")
+    def updated(reads: Any, state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
         value, grads = jax.value_and_grad(loss)(state.params, *batch)
         return descend(optimizer, clip, state, Seen(value, grads, lambda params: loss(params, *batch), state.fresh))
 

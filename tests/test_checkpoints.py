@@ -118,12 +118,15 @@ def test_what_a_user_put_beside_or_into_a_checkpoint_is_never_deleted_and_never_
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "theirs").write_text("x")
     (tmp_path / "5").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "2024.partial_results").mkdir()
+    (tmp_path / "2024.partial_results" / "theirs").write_text("x")
     for step in (30, 40):
         kept.save(step, {"h": jnp.full(300, float(step))}, {})
     assert kept.steps() == [30, 40]
     assert [path.read_text() for path in tmp_path.rglob("mine")] == ["x"]
     assert (tmp_path / "99").exists()
     assert (tmp_path / "elsewhere" / "theirs").exists()
+    assert (tmp_path / "2024.partial_results" / "theirs").exists()
     left = [path.relative_to(tmp_path) for path in tmp_path.glob("10*/**/*") if path.is_file()]
     assert [path.name for path in left] == ["mine"], "the rest of it is gone"
 

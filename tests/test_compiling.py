@@ -1,5 +1,7 @@
 """Calls outside of jit: compiled once for equal cells and shapes, however often they are made."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.gradients import chunked, cut, parallel, streaming
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate, fit, window_learner
+from tests.laboratory import as_a_user_has_it
 
 V, KEY = 5, jax.random.key(0)
 
@@ -68,11 +71,11 @@ CALLS = {
 }
 
 
-def leaky():
+def leaky(read=None):
     return cell_from_step(
         init=lambda key: jnp.ones(()),
         start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)),
-        step=lambda a, h, x: a * h + x,
+        step=lambda a, h, x: a * h * (read["plain"] if read else 1.0) + x,
     )
 
 
@@ -94,22 +97,80 @@ def test_a_repeated_call_compiles_nothing(name):
     assert not [event for event in compilations if "backend_compile" in event]
 
 
-SCALE = 1.0
+READ: dict[str, Any] = {"plain": 1.0}
 
 
-def test_a_loss_of_equal_code_that_reads_something_else_is_another_one():
+class Settings:
+    """An object of a class of one's own, whose changes nobody sees."""
+
+    scale = 1.0
+
+    def loss(self, y):
+        return self.scale * jnp.sum(y, axis=-1)
+
+
+def first_of(loss, cell=None):
+    return rnn.lag_gradients(cell or model(), PARAMS, H0, XS, loss).log_norm[0]
+
+
+def by_global(y):
+    return READ["plain"] * jnp.sum(y, axis=-1)
+
+
+def through_another(y):
+    return by_global(y)
+
+
+def test_what_a_loss_or_a_cell_reads_is_read_anew():
+    settings, numbers = Settings(), np.ones(1)
+    READ["plain"], READ["array"] = 1.0, jnp.ones(())
+    losses = [by_global, through_another, settings.loss, lambda y: numbers[0] * jnp.sum(y, axis=-1)]
+    losses += [lambda y: READ["array"] * jnp.sum(y, axis=-1), lambda y: settings.scale * jnp.sum(y, axis=-1)]
+    plain = [first_of(loss) for loss in losses]
+    for factor in (2.0, 3.0):
+        settings.scale = READ["plain"] = numbers[0] = factor
+        READ["array"] = jnp.asarray(factor)
+        for loss, before in zip(losses, plain, strict=True):
+            np.testing.assert_allclose(first_of(loss) - before, np.log(factor), rtol=1e-12)
+    cell, gain = leaky(READ), jnp.ones(())
+    for READ["plain"] in (0.5, 2.0):
+        np.testing.assert_allclose(rnn.rollout(cell, gain, jnp.ones(1), jnp.zeros((4, 1)))[0], READ["plain"] ** 4)
+
+
+def test_a_loss_that_closes_over_another_number_is_another_one():
     def measured(scale):
-        return rnn.lag_gradients(model(), PARAMS, H0, XS, lambda y: scale * SCALE * jnp.sum(y, axis=-1)).log_norm[0]
+        return first_of(lambda y: scale * jnp.sum(y, axis=-1))
 
-    global SCALE
     plain = measured(1.0)
-    np.testing.assert_allclose(measured(2.0) - plain, np.log(2), rtol=1e-12)
-    np.testing.assert_allclose(measured(jnp.asarray(3.0)) - plain, np.log(3), rtol=1e-12)
-    np.testing.assert_allclose(jax.jit(measured)(4.0) - plain, np.log(4), rtol=1e-12)
-    np.testing.assert_allclose(jax.jit(measured)(5.0) - plain, np.log(5), rtol=1e-12)
-    SCALE = 6.0
-    np.testing.assert_allclose(measured(1.0) - plain, np.log(6), rtol=1e-12)
-    SCALE = 1.0
+    for scale in (2.0, jnp.asarray(3.0)):
+        np.testing.assert_allclose(measured(scale) - plain, np.log(scale), rtol=1e-12)
+    for scale in (4.0, 5.0):
+        np.testing.assert_allclose(jax.jit(measured)(scale) - plain, np.log(scale), rtol=1e-12)
+
+
+def test_what_is_traced_and_reached_through_an_object_is_no_other_programs():
+    found = {}
+
+    def measured(scale):
+        found["scale"] = scale
+        return first_of(lambda y: found["scale"] * jnp.sum(y, axis=-1))
+
+    plain = jax.jit(measured)(1.0)
+    np.testing.assert_allclose(jax.jit(lambda scale: measured(scale) + 1)(5.0) - plain - 1, np.log(5), rtol=1e-12)
+    with jax.check_tracer_leaks():
+        jax.jit(lambda scale: first_of(lambda y: scale * jnp.sum(y, axis=-1)))(2.0)
+
+
+def test_a_mask_that_is_changed_in_place_changes_no_cell():
+    numbers = np.ones(4)
+    with as_a_user_has_it():
+        kept = rnn.variational_dropout(rnn.gru(V, 4), state_mask=numbers)  # type: ignore[arg-type]
+        numbers[:] = 0
+        fresh = rnn.variational_dropout(rnn.gru(V, 4), state_mask=np.ones(4))  # type: ignore[arg-type]
+        params = kept.init(KEY)
+        plain = rnn.gru(V, 4).step(params, jnp.ones(4), jnp.asarray(1))
+        for cell in (kept, fresh):
+            np.testing.assert_allclose(cell.step(params, jnp.ones(4), jnp.asarray(1)), plain, rtol=1e-12)
 
 
 def test_a_cell_without_a_hash_is_rolled_out_as_it_is():

@@ -90,8 +90,10 @@ def test_the_summary_is_written_before_any_figure_is_drawn(tmp_path, monkeypatch
     monkeypatch.setattr(report, "draw_lags", no_memory)
     monkeypatch.setattr(importlib.import_module("_char_lm_report"), "draw", no_memory)
     monkeypatch.setattr(Run, "draw", no_memory)
+    run = Run(tmp_path)
+    run.write_json("config.json", {"smoke": True})
     with pytest.raises(MemoryError):
-        publish(Run(tmp_path))
+        publish(run)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "done"
 
 

@@ -183,7 +183,7 @@ PLACES = (
     "bridges choices counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies "
     "training"
 )
-HELPERS = {"check_writer", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
+HELPERS = {"check_writer", "drawn", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
 
 
 def test_no_number_of_a_public_function_is_forgotten():

@@ -22,6 +22,9 @@ class Options:
 """
 
 
+SCALE = 5**0.5  # of the one-hot vectors of five characters
+
+
 def write(folder, name="mine.py", source=CELL):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(source)
@@ -36,7 +39,7 @@ def test_a_file_of_ones_own_may_have_dataclasses_and_import_its_neighbours(tmp_p
     (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
     model = made(write(tmp_path, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *")))
     params = model.init(jax.random.key(0))
-    np.testing.assert_allclose(model.step(params, jnp.ones(4), 2), 0.25 + jnp.tanh(params.cell[2]), rtol=1e-6)
+    np.testing.assert_allclose(model.step(params, jnp.ones(4), 2), 0.25 + jnp.tanh(SCALE * params.cell[2]), rtol=1e-6)
 
 
 SAYS = {
@@ -73,7 +76,7 @@ def test_a_file_is_read_anew_however_soon_it_was_changed_and_nothing_is_written_
         model = made(write(tmp_path, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *")))
         params = model.init(jax.random.key(0))
         np.testing.assert_allclose(
-            model.step(params, jnp.ones(4), 2) - jnp.tanh(params.cell[2]), float(rate), rtol=1e-6
+            model.step(params, jnp.ones(4), 2) - jnp.tanh(SCALE * params.cell[2]), float(rate), rtol=1e-6
         )
     assert {path.name for path in tmp_path.rglob("*")} == {"mine.py", "near_by.py"}
 
@@ -85,7 +88,9 @@ def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path):
         (tmp_path / folder / "near_by.py").write_text(f"RATE = {rate}\n")
         model = made(name)
         params = model.init(jax.random.key(0))
-        np.testing.assert_allclose(model.step(params, jnp.ones(4), 2), rate + jnp.tanh(params.cell[2]), rtol=1e-6)
+        np.testing.assert_allclose(
+            model.step(params, jnp.ones(4), 2), rate + jnp.tanh(SCALE * params.cell[2]), rtol=1e-6
+        )
 
 
 MAKER = """
@@ -126,9 +131,9 @@ def test_a_cell_that_reads_ids_is_given_ids_and_one_that_reads_vectors_one_hot_v
     models = [made(write(tmp_path, "vectors.py")), made(write(tmp_path, "ids.py", READS_IDS))]
     params = models[0].init(jax.random.key(0))
     ids, h = jnp.array([3, 0]), jnp.ones((2, 4))
-    steps = [model.step(params, h, ids) for model in models]
-    np.testing.assert_allclose(steps[0], steps[1], rtol=1e-6)
-    np.testing.assert_allclose(steps[1], 0.9 + jnp.tanh(params.cell[ids]), rtol=1e-6)
+    of_vectors, of_ids = (model.step(params, h, ids) for model in models)
+    np.testing.assert_allclose(of_vectors, 0.9 + jnp.tanh(SCALE * params.cell[ids]), rtol=1e-6)
+    np.testing.assert_allclose(of_ids, 0.9 + jnp.tanh(params.cell[ids]), rtol=1e-6)
 
 
 def test_a_cell_whose_state_counts_in_integers_is_refused_where_gradients_by_lag_are_measured(tmp_path):

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
-from rnn_jax.checks import require_kept, require_sequence
+from rnn_jax.checks import require_sequence
 from rnn_jax.compiling import compiled
 from rnn_jax.gradients.windows import (
     Ends,
@@ -104,7 +104,6 @@ def cut(
     """
     T = require_sequence(xs)
     require_lengths(lengths, T)
-    require_kept(xs=xs, targets=targets)
     return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window))
 
 
@@ -257,12 +256,19 @@ def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number
     of_weights, of_h0, of_steps = summed.grads
     to_weights, to_h, to_steps = widened(grads)
     uncut, t = jnp.asarray(plan.begin(number) <= 0), plan.steps(number, losses)
+
+    def where_it_lies(total: Array, g: Array) -> Array:
+        return total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g)
+
     return Summed(
         summed.value + value,
         (
             jax.tree.map(jnp.add, of_weights, to_weights),
             jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),
-            jax.tree.map(lambda total, g: total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g), of_steps, to_steps),
+            of_steps._replace(  # what stands in for masked steps has no gradient
+                xs=jax.tree.map(where_it_lies, of_steps.xs, to_steps.xs),
+                targets=jax.tree.map(where_it_lies, of_steps.targets, to_steps.targets),
+            ),
         ),
     )
 

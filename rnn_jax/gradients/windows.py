@@ -9,7 +9,6 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.checks import require_kept, require_positive, require_sequence
-from rnn_jax.factories import same_function
 from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run
 from rnn_jax.rollout.scan import Marks, idle_inputs
 from rnn_jax.types import Cell, Params, State
@@ -89,7 +88,7 @@ def read(
     whole = -(-T // k1) * k1  # the last window ends here, if only in name
     begins_early = k1 < min(window, whole)  # windows wait before the first step, masked
     mask = jnp.ones(T, bool) if marks.mask is None and begins_early else marks.mask
-    return Plan(cell, same_function(loss), T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
-from rnn_jax.checks import require_cell, require_kept, require_sequence
+from rnn_jax.checks import require_cell, require_sequence
 from rnn_jax.compiling import compiled
 from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.rollout.scan import Marks, idle_inputs, scan
@@ -80,7 +80,6 @@ def rollout(
     x, keys = unkey(xs)
     xs = x if keys is None else Keyed(x, keys)
     require_lengths(lengths, require_sequence(xs))
-    require_kept(xs=xs)
     mask, lengths, resets, cuts = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets, cuts))
     return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, schedule)
 

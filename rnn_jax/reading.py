@@ -1,0 +1,71 @@
+"""What a function reads beside its arguments, as a key: with another key, it is another function."""
+
+import functools
+import types
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnn_jax.factories import Made
+
+LIBRARIES = ("rnn_jax", "jax", "jaxlib", "optax", "numpy", "flax", "chex")
+"""Packages whose functions read nothing that changes."""
+
+
+def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
+    """A key of a value and of all that functions in it read: globals, what they close over, defaults.
+
+    Functions are told apart by their code, numbers, texts and arrays of NumPy by value, arrays of JAX by identity.
+
+    Args:
+        value: such as a cell, or a loss.
+        held: gets every object that the key identifies by its place; a key is good as long as they are held.
+
+    Raises:
+        TypeError: for what may change unseen, such as an object of a class of one's own.
+    """
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return type(value), repr(value)
+    if id(value) in held:
+        return "seen", list(held).index(id(value))
+    held[id(value)] = value
+    read = functools.partial(what_is_read, held=held)
+    if isinstance(value, Made):
+        make, args, kwargs, path = value.recipe
+        return id(make), path, read(args), read(kwargs)
+    if isinstance(value, tuple) or type(value) is list:
+        return type(value), tuple(map(read, value))
+    if type(value) is dict:
+        return dict, tuple((name, read(part)) for name, part in value.items())
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, functools.partial):
+        return functools.partial, read(value.func), read(value.args), read(value.keywords)
+    if isinstance(value, types.FunctionType) and not is_library(value):
+        return value.__code__, *map(read, reads_of(value))
+    fixed = jax.Array, np.generic, np.dtype, np.ufunc, type, types.ModuleType, types.BuiltinFunctionType
+    if isinstance(value, fixed) or is_library(value):
+        return id(value)
+    raise TypeError(f"{type(value).__name__} may change unseen")
+
+
+def is_library(value: Any) -> bool:
+    """Whether a function, or the class of another object, is one of the libraries that this one is made of."""
+    of = value if isinstance(value, types.FunctionType) else type(value)
+    return str(getattr(of, "__module__", "")).partition(".")[0] in LIBRARIES
+
+
+def reads_of(function: types.FunctionType) -> list[Any]:
+    """What a function looks up: its globals, what it closes over, its defaults."""
+    lookup = function.__globals__
+    looked_up = [(name, lookup[name]) for name in names_in(function.__code__) if name in lookup]
+    closed_over = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [looked_up, closed_over, function.__defaults__, function.__kwdefaults__]
+
+
+def names_in(code: types.CodeType) -> list[str]:
+    """The names that code, and code inside it, looks up outside of functions."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return sorted({*code.co_names}.union(*inner))
