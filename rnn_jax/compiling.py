@@ -1,5 +1,6 @@
 """Compiled calls: what is called again and again outside of ``jit``, as in a notebook, is compiled once."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Hashable
@@ -27,6 +28,7 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
+        changed_by_tracing: dict[Hashable, Fixed] = {}  # what a function reads and changes itself, such as a counter
 
         @functools.partial(jax.jit, static_argnums=0)
         def jitted(fixed: Fixed, others: dict[str, Any]) -> R:
@@ -42,7 +44,16 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 fixed = Fixed(what_is_read(arguments, held), arguments, held)
             except (TypeError, ValueError):  # what may change unseen; a function that is not complete yet
                 return function(*args, **kwargs)
-            return function(*args, **kwargs) if is_staged() else jitted(fixed, others)
+            if is_staged():
+                return function(*args, **kwargs)
+            fixed = changed_by_tracing.get(fixed.key, fixed)
+            result = jitted(fixed, others)
+            with contextlib.suppress(TypeError, ValueError):
+                after = Fixed(what_is_read(arguments, held := {}), fixed.arguments, held)
+                if after.key != fixed.key and after.key not in changed_by_tracing:
+                    fixed.held = {**held, **fixed.held}  # as long as the key is good
+                    changed_by_tracing[after.key] = fixed
+            return result
 
         return call
 

@@ -137,6 +137,21 @@ def test_what_a_loss_or_a_cell_reads_is_read_anew():
         np.testing.assert_allclose(rnn.rollout(cell, gain, jnp.ones(1), jnp.zeros((4, 1)))[0], READ["plain"] ** 4)
 
 
+def test_a_loss_that_counts_its_traces_is_traced_once():
+    traces, count = [], {"n": 0}
+
+    def loss(y):
+        traces.append(y.shape)
+        count["n"] += 1
+        return jnp.sum(y, axis=-1)
+
+    first_of(loss)
+    once = len(traces)
+    for _ in range(3):
+        first_of(loss)
+    assert len(traces) == count["n"] == once
+
+
 def test_a_loss_that_closes_over_another_number_is_another_one():
     def measured(scale):
         return first_of(lambda y: scale * jnp.sum(y, axis=-1))
