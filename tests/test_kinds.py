@@ -11,6 +11,7 @@ import pytest
 import rnn_jax as rnn
 from rnn_jax import reverse_sequence, rollout
 from rnn_jax.decoding import beam_search, greedy, sample, stream
+from rnn_jax.gradients import chunked, parallel, streaming
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, refused
@@ -42,6 +43,9 @@ WANT_CELLS = {
     "sample": lambda no: sample(no, PARAMS, KEY, H0, FIRST, 3),
     "beam_search": lambda no: beam_search(no, PARAMS, H0, FIRST, 3, width=2),
     "stream": lambda no: stream(no, PARAMS),
+    "chunked": lambda no: chunked(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
+    "parallel": lambda no: parallel(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
+    "streaming": lambda no: streaming(no, PARAMS, H0, IDS, IDS, cross_entropy),
     "lag_gradients": lambda no: rnn.lag_gradients(no, PARAMS, H0, IDS, jnp.sum),
     "step_jacobian": lambda no: rnn.step_jacobian(no, PARAMS, H0, IDS[0, 0]),
     "leading_gain": lambda no: rnn.leading_gain(no, PARAMS, H0, IDS[0, 0]),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
-from rnn_jax.checks import require_kept, require_positive, require_sequence
+from rnn_jax.checks import require_cell, require_kept, require_positive, require_sequence
 from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run
 from rnn_jax.rollout.scan import Marks, idle_inputs
 from rnn_jax.types import Cell, Params, State
@@ -74,6 +74,7 @@ def read(
         marks: the mask and resets.
         counted: steps that have targets, when not all.
     """
+    require_cell("cell", cell)
     T = require_sequence(xs)
     require_kept(xs=xs, targets=targets)
     k1 = window if k1 is None else k1
