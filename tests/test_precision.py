@@ -11,6 +11,8 @@ from rnn_jax import gru, initializers, learned_start, lstm, mixed_precision, out
 from rnn_jax.cells import VanillaParams
 from rnn_jax.gradients import PROGRAMS, chunked, cut, parallel, streaming
 from rnn_jax.rollout import SCHEDULES
+from tests.cases import CASES
+from tests.laboratory import random_params
 
 T = 4096
 MODELS = {
@@ -58,6 +60,27 @@ def test_gradients_of_long_sequences_are_as_exact_as_half_precision_allows(model
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
     for part, of in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert relative(part, of) < 0.02
+
+
+OF_ONE_PRODUCT = ["vanilla tanh", "antisymmetric", "cornn", "gru reset before", "mgu", "lstm projected", "lru"]
+
+
+@pytest.mark.parametrize("name", [*OF_ONE_PRODUCT, "conv lstm 1d"])
+def test_products_are_summed_over_a_large_batch_in_32_bits(name):
+    cell, x, _ = CASES[name]
+    params = cast(random_params(cell, scale=0.5), jnp.bfloat16)  # the same numbers in both types
+    xs = jax.random.uniform(jax.random.key(1), (2, 4096, *x)).astype(jnp.bfloat16)
+
+    @jax.jit
+    def gradient(params, xs):
+        def mean(params):
+            hs = rollout(cell, params, cell.start(params, xs.shape[1:2]), xs)[1]
+            return jnp.mean(outputs(cell, params, hs).astype(jnp.float32) ** 2)
+
+        return jax.grad(mean)(params)
+
+    found, wanted = gradient(params, xs), gradient(cast(params, jnp.float32), cast(xs, jnp.float32))
+    assert relative(found, wanted) < 0.02
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

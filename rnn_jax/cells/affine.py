@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from rnn_jax.checks import MisfitError
-from rnn_jax.precision import widened
+from rnn_jax.precision import is_half, widened
 from rnn_jax.sharding import rows
 
 
@@ -19,7 +19,15 @@ class Dropped(NamedTuple):
 
 def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     """y = W x + b over the last axis; any leading axes are batch."""
-    return add_bias(x @ W, b)
+    return add_bias(product(x, W), b)
+
+
+def product(x: Float[Array, "*batch I"], W: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
+    """W x over the last axis. In fewer than 32 bits, it and its gradients, sums over the batch, are added up in 32.
+
+    Not every device does so by itself.
+    """
+    return jnp.matmul(x, W, preferred_element_type=jnp.float32).astype(x.dtype) if is_half(x) else x @ W
 
 
 def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
@@ -47,7 +55,7 @@ def drop(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[
 def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
     """W_hh h_{t−1}, through a dropout mask if there is one."""
     seen, W_hh = through(h, W_hh)
-    return seen @ W_hh
+    return product(seen, W_hh)
 
 
 def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"]) -> Float[Array, "... O"]:

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
-from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.cells.vanilla import VanillaParams
 from rnn_jax.checks import require_number
@@ -53,7 +53,7 @@ def antisymmetric_advance(
 ) -> Float[Array, "*batch H"]:
     """h_t = h_{t−1} + ε tanh((W_hh − W_hhᵀ − γI) h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
     seen, W_hh = through(h, params.W_hh)
-    return h + step_size * jnp.tanh(seen @ (W_hh - W_hh.T) - damping * seen + u)
+    return h + step_size * jnp.tanh(product(seen, W_hh - W_hh.T) - damping * seen + u)
 
 
 def cornn_advance(
@@ -70,7 +70,7 @@ def cornn_advance(
     h_t = h_{t−1} + Δt z_t,     with u_t = W_xh x_t + b_h.
     """
     h, z = state
-    drive = jnp.tanh(recur(h, params.W_hh) + z @ params.W_zh + u)
+    drive = jnp.tanh(recur(h, params.W_hh) + product(z, params.W_zh) + u)
     z = z + step_size * (drive - stiffness * h - damping * z)
     return CoRNNState(h=h + step_size * z, z=z)
 

@@ -13,6 +13,7 @@ from rnn_jax.cells.lstm import LSTMState
 from rnn_jax.checks import MisfitError, require_dtype, require_finite_number, require_positive
 from rnn_jax.factories import factory
 from rnn_jax.initializers import per_gate, scaled_normal, zeros
+from rnn_jax.precision import widened
 from rnn_jax.types import Cell, Initializer
 
 
@@ -54,13 +55,13 @@ def convolve(x: Float[Array, "..."], W: Float[Array, "..."]) -> Float[Array, "..
     batch, space = x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
     letters = "DHW"[-axes:]
     y = jax.lax.conv_general_dilated(
-        x.reshape(-1, *x.shape[-axes - 1 :]),
-        W,
+        widened(x.reshape(-1, *x.shape[-axes - 1 :])),
+        widened(W),
         window_strides=(1,) * axes,
         padding="SAME",
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
     )
-    return y.reshape(*batch, *space, W.shape[-1])
+    return y.reshape(*batch, *space, W.shape[-1]).astype(x.dtype)
 
 
 @factory

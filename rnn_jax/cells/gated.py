@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.checks import require_finite_number
 from rnn_jax.factories import factory
@@ -51,8 +51,8 @@ def mgu_advance(
     seen, W_hh = through(h, params.W_hh)
     W_hf, W_hn = jnp.split(W_hh, 2, axis=-1)
     u_f, u_n = jnp.split(u, 2, axis=-1)
-    f, rest = complementary(u_f + seen @ W_hf)
-    n = jnp.tanh(u_n + (f * seen) @ W_hn)
+    f, rest = complementary(u_f + product(seen, W_hf))
+    n = jnp.tanh(u_n + product(f * seen, W_hn))
     return rest * h + f * n
 
 

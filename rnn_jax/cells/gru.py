@@ -11,7 +11,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import recur, through
+from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
 from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
@@ -64,9 +64,9 @@ def gru_reset_before_advance(
     seen, W_hh = through(h, params.W_hh)
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z = jnp.split(seen @ W_hrz, 2, axis=-1)
+    v_r, v_z = jnp.split(product(seen, W_hrz), 2, axis=-1)
     r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
-    n = jnp.tanh(u_n + (r * seen) @ W_hn)
+    n = jnp.tanh(u_n + product(r * seen, W_hn))
     return rest * n + z * h
 
 

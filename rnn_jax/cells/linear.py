@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
 
-from rnn_jax.cells.affine import project_input
+from rnn_jax.cells.affine import product, project_input
 from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
 from rnn_jax.checks import require_dtype, require_positive
 from rnn_jax.factories import factory
@@ -183,7 +183,7 @@ def lru(
         return project_input(x, params.W_xh, jnp.zeros_like(params.W_xh[0]))
 
     def output(params: LRUParams, h: ComplexState) -> Float[Array, "*batch O"]:
-        return h.re @ params.C_re - h.im @ params.C_im
+        return product(h.re, params.C_re) - product(h.im, params.C_im)
 
     read = Cell(init, start, project, advance=lambda params, h, u: h, output=output)
     return linear_cell(read, lru_coefficients)

@@ -9,7 +9,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import project_input, recur
+from rnn_jax.cells.affine import product, project_input, recur
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstm import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.checks import require_number, require_positive
@@ -113,7 +113,7 @@ def projected_lstm_advance(
 ) -> LSTMState:
     """The equations of ``clipped_lstm_advance``, with h_t = clip(W_hp (o_t ⊙ tanh(c_t))) of P < H numbers."""
     full = clipped_lstm_advance(LSTMParams(*params[:3]), state, u, cell_clip)
-    return LSTMState(h=jnp.clip(full.h @ params.W_hp, -projection_clip, projection_clip), c=full.c)
+    return LSTMState(h=jnp.clip(product(full.h, params.W_hp), -projection_clip, projection_clip), c=full.c)
 
 
 def layer_norm(
