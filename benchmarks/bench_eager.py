@@ -15,8 +15,8 @@ from benchmarks.report import command
 from benchmarks.timing import Program, Record, compare
 from rnn_jax import Cell, gru, lag_gradients, readout, rollout
 from rnn_jax.decoding import beam_search, greedy, sample
-from rnn_jax.environment import environment
 from rnn_jax.gradients import chunked
+from rnn_jax.lab.environment import environment
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate
 

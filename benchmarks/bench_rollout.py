@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from benchmarks.report import command
 from benchmarks.timing import Record, compare, compile_program, require_equal
 from rnn_jax import gru, lstm, outputs, rollout, vanilla
-from rnn_jax.environment import environment
+from rnn_jax.lab.environment import environment
 from rnn_jax.types import Cell, Params
 
 I, T = 64, 100

@@ -12,9 +12,9 @@ from benchmarks.report import command
 from benchmarks.timing import Record, compare, compile_program, require_equal
 from rnn_jax import lstm, outputs, rollout
 from rnn_jax.counting import sequential_depth
-from rnn_jax.environment import environment
 from rnn_jax.gradients import PROGRAMS, streaming
 from rnn_jax.gradients.windows import Loss
+from rnn_jax.lab.environment import environment
 from rnn_jax.types import Cell, Params
 
 I, H, B, WINDOW = 64, 128, 1, 64

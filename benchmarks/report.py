@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.timing import Record, Side, Spread, append
-from rnn_jax.runs import parse, wrong_use
+from rnn_jax.lab.runs import parse, wrong_use
 
 LOSING = 1.05
 """A case is marked as losing when ours takes more than this many times as long as the baseline."""

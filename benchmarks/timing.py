@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rnn_jax.environment import Environment
+from rnn_jax.lab.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 

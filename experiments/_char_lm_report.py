@@ -11,10 +11,10 @@ from _char_lm_training import Job, best_file, best_params
 from _study import of_skipped, of_smoke, show_table, titled
 from _text import draw_confidences
 
+from rnn_jax.lab.plots import LearningCurve, gradient_figure, learning_figure
+from rnn_jax.lab.report import Section, write_report
+from rnn_jax.lab.runs import Run, command_line, read_metrics
 from rnn_jax.losses import bits_per_char, perplexity
-from rnn_jax.plots import LearningCurve, gradient_figure, learning_figure
-from rnn_jax.report import Section, write_report
-from rnn_jax.runs import Run, command_line, read_metrics
 
 COLUMNS = ("", "H", "parameters", "letters read", "minutes", "nats", "bits", "perplexity", "test nats")
 LEGEND = (

@@ -16,10 +16,10 @@ from _study import LARGEST, compiled, progress_of
 from _text import writer
 
 from rnn_jax import Cell
-from rnn_jax.checkpoints import Checkpoints, load_params, save_params
+from rnn_jax.data.text import Vocabulary
+from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
+from rnn_jax.lab.runs import Run, read_metrics, uninterrupted
 from rnn_jax.losses import bits_per_char, cross_entropy, perplexity
-from rnn_jax.runs import Run, read_metrics, uninterrupted
-from rnn_jax.text import Vocabulary
 from rnn_jax.training import Learner, LearnerInfo, LearnerState, evaluate, fit, require_finite
 from rnn_jax.types import Params
 

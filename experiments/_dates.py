@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnn_jax.datasets import STYLES, split, write_date
-from rnn_jax.text import Vocabulary, pad, vocabulary
+from rnn_jax.data.languages import STYLES, write_date
+from rnn_jax.data.parts import split
+from rnn_jax.data.text import Vocabulary, pad, vocabulary
 
 FIRST_DAY = datetime.date(1969, 1, 1)
 DAYS = 36_525  # a hundred years

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from rnn_jax import input_gradients, one_to_many
 from rnn_jax.bridges import EncoderDecoder
-from rnn_jax.datasets import LOCALES
+from rnn_jax.data.languages import LOCALES
 from rnn_jax.decoding import Decoded
-from rnn_jax.plots import COLOURS, alignment_figure, confidence_figure
-from rnn_jax.report import Section
-from rnn_jax.runs import Run
+from rnn_jax.lab.plots import COLOURS, alignment_figure, confidence_figure
+from rnn_jax.lab.report import Section
+from rnn_jax.lab.runs import Run
 
 
 def told(model: EncoderDecoder, params: Any, source: jax.Array, written: jax.Array) -> jax.Array:

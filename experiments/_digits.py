@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnn_jax.datasets import digits, split
+from rnn_jax.data.images import digits
+from rnn_jax.data.parts import split
 
 CLASSES = 10
 

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax import Cell, text
+from rnn_jax import Cell
+from rnn_jax.data import text
 from rnn_jax.keys import unkey
 from rnn_jax.types import Keyed
 

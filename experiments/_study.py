@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rnn_jax.runs import INTERRUPTED, Run, parse, read_metrics, uninterrupted
-from rnn_jax.text import Vocabulary
+from rnn_jax.data.text import Vocabulary
+from rnn_jax.lab.runs import INTERRUPTED, Run, parse, read_metrics, uninterrupted
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": INTERRUPTED}
 FAULTS = (FloatingPointError, OSError, ValueError)

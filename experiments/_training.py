@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from _study import Study, Tick, compiled, learning_rate, numbers_of, require_room, side_by_side
 
-from rnn_jax.checkpoints import load_params, save_params
+from rnn_jax.lab.checkpoints import load_params, save_params
+from rnn_jax.lab.runs import Run, open_run, read_metrics
 from rnn_jax.losses import next_token_nats
-from rnn_jax.runs import Run, open_run, read_metrics
 from rnn_jax.training import Learner, fit
 from rnn_jax.types import Params
 

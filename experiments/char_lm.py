@@ -41,12 +41,12 @@ from _study import (
 from _text import SHOWN, Text, load_text, writer
 
 from rnn_jax import Cell
-from rnn_jax.checkpoints import load_params
 from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.data.text import Vocabulary, streams
+from rnn_jax.lab.checkpoints import load_params
+from rnn_jax.lab.runs import open_run, parse, read_json, wrong_use
 from rnn_jax.losses import cross_entropy
-from rnn_jax.ngrams import witten_bell
-from rnn_jax.runs import open_run, parse, read_json, wrong_use
-from rnn_jax.text import Vocabulary, streams
 from rnn_jax.training import window_learner
 
 

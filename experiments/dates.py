@@ -33,11 +33,11 @@ import rnn_jax as rnn
 from rnn_jax import encoder_decoder, initializers, readout, scheduled_sampling, sequence_to_sequence
 from rnn_jax.bridges import EncoderDecoder
 from rnn_jax.counting import parameter_count
-from rnn_jax.datasets import LOCALES, require_locales
+from rnn_jax.data.languages import LOCALES, require_locales
+from rnn_jax.data.text import Vocabulary, pad
 from rnn_jax.decoding import Decoded, greedy
+from rnn_jax.lab.runs import wrong_use
 from rnn_jax.losses import cross_entropy
-from rnn_jax.runs import wrong_use
-from rnn_jax.text import Vocabulary, pad
 from rnn_jax.training import batch_learner
 
 

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from rnn_jax import Cell, one_to_one, readout, vanilla
 from rnn_jax.counting import parameter_count
-from rnn_jax.plots import COLOURS, confusion_figure
-from rnn_jax.report import Section
-from rnn_jax.runs import Run, wrong_use
+from rnn_jax.lab.plots import COLOURS, confusion_figure
+from rnn_jax.lab.report import Section
+from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 
 

@@ -24,9 +24,9 @@ from _training import Networks, Task, classify, needs_of, open_study
 
 from rnn_jax import Cell, gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
-from rnn_jax.plots import ScoreCurve, score_figure
-from rnn_jax.report import Section
-from rnn_jax.runs import Run, wrong_use
+from rnn_jax.lab.plots import ScoreCurve, score_figure
+from rnn_jax.lab.report import Section
+from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 
 CELLS = {"tanh": vanilla, "relu": irnn, "gru": gru, "lstm": lstm}

@@ -24,10 +24,10 @@ from _training import Networks, Task, first_of, needs_of, open_study
 
 from rnn_jax import Cell, gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
+from rnn_jax.data.text import streams
 from rnn_jax.decoding import Decoded, beam_search, greedy, sample
+from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.losses import bits_per_char, cross_entropy
-from rnn_jax.runs import Run, wrong_use
-from rnn_jax.text import streams
 from rnn_jax.training import window_learner
 
 

@@ -42,10 +42,10 @@ from _vanishing_gradients_report import Result, keep, kept, over_lag_0, publish
 
 from rnn_jax import lag_gradients, leading_gain, lstm, map_recurrent, rollout
 from rnn_jax.counting import parameter_count
+from rnn_jax.data.text import streams
 from rnn_jax.decoding import sample
+from rnn_jax.lab.runs import Run, command_line, open_run, wrong_use
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from rnn_jax.runs import Run, command_line, open_run, wrong_use
-from rnn_jax.text import streams
 from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
 from rnn_jax.types import Cell
 

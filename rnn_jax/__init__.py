@@ -42,7 +42,7 @@ from rnn_jax.dropout import (
 )
 from rnn_jax.keys import keyed
 from rnn_jax.layers import Layer, bidirectional, causal, readout_layer, stack_layers
-from rnn_jax.rollout import outputs, rollout
+from rnn_jax.schedules.driver import outputs, rollout
 from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
 from rnn_jax.topologies import (
     many_to_many,

@@ -11,14 +11,14 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_cell, require_sequence
 from rnn_jax.combinators import inside, name_of, seen_of
-from rnn_jax.decoding import check_writer
-from rnn_jax.factories import factory
+from rnn_jax.decoding.decoders import check_writer
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
-from rnn_jax.rollout import describe
-from rnn_jax.types import Cell, Initializer, Params, Start, State
+from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.factories import factory
+from rnn_jax.schedules.driver import describe
+from rnn_jax.types import Cell, Initializer, Params, Start, State, require_cell
 
 
 class EncoderDecoder(NamedTuple):
@@ -139,7 +139,7 @@ def encoder_decoder(
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import bidirectional, encoder_decoder, gru, lstm, readout, sequence_to_sequence, stack
-    >>> from rnn_jax.decoding import beam_search
+    >>> from rnn_jax.decoding.decoders import beam_search
     >>> model = encoder_decoder(bidirectional(gru(20, 8), gru(20, 8)), readout(stack(lstm(12, 6), gru(6, 5)), 12))
     >>> params, xs = model.init(jax.random.key(0)), jnp.ones((7, 2), int)  # two sources of seven ids
     >>> h0, first = model.start(params, (2,)), jnp.array([11, 11])

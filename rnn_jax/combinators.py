@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_batch_shape, require_cell, require_dtype, require_positive
-from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.keys import feed, unkey
-from rnn_jax.precision import is_floating
-from rnn_jax.types import Cell, Initializer, Keys, Params, State
+from rnn_jax.machinery.checks import require_batch_shape, require_dtype, require_positive
+from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.precision import is_floating
+from rnn_jax.types import Cell, Initializer, Keys, Params, State, require_cell
 
 
 class ReadoutParams(NamedTuple):

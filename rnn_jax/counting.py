@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from rnn_jax.checks import require_positive
+from rnn_jax.machinery.checks import require_positive
 from rnn_jax.types import Cell
 
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
-from rnn_jax.checks import in_one_line, require_batch_shape, require_cell, require_number
 from rnn_jax.combinators import name_of
-from rnn_jax.factories import factory
 from rnn_jax.keys import each, feed, one_key, typed, unkey
-from rnn_jax.sharding import where
-from rnn_jax.types import Cell, Keyed, Keys, Params, State
+from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_number
+from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.sharding import where
+from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
 
 
 class DroppedState(NamedTuple):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import zeros
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.checks import require_finite_number, require_number, require_positive
-from rnn_jax.factories import factory
+from rnn_jax.machinery.checks import require_finite_number, require_number, require_positive
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Initializer
 
 __all__ = [

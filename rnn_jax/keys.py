@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
-from rnn_jax.checks import require_batch_shape, require_sequence
+from rnn_jax.machinery.checks import require_batch_shape, require_sequence
 from rnn_jax.types import Keyed, Keys
 
 

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.checks import require_cell
 from rnn_jax.combinators import name_of, read_by
-from rnn_jax.factories import factory
 from rnn_jax.initializers import scaled_normal, zeros
 from rnn_jax.keys import feed, require_draws, unkey
-from rnn_jax.rollout import rollout
-from rnn_jax.types import Cell, Initializer, Params, Start, State
+from rnn_jax.machinery.factories import factory
+from rnn_jax.schedules.driver import rollout
+from rnn_jax.types import Cell, Initializer, Params, Start, State, require_cell
 
 
 class Rollout(Protocol):

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-from rnn_jax.checks import is_inside, require_integers
-from rnn_jax.precision import widened
-from rnn_jax.sharding import where
+from rnn_jax.machinery.checks import is_inside, require_integers
+from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import where
 
 
 def next_token_nats(

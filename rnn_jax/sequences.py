@@ -6,8 +6,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 
-from rnn_jax.checks import in_one_line, is_whole, require_number, require_sequence
-from rnn_jax.sharding import where
+from rnn_jax.machinery.checks import in_one_line, is_whole, require_number, require_sequence
+from rnn_jax.machinery.sharding import where
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:

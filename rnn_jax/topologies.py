@@ -19,15 +19,15 @@ from rnn_jax.bridges import (
     hand_over,
     linear_bridge,
 )
-from rnn_jax.checks import require_cell, require_id, require_kept, require_number
-from rnn_jax.compiling import compiled
-from rnn_jax.decoding import check_writer
+from rnn_jax.decoding.decoders import check_writer
 from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
 from rnn_jax.layers import Layer, as_layer
-from rnn_jax.precision import widened
-from rnn_jax.rollout import require_fit
-from rnn_jax.sharding import alike, scan, where
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.machinery.checks import require_id, require_kept, require_number
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import alike, scan, where
+from rnn_jax.schedules.driver import require_fit
+from rnn_jax.types import Cell, Params, State, require_cell
 
 __all__ = [
     "Bridge",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
-from rnn_jax.factories import factory
+from rnn_jax.machinery.factories import factory
 
 Params = PyTree
 State = PyTree
@@ -75,6 +75,20 @@ class Cell(NamedTuple):
     def step(self, params: Params, h: State, x: PyTree) -> State:
         """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""
         return self.advance(params, h, self.project(params, x))
+
+
+def require_cell(name: str, given: Any) -> None:
+    """Raises a ValueError that names what stands in the place of a cell.
+
+    >>> require_cell("cell", "gru")
+    Traceback (most recent call last):
+    ValueError: cell got str; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, readout_layer and its ...
+    """
+    if not isinstance(given, Cell):
+        raise ValueError(
+            f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, "
+            "readout_layer and its own apply"
+        )
 
 
 @factory

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 import rnn_jax as rnn
 from rnn_jax import Cell, initializers
-from rnn_jax.rollout import SCHEDULES
+from rnn_jax.schedules.driver import SCHEDULES
 
 I, H = 3, 4  # the sizes of every case
 

@@ -40,7 +40,18 @@ COMBINATORS = (
 LETTERS = ("", "", "P", "", "H", "space")
 """What a size of the example cells stands for."""
 
-FAMILIES = ("vanilla", "gru", "gated", "lstm", "lstm_variants", "slstm", "minimal", "linear", "continuous", "conv")
+FAMILIES = (
+    "simple",
+    "grus",
+    "gated",
+    "lstms",
+    "lstm_variants",
+    "exponential",
+    "minimal",
+    "linear",
+    "continuous",
+    "conv",
+)
 
 HEAD = """# Every cell
 

@@ -43,7 +43,7 @@ from rnn_jax import (
     ugrnn,
 )
 from rnn_jax.cells import LSTMState
-from rnn_jax.rollout import outputs
+from rnn_jax.schedules.driver import outputs
 from rnn_jax.types import Cell, Params, State
 from tests.oracles import checked
 

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax.checkpoints import Checkpoints
-from rnn_jax.ngrams import witten_bell
-from rnn_jax.runs import Run, open_run
+from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.lab.checkpoints import Checkpoints
+from rnn_jax.lab.runs import Run, open_run
 from rnn_jax.training import batch_learner
 from tests.laboratory import refused
 from tests.test_experiments import ROOT, finish, read_rows, start

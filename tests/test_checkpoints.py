@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import checkpoints, gru, lstm, readout
-from rnn_jax.checkpoints import Checkpoints, load_params, save_params
+from rnn_jax import gru, lstm, readout
+from rnn_jax.lab import checkpoints
+from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import window_learner
 from tests.laboratory import any_nonzero, as_a_user_has_it, refused

@@ -12,8 +12,11 @@ import warnings
 import numpy as np
 import pytest
 
-from rnn_jax import datasets
-from rnn_jax.datasets import LOCALES, STYLES, TextFile, digits, locale_words, named_text, split, write_date
+from rnn_jax.data import texts
+from rnn_jax.data.images import digits
+from rnn_jax.data.languages import LOCALES, STYLES, locale_words, write_date
+from rnn_jax.data.parts import split
+from rnn_jax.data.texts import TextFile, named_text
 from tests.laboratory import refused
 
 FIRST_DAY = datetime.date(1969, 1, 1)
@@ -103,7 +106,7 @@ def published(tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         text = TextFile("hello.txt", f"http://127.0.0.1:{server.server_port}/hello.txt", sha256_of("hello"))
-        monkeypatch.setitem(datasets.TEXTS, "hello", text)
+        monkeypatch.setitem(texts.TEXTS, "hello", text)
         monkeypatch.setenv("RNN_JAX_DATA", str(folder))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         yield site / "hello.txt", folder / "hello.txt"

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from rnn_jax import readout, rollout, vanilla
-from rnn_jax.checkpoints import save_params
-from rnn_jax.runs import Run
-from rnn_jax.text import vocabulary
+from rnn_jax.data.text import vocabulary
+from rnn_jax.lab.checkpoints import save_params
+from rnn_jax.lab.runs import Run
 
 pytestmark = pytest.mark.usefixtures("scripts_find_their_modules")
 CHINESE = "".join(map(chr, range(0x4E00, 0x4E00 + 90)))

@@ -121,7 +121,7 @@ def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path, interruptible):
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"
         "import digit_class\n"
-        "from rnn_jax.runs import Run\n"
+        "from rnn_jax.lab.runs import Run\n"
         "log = Run.log\n"
         "def log_and_interrupt(run, **row):\n"
         "    log(run, **row)\n"

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 import rnn_jax as rnn
-from rnn_jax import factories, initializers
+from rnn_jax import initializers
 from rnn_jax.losses import cross_entropy
+from rnn_jax.machinery import factories
 from rnn_jax.training import window_learner
 from tests.cases import H, I
 

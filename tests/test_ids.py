@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from rnn_jax import gru, lag_gradients, many_to_many, one_to_many, readout, rollout, scheduled_sampling
+from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.data.text import one_hot, streams, vocabulary
 from rnn_jax.decoding import beam_search, greedy
 from rnn_jax.losses import cross_entropy, next_token_nats
-from rnn_jax.ngrams import witten_bell
-from rnn_jax.text import one_hot, streams, vocabulary
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import random_params, refused
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_jax.datasets import TEXTS, named_text
-from rnn_jax.ngrams import witten_bell
-from rnn_jax.text import vocabulary
+from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.data.text import vocabulary
+from rnn_jax.data.texts import TEXTS, named_text
 from tests.laboratory import refused
 
 

@@ -17,10 +17,10 @@ import pytest
 import rnn_jax as rnn
 from rnn_jax import decoding, gradients
 from rnn_jax.counting import matching_size
-from rnn_jax.datasets import split
+from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.data.parts import split
+from rnn_jax.data.text import one_hot, streams
 from rnn_jax.diagnostics import summarise_lags
-from rnn_jax.ngrams import witten_bell
-from rnn_jax.text import one_hot, streams
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, random_params, refused
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from rnn_jax.plots import (
+from rnn_jax.lab.plots import (
     COLOURS,
     Band,
     LearningCurve,

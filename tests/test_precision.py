@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from rnn_jax import gru, initializers, learned_start, lstm, mixed_precision, outputs, readout, rollout, vanilla
 from rnn_jax.cells import VanillaParams
 from rnn_jax.gradients import PROGRAMS, chunked, cut, parallel, streaming
-from rnn_jax.rollout import SCHEDULES
+from rnn_jax.schedules.driver import SCHEDULES
 from tests.cases import CASES
 from tests.laboratory import random_params
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_jax.runs import command_line, open_run, parse, read_metrics, uninterrupted, wrong_use
+from rnn_jax.lab.runs import command_line, open_run, parse, read_metrics, uninterrupted, wrong_use
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,7 +89,8 @@ def test_overwriting_never_deletes_what_no_run_wrote(tmp_path):
 
 def test_one_process_at_a_time_works_in_a_folder(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from rnn_jax.runs import open_run; from tests.test_runs import Config; "
+        "import sys; from pathlib import Path; from rnn_jax.lab.runs import open_run; "
+        "from tests.test_runs import Config; "
         "open_run(Path(sys.argv[1]), Config(), **{sys.argv[2]: True})"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "r", "resume"], check=True, cwd=ROOT)

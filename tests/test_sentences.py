@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rnn_jax.plots import Band, ScoreCurve
+from rnn_jax.lab.plots import Band, ScoreCurve
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 LN10, INF, NAN = math.log(10), math.inf, math.nan

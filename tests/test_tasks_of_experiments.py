@@ -57,7 +57,7 @@ def test_no_image_word_or_day_of_the_test_is_learned_from():
 def test_what_is_read_is_the_date_that_is_to_be_written():
     from _dates import ANSWER, draw_dates
 
-    from rnn_jax.datasets import STYLES, write_date
+    from rnn_jax.data.languages import STYLES, write_date
 
     dates = draw_dates(["sv", "fi"], examples=30)
     for n in range(30):
@@ -85,7 +85,7 @@ def test_what_needs_no_network_is_counted_right():
     from _text import Text
     from next_letter import Data, without_network
 
-    from rnn_jax.text import vocabulary
+    from rnn_jax.data.text import vocabulary
 
     ids = np.array([0, 1, 0, 1, 0, 1, 0, 2])
     xs, ys = ids[:-1].reshape(1, -1, 1), ids[1:].reshape(1, -1, 1)
@@ -103,7 +103,7 @@ def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
     from _study import Study
     from _training import Task, finished, learn_all
 
-    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.lab.runs import open_run, read_metrics
     from rnn_jax.training import batch_learner
 
     def init(key):
@@ -144,7 +144,7 @@ def test_a_finished_network_that_was_damaged_ends_a_resumed_run_in_one_line(tmp_
     from _study import Study
     from _training import Task, finished, learn_all
 
-    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.lab.runs import open_run, read_metrics
     from rnn_jax.training import batch_learner
 
     def score(params, x):
@@ -171,7 +171,7 @@ def test_a_finished_network_that_was_damaged_ends_a_resumed_run_in_one_line(tmp_
 def test_a_finished_cell_that_was_damaged_is_named(tmp_path):
     from _vanishing_gradients_report import kept
 
-    from rnn_jax.runs import Run
+    from rnn_jax.lab.runs import Run
 
     (tmp_path / "cells").mkdir()
     for content in (b"", b"PK\x03\x04", b"x" * 200):
@@ -202,7 +202,7 @@ def test_scheduled_sampling_grows_from_nothing_to_what_was_asked():
 def test_a_run_on_another_text_is_not_gone_on_with(tmp_path, capsys):
     import next_letter
 
-    from rnn_jax.runs import open_run
+    from rnn_jax.lab.runs import open_run
 
     (tmp_path / "text.txt").write_text("to be or not to be " * 200)
     argv = ["--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
@@ -268,7 +268,7 @@ def test_wrong_use_gives_one_line_and_writes_nothing(line, tmp_path, monkeypatch
 def test_updates_that_were_skipped_are_told(tmp_path):
     from _study import Study, of_skipped
 
-    from rnn_jax.runs import open_run
+    from rnn_jax.lab.runs import open_run
 
     run = open_run(tmp_path / "run", Study(out=tmp_path / "run"))
     assert of_skipped(run) == ""
@@ -287,7 +287,7 @@ def test_a_network_that_diverges_is_counted_and_its_schedule_waits(tmp_path):
     from _study import Study
     from _training import Task, learn_all
 
-    from rnn_jax.runs import open_run, read_metrics
+    from rnn_jax.lab.runs import open_run, read_metrics
     from rnn_jax.training import batch_learner
 
     def loss(params, x):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_jax import lstm, readout, rollout
-from rnn_jax.datasets import python_reference, read_text
+from rnn_jax.data.text import pad, streams, vocabulary
+from rnn_jax.data.texts import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from rnn_jax.text import pad, streams, vocabulary
 from tests.laboratory import refused
 
 

@@ -19,8 +19,8 @@ from rnn_jax import (
     rollout,
     vanilla,
 )
+from rnn_jax.data.text import streams, vocabulary
 from rnn_jax.losses import cross_entropy
-from rnn_jax.text import streams, vocabulary
 from rnn_jax.training import batch_learner, evaluate, fit, require_finite, window_learner
 from tests.laboratory import any_nonzero
 

@@ -3,10 +3,10 @@
 from rnn_jax.cells.activations import ACTIVATIONS
 from rnn_jax.cells.continuous import CoRNNParams, CoRNNState, antisymmetric, cornn, ctrnn
 from rnn_jax.cells.conv import ConvLSTMParams, conv_lstm
+from rnn_jax.cells.exponential import SLSTMParams, SLSTMState, slstm
 from rnn_jax.cells.gated import JANETParams, MGUParams, UGRNNParams, janet, mgu, ugrnn
-from rnn_jax.cells.gru import GRUParams, GRUResetBeforeParams, chrono_gru, gru, gru_reset_before
+from rnn_jax.cells.grus import GRUParams, GRUResetBeforeParams, chrono_gru, gru, gru_reset_before
 from rnn_jax.cells.linear import DiagonalParams, LRUParams, diagonal, lru
-from rnn_jax.cells.lstm import LSTMParams, LSTMState, chrono_lstm, lstm
 from rnn_jax.cells.lstm_variants import (
     CIFGParams,
     LayerNormLSTMParams,
@@ -18,9 +18,9 @@ from rnn_jax.cells.lstm_variants import (
     peephole_lstm,
     projected_lstm,
 )
+from rnn_jax.cells.lstms import LSTMParams, LSTMState, chrono_lstm, lstm
 from rnn_jax.cells.minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
-from rnn_jax.cells.slstm import SLSTMParams, SLSTMState, slstm
-from rnn_jax.cells.vanilla import IndRNNParams, VanillaParams, indrnn, irnn, vanilla
+from rnn_jax.cells.simple import IndRNNParams, VanillaParams, indrnn, irnn, vanilla
 
 __all__ = [
     "ACTIVATIONS",

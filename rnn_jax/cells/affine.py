@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from rnn_jax.checks import MisfitError
-from rnn_jax.precision import is_half, widened
-from rnn_jax.sharding import rows
+from rnn_jax.machinery.checks import MisfitError
+from rnn_jax.machinery.precision import is_half, widened
+from rnn_jax.machinery.sharding import rows
 
 
 class Dropped(NamedTuple):

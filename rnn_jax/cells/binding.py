@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import project_input
-from rnn_jax.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_normal, zeros
+from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.types import Cell, Initializer, Params, State
 
 

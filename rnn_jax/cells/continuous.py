@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
-from rnn_jax.cells.vanilla import VanillaParams
-from rnn_jax.checks import require_number
-from rnn_jax.factories import factory
+from rnn_jax.cells.simple import VanillaParams
+from rnn_jax.machinery.checks import require_number
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
 
 

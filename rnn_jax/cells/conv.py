@@ -9,11 +9,11 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.affine import through
 from rnn_jax.cells.binding import zeros_before
-from rnn_jax.cells.lstm import LSTMState
-from rnn_jax.checks import MisfitError, require_dtype, require_finite_number, require_positive
-from rnn_jax.factories import factory
+from rnn_jax.cells.lstms import LSTMState
 from rnn_jax.initializers import per_gate, scaled_normal, zeros
-from rnn_jax.precision import widened
+from rnn_jax.machinery.checks import MisfitError, require_dtype, require_finite_number, require_positive
+from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Initializer
 
 

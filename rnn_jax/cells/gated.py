@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
-from rnn_jax.checks import require_finite_number
-from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono
+from rnn_jax.machinery.checks import require_finite_number
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import product, project_input
 from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
-from rnn_jax.checks import require_dtype, require_positive
-from rnn_jax.factories import factory
 from rnn_jax.initializers import StateReader, ring, scaled_normal
+from rnn_jax.machinery.checks import require_dtype, require_positive
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import product, project_input, recur
 from rnn_jax.cells.binding import Inits
-from rnn_jax.cells.lstm import LSTMParams, LSTMState, bind_memory, lstm
-from rnn_jax.checks import require_number, require_positive
-from rnn_jax.factories import factory
+from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
+from rnn_jax.machinery.checks import require_number, require_positive
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer
 
 

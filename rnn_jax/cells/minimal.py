@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.binding import InputInits, bind_input
 from rnn_jax.cells.linear import linear_cell
-from rnn_jax.checks import require_finite_number
-from rnn_jax.factories import factory
+from rnn_jax.machinery.checks import require_finite_number
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
 
 

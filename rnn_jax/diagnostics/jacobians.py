@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.compiling import compiled
 from rnn_jax.diagnostics.states import layout_of, parts_read
-from rnn_jax.precision import widened
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Params, State
 
 

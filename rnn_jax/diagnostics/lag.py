@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.checks import require_numbers
-from rnn_jax.compiling import compiled
 from rnn_jax.diagnostics.scaled import Scaled, log_norm_of, map_in_bands, scaled
 from rnn_jax.diagnostics.states import layout_of, parts_read, require_steps
-from rnn_jax.precision import widened
-from rnn_jax.rollout import batch_shape, rollout
-from rnn_jax.sharding import laid_out, scan
+from rnn_jax.machinery.checks import require_numbers
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import laid_out, scan
+from rnn_jax.schedules.driver import batch_shape, rollout
 from rnn_jax.types import Cell, Params, State
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-from rnn_jax.precision import widened
+from rnn_jax.machinery.precision import widened
 
 
 class Scaled(NamedTuple):

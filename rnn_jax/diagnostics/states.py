@@ -10,7 +10,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
-from rnn_jax.rollout import batch_shape
+from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Params, State
 
 

@@ -36,8 +36,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
 
-from rnn_jax.checks import require_sequence
-from rnn_jax.compiling import compiled
 from rnn_jax.gradients.windows import (
     Ends,
     Loss,
@@ -52,11 +50,13 @@ from rnn_jax.gradients.windows import (
     take,
     windowed,
 )
-from rnn_jax.precision import narrowed, widened
-from rnn_jax.rollout import outputs, rollout, run
-from rnn_jax.rollout.scan import Marks, where
+from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
+from rnn_jax.schedules.driver import outputs, rollout, run
+from rnn_jax.schedules.scan import Marks, where
 from rnn_jax.sequences import require_lengths, window_cuts
-from rnn_jax.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.types import Cell, Params, State
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
-from rnn_jax.checks import require_cell, require_kept, require_positive, require_sequence
-from rnn_jax.rollout import batch_shape, outputs, read_marks, require_fit, run
-from rnn_jax.rollout.scan import Marks, idle_inputs
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
+from rnn_jax.schedules.driver import batch_shape, outputs, read_marks, require_fit, run
+from rnn_jax.schedules.scan import Marks, idle_inputs
+from rnn_jax.types import Cell, Params, State, require_cell
 
 Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 """``(ys, targets) -> scalar``, a sum over the leading axis, time."""

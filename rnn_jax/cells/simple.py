@@ -10,8 +10,8 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, InputInits, bind
-from rnn_jax.factories import factory
 from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer
 
 

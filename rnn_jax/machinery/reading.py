@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax.factories import Made
+from rnn_jax.machinery.factories import Made
 
 LIBRARIES = ("rnn_jax", "jax", "jaxlib", "optax", "numpy", "flax", "chex")
 """Packages whose functions read nothing that changes."""

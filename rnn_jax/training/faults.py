@@ -9,8 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Integer, PyTree
 
-from rnn_jax.checks import is_inside
 from rnn_jax.keys import unkey
+from rnn_jax.machinery.checks import is_inside
 from rnn_jax.types import Cell, Params
 
 INPUT, TARGET = "input id outside the cell's vocabulary", "target outside the vocabulary of the logits"

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import in_one_line, require_number
-from rnn_jax.precision import narrowed, widened
-from rnn_jax.rollout.scan import where
-from rnn_jax.sharding import everywhere
+from rnn_jax.machinery.checks import in_one_line, require_number
+from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.sharding import everywhere
+from rnn_jax.schedules.scan import where
 from rnn_jax.types import Keys, Params, State
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Integer
 
-from rnn_jax.checks import one_axis, require_id, require_positive
+from rnn_jax.machinery.checks import one_axis, require_id, require_positive
 
 
 def witten_bell(

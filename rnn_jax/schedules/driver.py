@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer, PyTree
 
-from rnn_jax.checks import require_cell, require_sequence
-from rnn_jax.compiling import compiled
 from rnn_jax.keys import check_keys, require_draws, unkey
-from rnn_jax.rollout.scan import Marks, idle_inputs, scan
+from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.schedules.scan import Marks, idle_inputs, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
-from rnn_jax.types import Cell, Keyed, Params, State
+from rnn_jax.types import Cell, Keyed, Params, State, require_cell
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 

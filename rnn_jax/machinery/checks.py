@@ -10,27 +10,11 @@ from jax import dtypes
 from jax.core import Tracer
 from jaxtyping import ArrayLike, DTypeLike, PyTree
 
-from rnn_jax.types import Cell
-
 LARGEST_SIZE = 2**31 - 1
 
 
 class MisfitError(ValueError):
     """Inputs of another shape than a cell reads."""
-
-
-def require_cell(name: str, given: Any) -> None:
-    """Raises a ValueError that names what stands in the place of a cell.
-
-    >>> require_cell("cell", "gru")
-    Traceback (most recent call last):
-    ValueError: cell got str; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, readout_layer and its ...
-    """
-    if not isinstance(given, Cell):
-        raise ValueError(
-            f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, "
-            "readout_layer and its own apply"
-        )
 
 
 def require_batch_shape(batch_shape: Any, name: str = "batch_shape") -> None:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jinja2
 
-from rnn_jax.files import inside
-from rnn_jax.runs import Run
+from rnn_jax.lab.files import inside
+from rnn_jax.lab.runs import Run
 
 
 class Section(NamedTuple):
@@ -42,7 +42,7 @@ def write_report(
         samples: ``{label: text}``.
         rerun: the command that makes this report again.
     """
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("rnn_jax"), autoescape=True)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("rnn_jax.lab"), autoescape=True)
     page = environment.get_template("report.html").render(
         title=title,
         question=question,

@@ -14,9 +14,9 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, activation_named
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits, bind
-from rnn_jax.checks import require_finite_number
-from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
+from rnn_jax.machinery.checks import require_finite_number
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer, Params, State
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Environment(NamedTuple):

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from rnn_jax.cells.affine import recur
 from rnn_jax.cells.binding import Inits
-from rnn_jax.cells.lstm import bind_memory
-from rnn_jax.factories import factory
+from rnn_jax.cells.lstms import bind_memory
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
 
 

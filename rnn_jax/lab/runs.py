@@ -27,10 +27,10 @@ from typing import Any, NamedTuple, TypeVar
 import matplotlib
 from matplotlib.figure import Figure
 
-from rnn_jax.checkpoints import drafts
-from rnn_jax.environment import environment
-from rnn_jax.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
-from rnn_jax.plots import with_fonts
+from rnn_jax.lab.checkpoints import drafts
+from rnn_jax.lab.environment import environment
+from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
+from rnn_jax.lab.plots import with_fonts
 
 Config = TypeVar("Config")
 

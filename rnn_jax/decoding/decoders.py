@@ -12,23 +12,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import (
+from rnn_jax.decoding.choices import drawn, keep_nucleus, keep_top_k, likeliest
+from rnn_jax.keys import one_key
+from rnn_jax.machinery.checks import (
     MisfitError,
     in_one_line,
     is_whole,
-    require_cell,
     require_id,
     require_kept,
     require_number,
     require_positive,
 )
-from rnn_jax.choices import drawn, keep_nucleus, keep_top_k, likeliest
-from rnn_jax.compiling import compiled
-from rnn_jax.keys import one_key
-from rnn_jax.precision import widened
-from rnn_jax.rollout import batch_shape, check_fit
-from rnn_jax.sharding import alike, rows, scan, where
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import alike, rows, scan, where
+from rnn_jax.schedules.driver import batch_shape, check_fit
+from rnn_jax.types import Cell, Params, State, require_cell
 
 __all__ = ["Beams", "Decoded", "beam_search", "greedy", "keep_nucleus", "keep_top_k", "sample", "stream"]
 
@@ -80,7 +79,7 @@ def greedy(
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
-    >>> from rnn_jax.decoding import greedy
+    >>> from rnn_jax.decoding.decoders import greedy
     >>> model = readout(gru(input_size=3, hidden_size=4), output_size=3)
     >>> params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([0.0, 1.0, 2.0]))
     >>> greedy(model, params, model.start(params), jnp.array(0), length=4, end=2).ids.tolist()
@@ -121,7 +120,7 @@ def sample(
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
-    >>> from rnn_jax.decoding import sample
+    >>> from rnn_jax.decoding.decoders import sample
     >>> model = readout(gru(input_size=3, hidden_size=4), output_size=3)
     >>> params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([0.0, 1.0, 2.0]))
     >>> drawn = sample(model, params, jax.random.key(0), model.start(params), 0, length=50, top_k=2)
@@ -164,7 +163,7 @@ def beam_search(
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
-    >>> from rnn_jax.decoding import beam_search
+    >>> from rnn_jax.decoding.decoders import beam_search
     >>> model = readout(gru(input_size=3, hidden_size=4), output_size=3)
     >>> params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([0.0, 1.0, 2.0]))
     >>> beams = beam_search(model, params, model.start(params), 0, length=2, width=2, end=2, length_penalty=0.0)
@@ -219,7 +218,7 @@ def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State,
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import lstm
-    >>> from rnn_jax.decoding import stream
+    >>> from rnn_jax.decoding.decoders import stream
     >>> cell = lstm(input_size=3, hidden_size=4)
     >>> params = cell.init(jax.random.key(0))
     >>> step, h = stream(cell, params), cell.start(params)

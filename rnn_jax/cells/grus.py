@@ -13,8 +13,8 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.affine import product, recur, through
 from rnn_jax.cells.binding import Inits, bind
-from rnn_jax.factories import factory
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
+from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer
 
 

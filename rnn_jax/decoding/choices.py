@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
-from rnn_jax.checks import in_one_line, is_whole, require_number
-from rnn_jax.precision import widened
-from rnn_jax.sharding import where
+from rnn_jax.machinery.checks import in_one_line, is_whole, require_number
+from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import where
 from rnn_jax.types import Keys
 
 

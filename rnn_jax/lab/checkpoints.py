@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rnn_jax.files import FilePath, delete_listed, list_files, listed, plainly, write_file
+from rnn_jax.lab.files import FilePath, delete_listed, list_files, listed, plainly, write_file
 from rnn_jax.types import Params
 
 

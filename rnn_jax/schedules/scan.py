@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from rnn_jax import sharding
-from rnn_jax.precision import narrowed, widened
+from rnn_jax.machinery import sharding
+from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.types import Cell, Params, State
 
 

@@ -15,18 +15,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from rnn_jax.checks import require_batch_shape, require_cell
-from rnn_jax.compiling import compiled
-from rnn_jax.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
-from rnn_jax.factories import factory
-from rnn_jax.faults import INPUT, TARGET, advice, check_ids, outside
 from rnn_jax.gradients import chunked, streaming
 from rnn_jax.gradients.windows import Loss
 from rnn_jax.keys import keyed
-from rnn_jax.rollout import batch_shape
-from rnn_jax.rollout.scan import where
-from rnn_jax.sharding import laid_out, scan
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.machinery.checks import require_batch_shape
+from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.sharding import laid_out, scan
+from rnn_jax.schedules.driver import batch_shape
+from rnn_jax.schedules.scan import where
+from rnn_jax.training.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
+from rnn_jax.training.faults import INPUT, TARGET, advice, check_ids, outside
+from rnn_jax.types import Cell, Params, State, require_cell
 
 __all__ = [
     "Learner",
@@ -87,8 +87,8 @@ def window_learner(
     >>> import jax, jax.numpy as jnp, optax
     >>> from rnn_jax import gru, readout
     >>> from rnn_jax.losses import cross_entropy
-    >>> from rnn_jax.text import streams, vocabulary
-    >>> from rnn_jax.training import evaluate, fit, window_learner
+    >>> from rnn_jax.data.text import streams, vocabulary
+    >>> from rnn_jax.training.learners import evaluate, fit, window_learner
     >>> v = vocabulary("hello ")
     >>> model = readout(gru(v.size, 8), v.size)
     >>> learner = window_learner(model, cross_entropy, optax.adam(0.05), clip=1.0)
@@ -206,7 +206,7 @@ def batch_learner(
     Example: the mean of three numbers.
 
     >>> import jax, jax.numpy as jnp, optax
-    >>> from rnn_jax.training import batch_learner, fit
+    >>> from rnn_jax.training.learners import batch_learner, fit
     >>> learner = batch_learner(lambda key: jnp.zeros(()), lambda p, x: (p - x) ** 2, optax.sgd(0.01))
     >>> state, info = fit(learner, learner.init(jax.random.key(0), ()), (jnp.tile(jnp.array([1.0, 2.0, 6.0]), 400),))
     >>> print(state.params.round(1), state.step)

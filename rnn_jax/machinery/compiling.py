@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from rnn_jax.checks import require_kept
-from rnn_jax.reading import what_is_read
+from rnn_jax.machinery.checks import require_kept
+from rnn_jax.machinery.reading import what_is_read
 
 P = ParamSpec("P")
 R = TypeVar("R")

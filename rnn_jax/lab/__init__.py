@@ -1,0 +1,1 @@
+"""What experiments share: run folders, checkpoints, figures, pages."""

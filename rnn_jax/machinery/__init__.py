@@ -1,0 +1,1 @@
+"""What no equation needs to know: checks, equal factories, compiled calls, precision, layouts over a mesh."""

@@ -1,0 +1,5 @@
+"""Rollouts: one driver, and schedules that change its cost, never its values."""
+
+from rnn_jax.schedules.driver import SCHEDULES, outputs, rollout
+
+__all__ = ["SCHEDULES", "outputs", "rollout"]
