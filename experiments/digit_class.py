@@ -1,155 +1,195 @@
 # %% [markdown]
 # # One to one: which digit is on the image?
 #
-# The simplest shape of work: one input, one step, one output, y = W_hy tanh(W_xh x + b_h) + b_y. A recurrent cell that
-# takes a single step from its start is an ordinary network with one hidden layer. The images are the 1,797 handwritten
-# digits of 8 × 8 pixels that scikit-learn carries.
+# The simplest task of the five: one input, one step, one output. A vanilla cell that takes a single step from its start
+# state h_0 = 0 computes h = tanh(x W_xh + b_h), and the readout computes y = h W_hy + b_y. So this recurrent network is
+# an ordinary network with one hidden layer, and W_hh plays no part. The images are the 1,797 handwritten digits of
+# 8 × 8 pixels that scikit-learn carries.
 
 # %%
 import dataclasses
-import sys
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import jax
-import numpy as np
-from _digits import CLASSES, Parts, draw_batches, load_digits, majority
-from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
-from _study import Study, optimizer, read_options
-from _training import Networks, Task, classify, first_of, needs_of, open_study
-from matplotlib.figure import Figure
-
-from rnn_jax import Cell, one_to_one, readout, vanilla
-from rnn_jax.counting import parameter_count
-from rnn_jax.lab.plots import COLOURS, confusion_figure
-from rnn_jax.lab.report import Section
-from rnn_jax.lab.runs import Run, wrong_use
-from rnn_jax.training import batch_learner
+from rnn_jax.lab.options import StudyOptions, read_options
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Study):
-    """Which digit is on the image? One step of a vanilla cell, on scikit-learn's handwritten digits."""
+class Options(StudyOptions):
+    """Which digit is on the image? One step of a vanilla cell, on the handwritten digits of scikit-learn."""
+
+    SMOKE: ClassVar = {"hidden_size": 32, "seeds": 2, "evaluations": 2, "updates": 20}
 
     hidden_size: int = 128
     """Units of the cell."""
     updates: int = 1000
-    """Optimizer steps from one look to the next."""
+    """Optimizer steps from one evaluation to the next."""
     learning_rate: float = 1e-2
-    """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
+    """The highest learning rate: it rises over the first sixth of the updates, then falls along a cosine."""
     out: Path = Path("runs/digit_class/default")
     """The run folder."""
 
 
-SMOKE = {"hidden_size": 32, "seeds": 2, "looks": 2, "updates": 20}
-NAME = "tanh"
-
+options = read_options(Options)
+options
 
 # %% [markdown]
-# ## The network
-# An image is a vector of 64 numbers. In training each image is moved by up to a pixel, a little different every time.
+# ## The digits
+# Each image is a vector of 64 numbers between 0 (paper) and 1 (ink). The images are divided at random into three parts:
+# the network is trained on the first, evaluated on the second while it is trained, and evaluated on the third once.
+# In training every image is moved by up to one pixel in each direction, differently each time: a cheap way to get more
+# examples of the same digit.
+
+# %%
+import jax
+import numpy as np
+
+from rnn_jax import one_to_one, readout, vanilla
+from rnn_jax.counting import parameter_count
+from rnn_jax.data import digits, draw_moved_digits
+from rnn_jax.lab.figures import COLOURS, Picture, confusion_counts, confusion_figure, with_fonts
+from rnn_jax.lab.loop import Task, optimizer_of
+from rnn_jax.lab.memory import memory_of_training
+from rnn_jax.lab.page import add_figure, learning_curves, percent, publish, score_table
+from rnn_jax.lab.study import class_scores, first_network, open_study, train
+from rnn_jax.training import batch_learner
+
+parts, classes = digits(), 10
+commonest = np.bincount(parts.train.classes).argmax()
+baselines = {"accuracy": {"the commonest digit": float(np.mean(parts.test.classes == commonest))}}
+{name: len(part.classes) for name, part in parts._asdict().items()}
 
 
 # %%
-def logits(model: Cell, params: Any, images: Any) -> jax.Array:
+def image_figure(images, titles, below, colour=COLOURS[1]):
+    """Images ``(N, 8, 8)`` in rows of nine, each with a title and a line below."""
+    lines = max(1, -(-len(images) // 9))
+    figure = Picture(figsize=(10.8, 1.75 * lines), layout="constrained")
+    axes = figure.subplots(lines, 9, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, title, line in zip(axes.flat, images, titles, below, strict=False):
+        axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+        axis.set_title(title, color=colour, fontsize=11)
+        axis.text(0.5, -0.05, line, ha="center", va="top", fontsize=11, transform=axis.transAxes)
+    return with_fonts(figure)
+
+
+image_figure(parts.train.images[:9], parts.train.classes[:9], [""] * 9, colour="black")
+
+# %% [markdown]
+# ## The network
+# `readout` puts the linear map W_hy on the cell; `one_to_one` takes the one step. The loss is the cross-entropy of the
+# digit in nats: an even guess among ten digits costs ln 10 ≈ 2.30.
+
+# %%
+model = readout(vanilla(64, options.hidden_size), classes)
+
+
+def logits(params, images):
     """``(*batch, 8, 8) -> (*batch, 10)``."""
     *batch, _, _ = images.shape
     return one_to_one(model, params, model.start(params, tuple(batch)), images.reshape(*batch, 64))
 
 
-def make_task(config: Config, model: Cell, parts: Parts) -> Task:
-    """What is learned from what."""
+def score(params, images, digit):
+    """Accuracy and loss."""
+    return class_scores(logits(params, images), digit)
 
-    def score(params: Any, images: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-        return classify(logits(model, params, images), classes)
 
-    return Task(
-        learner=batch_learner(
-            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config), clip=config.clip
-        ),
-        batches=lambda rng, look: draw_batches(parts.train, rng, config.updates, config.batch_size),
-        score=score,
-        validation=parts.validation,
-        test=parts.test,
-        facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
-        needs=needs_of(config, model, steps=1, outputs=CLASSES, numbers=64, scored=len(parts.test.classes)),
-    )
-
+facts = {"hidden_size": options.hidden_size, "parameters": parameter_count(model)}
+task = Task(
+    batch_learner(
+        model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer_of(options), clip=options.clip
+    ),
+    batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
+    score=score,
+    validation=parts.validation,
+    test=parts.test,
+    facts=facts,
+    memory=memory_of_training(options, model, steps=1, outputs=classes, inputs=64, scored=len(parts.test.classes)),
+)
+facts
 
 # %% [markdown]
-# ## What is shown
-# The test digits that a network takes for others, how sure it is of that, and what is taken for what.
-
-
-# %%
-def misread_figure(images: np.ndarray, truth: np.ndarray, confidences: np.ndarray) -> Figure:
-    """Images that were misread, with what they were taken for and how surely; at most 18."""
-    misread = np.flatnonzero(confidences.argmax(-1) != truth)[:18]
-    lines = max(1, -(-len(misread) // 9))
-    figure = Figure(figsize=(10.8, 1.75 * lines), layout="constrained")
-    axes = figure.subplots(lines, 9, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, i in zip(axes.flat, misread, strict=False):
-        guess = confidences[i].argmax()
-        axis.imshow(images[i], cmap="gray_r", vmin=0, vmax=1)
-        axis.set_title(f"{guess}? {confidences[i, guess]:.0%}", color=COLOURS[1], fontsize=11)
-        axis.text(0.5, -0.05, f"is {truth[i]}", ha="center", va="top", fontsize=11, transform=axis.transAxes)
-    return figure
-
-
-def about_misread(counts: np.ndarray) -> str:
-    """The sentence under the misread digits, of how often each truth, a row, was taken for each class."""
-    wrong = counts.sum() - np.trace(counts)
-    says = f"The first network misreads {wrong} of {counts.sum()} test digits."
-    return says + (" In red what the first of them were taken for." if wrong else "")
-
-
-def show(model: Cell, parts: Parts, run: Run, networks: Networks, chance: dict[str, float], scores: Scores) -> Shown:
-    """Draws the figures of the first network."""
-    params = first_of(networks, NAME)
-    images, truth = parts.test
-    confidences = np.asarray(jax.nn.softmax(logits(model, params, images)))
-    counts = confusion(confidences.argmax(-1), truth, CLASSES)
-    labels = [str(digit) for digit in range(CLASSES)]
-    rows = [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)]
-    run.draw("misread", misread_figure(images, truth, confidences), ("image", "truth", *labels), rows)
-    run.draw("confusion", confusion_figure(counts, labels), ("truth", *labels), [(i, *r) for i, r in enumerate(counts)])
-    sections = [
-        draw_curves(run, scores, "accuracy", chance, "digits read right"),
-        Section(
-            "Misread",
-            "misread",
-            about_misread(counts),
-        ),
-        Section("What is taken for what", "confusion", "The same network on the test part; each row is a truth."),
-    ]
-    return Shown(f"A single step reads {shown(scores[NAME]['accuracy'])} of unseen digits right.", sections)
-
+# ## Training
+# Three networks, which differ in the seed of their first params and of their batches.
 
 # %%
-def main(argv: list[str] | None = None) -> int:
-    """Runs the experiment; returns the exit code."""
-    with wrong_use():
-        config, default = read_options(Config, SMOKE, argv)
-        parts = load_digits()
-        model = readout(vanilla(64, config.hidden_size), CLASSES)
-        tasks = {NAME: make_task(config, model, parts)}
-        run = open_study(config, tasks)
-    chance = {"the commonest digit": majority(parts)}
-    return conduct(
-        run,
-        (config, default),
-        tasks,
-        lambda networks, scores: show(model, parts, run, networks, chance, scores),
-        script="digit_class.py",
-        title="One to one: which digit is on the image?",
-        question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
-        baselines={"accuracy": chance},
-        legend="Parameters: with W_hh, which one step from a state of zeros does not use. Accuracy: test digits read "
-        "right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
-    )
+run = open_study(options, {"tanh": task})
+networks, scores = train(options, run, {"tanh": task})
+table = score_table(
+    run,
+    scores,
+    baselines=baselines,
+    legend="Parameters: with W_hh, which one step from a state of zeros does not use. Accuracy: test digits that are "
+    "recognised, mean over seeds ± half their range; nats: cross-entropy of a digit.",
+)
+table
+
+# %%
+curves = learning_curves(run, "accuracy", y="digits recognised", baselines=baselines["accuracy"])
+curves
+
+# %% [markdown]
+# ## Which digits are taken for others?
+# The softmax of the logits is the network's confidence in each digit. Look at the images that the first network gets
+# wrong: most of them are hard for people, too.
+
+# %%
+images, truth = parts.test
+confidences = np.asarray(jax.nn.softmax(logits(first_network(networks, "tanh"), images)))
+guesses = confidences.argmax(-1)
+wrong = np.flatnonzero(guesses != truth)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def describe_wrong(wrong, images):
+    """The sentence under the images that are not recognised."""
+    sentence = f"The first network does not recognise {wrong} of {images} test digits."
+    return sentence + (" In red its guess and its confidence in it." if wrong else "")
+
+
+misread = add_figure(
+    run,
+    "misread",
+    image_figure(
+        images[wrong[:18]],
+        [f"{guesses[i]}? {confidences[i, guesses[i]]:.0%}" for i in wrong[:18]],
+        [f"is {truth[i]}" for i in wrong[:18]],
+    ),
+    ("image", "truth", *map(str, range(classes))),
+    [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)],
+    title="Not recognised",
+    sentence=describe_wrong(len(wrong), len(truth)),
+)
+misread
+
+# %%
+counts = confusion_counts(guesses, truth, classes)
+labels = [str(digit) for digit in range(classes)]
+confusion = add_figure(
+    run,
+    "confusion",
+    confusion_figure(counts, labels),
+    ("truth", *labels),
+    [(digit, *row) for digit, row in enumerate(counts)],
+    title="Which digit is taken for which?",
+    sentence="The same network on the test part; each row is a true digit, each column a guess.",
+)
+confusion
+
+# %% [markdown]
+# ## The page
+# Everything above is now in the run folder: params, metrics, figures with their numbers, and one page to send around.
+
+# %%
+publish(
+    run,
+    options,
+    script="experiments/digit_class.py",
+    title="One to one: which digit is on the image?",
+    question=f"{len(parts.train.classes):,} handwritten digits to train on, {len(truth)} to test on",
+    answer=f"A single step recognises {percent(scores['tanh']['accuracy'])} of unseen digits.",
+    sections=[curves, misread, confusion],
+    table=table,
+)

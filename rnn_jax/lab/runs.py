@@ -11,26 +11,22 @@ import csv
 import dataclasses
 import errno
 import io
-import itertools
 import json
 import math
 import os
-import shlex
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import matplotlib
 from matplotlib.figure import Figure
 
 from rnn_jax.lab.checkpoints import drafts
+from rnn_jax.lab.commands import run_begins
 from rnn_jax.lab.environment import environment
+from rnn_jax.lab.figures import images_of
 from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
-from rnn_jax.lab.plots import with_fonts
 
 Config = TypeVar("Config")
 
@@ -41,14 +37,14 @@ GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
 UNLISTED = {*WRITTEN_ALWAYS, *GROWING, LISTING}
 """What a run writes without its name in ``files.json``."""
 FOLDERS = ("figures", "cells", "checkpoints")
-BY_THE_CLOCK = ("wall_s", "compile_s", "tokens_per_s")
-"""Fields of a row that no second run repeats."""
-NOT_KEPT = ("out", "resume", "overwrite", "workers", "ask")
+TIMES = ("wall_s", "compile_s", "tokens_per_s")
+"""Fields of a row that a second run does not repeat."""
+IDENTITY = ("cell", "seed", "split", "step", "batches")
+"""Fields that identify a row."""
+NOT_KEPT = ("out", "resume", "extend", "overwrite", "workers", "questions")
 """Options that say where and how to write, not what."""
 MAY_CHANGE = (*NOT_KEPT, "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect; 0 is done, 1 failed, 2 wrong use."""
 
 
 class Run(NamedTuple):
@@ -59,14 +55,22 @@ class Run(NamedTuple):
     def log(self, **row: Any) -> None:
         """Appends one row to ``metrics.jsonl``; a number that is not finite becomes null.
 
-        What the clock said goes to ``timings.jsonl``, with all that is no floating number to tell which row it is of.
+        Times go to ``timings.jsonl``, with every field that is not a floating number, to identify the row.
         """
-        clock = {name: value for name, value in row.items() if name in BY_THE_CLOCK}
-        if clock:
-            which = {name: value for name, value in row.items() if not isinstance(value, float)}
-            self.append("timings.jsonl", json.dumps(_jsonable({**which, **clock}), allow_nan=False) + "\n")
-        rest = {name: value for name, value in row.items() if name not in BY_THE_CLOCK}
-        self.append("metrics.jsonl", json.dumps(_jsonable(rest), allow_nan=False) + "\n")
+        for name, line in zip(("timings.jsonl", "metrics.jsonl"), _lines_of(row), strict=True):
+            if line:
+                self.append(name, line)
+
+    def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes ``metrics.jsonl`` and ``timings.jsonl`` anew, of all of these rows in their order."""
+        timings, metrics = ("".join(lines) for lines in zip(("", ""), *map(_lines_of, rows), strict=True))
+        self.write("timings.jsonl", timings)
+        self.write("metrics.jsonl", metrics)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, with their times."""
+        timed = {_identity(row): row for row in read_metrics(self.folder, "timings.jsonl")}
+        return [{**row, **timed.get(_identity(row), {})} for row in read_metrics(self.folder)]
 
     def path(self, name: str) -> Path:
         """Where a file lies that the run writes; its name is kept in ``files.json``, or it would never be deleted.
@@ -119,18 +123,19 @@ class Run(NamedTuple):
         """Writes a value as indented JSON; a number that is not finite becomes null."""
         self.write(name, json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
 
-    def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Writes ``figures/<name>`` as PNG and SVG, with the numbers it shows as CSV."""
+    def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+        """Writes ``figures/<name>`` as PNG and SVG, with the numbers it shows as CSV; returns the SVG."""
+        self.write_csv(f"figures/{name}.csv", columns, rows)
+        images = images_of(figure)
+        for kind, image in images.items():
+            self.write(f"figures/{name}.{kind}", image)
+        return images["svg"].decode("utf-8")
+
+    def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Writes a table as CSV."""
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([columns, *rows])
-        self.write(f"figures/{name}.csv", table.getvalue())
-        with matplotlib.rc_context({"svg.fonttype": "none"}):  # characters as characters: a tenth of the size
-            with_fonts(figure).draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out once, for both
-            for kind in ("png", "svg"):
-                image = io.BytesIO()
-                figure.savefig(image, format=kind, dpi=150)
-                self.write(f"figures/{name}.{kind}", image.getvalue())
+        self.write(name, table.getvalue())
 
 
 def open_run(
@@ -139,26 +144,29 @@ def open_run(
     *,
     facts: Mapping[str, Any] | None = None,
     resume: bool = False,
+    extend: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Run:
-    """Makes the run folder, or goes on in an old one.
+    """A new run folder, or an old one to go on in.
 
     Args:
-        folder: where; nothing outside it is written.
-        config: a dataclass, kept as ``config.json``. Fields in ``NOT_KEPT`` say where and how to write, not what, and
-            are left out.
-        facts: more that must be the same for a run to go on, such as the checksum of its text.
+        folder: its path; nothing outside it is written.
+        config: a dataclass, kept as ``config.json``. Fields in ``NOT_KEPT`` say where and how the run writes, not what
+            it computes, and are left out.
+        facts: more that must be equal for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
+        extend: names of fields that may differ when the run goes on; with any, ``resume`` is meant.
         overwrite: delete what an earlier run wrote into the folder.
 
     Raises:
-        ValueError: when the folder holds something and neither resume nor overwrite is given, when both are, when the
-            configurations differ (it names the fields), when no run wrote the folder or, to be overwritten, something
-            in it, when a link stands where a run writes, or when another process is at work in it.
+        ValueError: when the folder holds anything and neither resume nor overwrite is given, when both are, when the
+            configurations differ (the message names the fields), when the folder, or to be overwritten a file in it,
+            was not written by a run, when a link stands where a run writes, or when another process works in it.
     """
     folder = Path(folder)
     wanted = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_KEPT}
     wanted = json.loads(json.dumps({**wanted, **(facts or {})}, default=str))
+    resume = resume or bool(extend)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite got both; want one of them")
     if folder.exists() and not folder.is_dir():
@@ -168,7 +176,7 @@ def open_run(
             raise ValueError(f"--out got {folder}, where {name} is a symbolic link; want files of its own: remove it")
     starts, old = [], folder.is_dir() and any(map(_counts, folder.iterdir()))
     if old:
-        starts = _starts_of_old_run(folder, wanted, resume, overwrite)
+        starts = _starts_of_old_run(folder, wanted, resume, overwrite, {*MAY_CHANGE, *extend})
     _claim(folder)
     if overwrite:
         _delete_run(folder)
@@ -176,6 +184,7 @@ def open_run(
     run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
     run.write_json("config.json", wanted)
+    run_begins()
     return run
 
 
@@ -202,7 +211,9 @@ def _counts(path: Path) -> bool:
     return not path.name.startswith(".") and (path.is_symlink() or not path.is_file() or path.stat().st_size > 0)
 
 
-def _starts_of_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool) -> list[dict[str, Any]]:
+def _starts_of_old_run(
+    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, may_change: set[str]
+) -> list[dict[str, Any]]:
     """Its ``env.json``; a ValueError unless this is a run's folder that may be resumed or overwritten."""
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
@@ -215,7 +226,7 @@ def _starts_of_old_run(folder: Path, wanted: dict[str, Any], resume: bool, overw
         return []
     if not killed_at_once:
         before = _read(folder / "config.json", dict)
-        differ = sorted(k for k in (before.keys() | wanted.keys()) - set(MAY_CHANGE) if before.get(k) != wanted.get(k))
+        differ = sorted(k for k in (before.keys() | wanted.keys()) - may_change if before.get(k) != wanted.get(k))
         if differ:
             named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
             raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
@@ -250,6 +261,22 @@ def _delete_run(folder: Path) -> None:
         (folder / "checkpoints").rmdir()
 
 
+def _lines_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The lines of a row in ``timings.jsonl``, empty if it has no times, and in ``metrics.jsonl``."""
+    times = {name: value for name, value in row.items() if name in TIMES}
+    rest = {name: value for name, value in row.items() if name not in TIMES}
+    which = {name: value for name, value in rest.items() if name in IDENTITY}
+    return _line({**which, **times}) if times else "", _line(rest)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(_jsonable(row), allow_nan=False) + "\n"
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in IDENTITY)
+
+
 def _jsonable(value: Any) -> Any:
     """The same value as plain Python, with None for every number that is not finite."""
     if isinstance(value, Mapping):
@@ -258,48 +285,6 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(v) for v in value]
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def command_line(script: str, config: Any, default: Any) -> str:
-    """The command that runs a script with this configuration anew, ready for a shell.
-
-    Args:
-        script: its path.
-        config: a dataclass, as ``parse`` read it.
-        default: what ``parse`` gives to options that are not given.
-    """
-    words = ["python", script]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("resume", "overwrite") or value == getattr(default, field.name):
-            continue
-        words.append("--" + field.name.replace("_", "-"))
-        if value is not True:
-            words += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
-    return shlex.join([*words, "--overwrite"])
-
-
-UNTOUCHED = (signal.SIG_IGN, None)
-"""What answers Ctrl-C where a process was started to ignore it, as by ``nohup``, or where no Python function does."""
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back while results are written; it takes effect when they are.
-
-    Outside the main thread, which alone Ctrl-C interrupts, and in a process that ignores it, nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) in UNTOUCHED:
-        yield
-        return
-    pressed: list[tuple[Any, ...]] = []
-    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def read_json(file: FilePath) -> Any:
@@ -323,75 +308,9 @@ def _read(file: Path, kind: type) -> Any:
 
 
 def read_metrics(folder: FilePath, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """The rows of a file of them; a last line that an interruption left half written is dropped."""
-    rows = []
-    for line in (Path(folder) / name).read_text(encoding="utf-8").splitlines():
+    """The rows of a file of metrics; none without the file, and no last line that an interruption cut in two."""
+    rows, file = [], Path(folder) / name
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
-
-
-def parse(config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None) -> Config:
-    """Reads the command line into a frozen dataclass; ``--help`` prints its comments.
-
-    Args:
-        config_type: the dataclass; every field has a default.
-        argv: words after the command's name; those of this process when None.
-        default: what options have that are not given, when not those of the dataclass.
-
-    Raises:
-        ValueError: on wrong use, with tyro's whole answer in one line; for an option that is given twice; for a path
-            that is empty.
-    """
-    import tyro
-
-    answer = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(answer):
-            preset = config_type() if default is None else default
-            config = tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
-        _check_words(sys.argv[1:] if argv is None else argv, config)
-        return config
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-    lines = (line.strip().strip("│╭╮╰╯─").strip() for line in answer.getvalue().splitlines())
-    _title, *words = (line for line in lines if any(map(str.isalnum, line)))
-    raise ValueError("; ".join(words))
-
-
-def _check_words(words: Sequence[str], config: Any) -> None:
-    """Raises a ValueError for an option that the words give twice, or a path that they leave empty."""
-    given: dict[str, str] = {}
-    for word, following in itertools.zip_longest(words, words[1:]):
-        option, equals, value = word.partition("=")
-        name = option.removeprefix("--no-").removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or not hasattr(config, name):
-            continue
-        if name in given:
-            raise ValueError(f"{option} got two values; want it once")
-        given[name] = value if equals else following
-        if given[name] == "" and isinstance(getattr(config, name), Path):
-            raise ValueError(f"{option} got an empty path; want a name")
-
-
-@contextlib.contextmanager
-def wrong_use() -> Iterator[None]:
-    """Turns a ValueError or OSError into one line on stderr and exit code 2: put the checks of a command inside.
-
-    Memory that runs out there ends with exit code 1, and Ctrl-C with 130. From then on what the terminal's encoding
-    lacks is printed as an escape, and ends nothing.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        raise SystemExit(2) from None
-    except MemoryError as error:
-        print("error: out of memory " + " ".join(str(error).split()), file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None

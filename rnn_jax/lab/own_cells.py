@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rnn_jax import Cell
 from rnn_jax.data import text
 from rnn_jax.keys import unkey
-from rnn_jax.types import Keyed
+from rnn_jax.types import Cell, Keyed
 
 FILES: dict[str, str] = {}
 """``{path: file}``: every source file of a cell of one's own, and the file as it was given that needs it."""
@@ -37,7 +36,7 @@ def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> C
     Raises:
         ValueError: for a file or function that is not there, that raises, or that makes no cell.
     """
-    function, digest = own(name), next(iter(facts_of([name]).values()))
+    function, digest = own_function(name), next(iter(digests_of([name]).values()))
     with naming(name):
         cell = function(input_size, hidden_size)
         if not isinstance(cell, Cell):
@@ -50,39 +49,50 @@ def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> C
     return one_hot(cell, input_size) if _reads_vectors(name, digest, input_size, hidden_size) else cell
 
 
-def own(name: str) -> Callable[[int, int], Any]:
-    """The function that ``FILE.py:function`` names."""
+def own_function(
+    name: str, what: str = "cell", arguments: Sequence[str] = ("input_size", "hidden_size")
+) -> Callable[..., Any]:
+    """The function that ``FILE.py:function`` names.
+
+    Args:
+        name: ``FILE.py:function``.
+        what: the option, for messages.
+        arguments: names of the arguments that the function takes.
+
+    Raises:
+        ValueError: for a file or a function that does not exist, that raises, or that takes other arguments.
+    """
     file, _, function = name.rpartition(":")
     if not Path(file).is_file():
-        raise ValueError(f"cell got {name!r}, whose file {file} is not there; want FILE.py:function")
+        raise ValueError(f"{what} got {name!r}, whose file {file} is not there; want FILE.py:function")
     if not function.isidentifier() or function.startswith("_") or len(function.encode()) > LONGEST:
         raise ValueError(
-            f"cell got {name!r}; want FILE.py:function, the function's name of letters, digits and underscores, "
+            f"{what} got {name!r}; want FILE.py:function, the function's name of letters, digits and underscores, "
             f"beginning with a letter and of at most {LONGEST} bytes, as files are called after it"
         )
-    with naming(name):
+    with naming(name, what):
         module = _load(Path(file).resolve(), _digest(Path(file).resolve()), file)
     if not callable(getattr(module, function, None)):
-        raise ValueError(f"cell got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
+        raise ValueError(f"{what} got {name!r}, but {file} has no function {function!r}; want FILE.py:function")
     made = getattr(module, function)
     try:
         signature = inspect.signature(made)
-    except (TypeError, ValueError):  # what tells nothing of its arguments is tried
+    except (TypeError, ValueError):  # some callables have no signature
         return made
     try:
-        signature.bind(1, 1)
+        signature.bind(*[1] * len(arguments))
     except TypeError:
-        raise ValueError(f"cell got {name!r}, which takes {signature}; want (input_size, hidden_size)") from None
+        raise ValueError(f"{what} got {name!r}, which takes {signature}; want ({', '.join(arguments)})") from None
     return made
 
 
-def facts_of(names: Iterable[str]) -> dict[str, str]:
+def digests_of(names: Iterable[str], fact: str = "cell_sha256") -> dict[str, str]:
     """The SHA-256 of the files that these cells are written in, for a run that goes on only with the same ones.
 
     Neighbours in a file's folder that it imports count with it. No fact where all cells are the library's.
     """
     files = dict.fromkeys(Path(name.rpartition(":")[0]).resolve() for name in names if ":" in name)
-    return {"cell_sha256": _joined([_digest(file) for file in files])} if files else {}
+    return {fact: _joined([_digest(file) for file in files])} if files else {}
 
 
 def one_hot(cell: Cell, size: int) -> Cell:
@@ -101,7 +111,7 @@ def one_hot(cell: Cell, size: int) -> Cell:
     return cell._replace(project=project)
 
 
-def raised_in_own(error: BaseException, name: str = "") -> str | None:
+def error_in_own_file(error: BaseException, name: str = "", what: str = "cell") -> str | None:
     """One line on an error that went through a file of one's own, with the last of its lines; None if it did not.
 
     Args:
@@ -116,21 +126,21 @@ def raised_in_own(error: BaseException, name: str = "") -> str | None:
         tb = tb.tb_next
     if where is None:
         return None
-    return f"cell got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_saying(error)}"
+    return f"{what} got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_saying(error)}"
 
 
 @contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
+def naming(name: str, what: str = "cell") -> Iterator[None]:
     """Turns whatever a cell of one's own raises into a ValueError of one line that names the file and its line."""
     try:
         yield
     except SyntaxError as error:
-        raise ValueError(f"cell got {name!r}, whose file is no Python ({error}); want FILE.py:function") from None
+        raise ValueError(f"{what} got {name!r}, whose file is no Python ({error}); want FILE.py:function") from None
     except (Exception, SystemExit) as error:
-        if isinstance(error, ValueError) and str(error).startswith("cell got"):  # said already
+        if isinstance(error, ValueError) and str(error).startswith(f"{what} got"):  # said already
             raise
-        here = f"cell got {name!r}, which raised {type(error).__name__}{_saying(error)}"
-        raise ValueError(raised_in_own(error, name) or here) from None
+        here = f"{what} got {name!r}, which raised {type(error).__name__}{_saying(error)}"
+        raise ValueError(error_in_own_file(error, name, what) or here) from None
 
 
 def _saying(error: BaseException) -> str:
@@ -228,7 +238,7 @@ def _reads_vectors(name: str, digest: str, input_size: int, hidden_size: int) ->
 @functools.cache
 def _tried(name: str, digest: str, input_size: int, hidden_size: int, *, ids: bool) -> None:
     """Raises a ValueError unless a cell takes abstract steps that keep its state's shapes, alone and in a batch."""
-    function = own(name)
+    function = own_function(name)
     with naming(name):
         cell = function(input_size, hidden_size)
         params = jax.eval_shape(cell.init, jax.random.key(0))

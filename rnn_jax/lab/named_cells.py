@@ -2,12 +2,11 @@
 
 from functools import partial
 
-from _own import naming, own_cell, require_floating_state
-
 import rnn_jax as rnn
 from rnn_jax import Cell, initializers, readout
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.lab.own_cells import naming, own_cell, require_floating_state
 
 STARTS = {
     "gaussian": initializers.scaled_normal(),

@@ -1,0 +1,260 @@
+"""The command line of an experiment: options, exit codes, errors in one line, and Ctrl-C.
+
+The same script runs as a command and, cell by cell, in a notebook. As a command it reads its options from the command
+line, prints an error as one line, and ends with an exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted. In a
+notebook the options are the defaults and those of the environment variable ``RNN_JAX_OPTIONS``, and errors are shown
+as usual.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+__all__ = [
+    "EXIT_CODES",
+    "FAULTS",
+    "begin_command",
+    "command_line",
+    "exit_code_of",
+    "in_notebook",
+    "notebook_words",
+    "parse",
+    "uninterrupted",
+    "wrong_use",
+]
+
+Config = TypeVar("Config")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect."""
+WRONG_USE = 2
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": INTERRUPTED}
+"""The exit code of a run by its status."""
+FAULTS = (FloatingPointError, OSError, ValueError)
+"""Errors that a run can meet: numbers that are not finite, a full disk, a damaged file."""
+UNTOUCHED = (signal.SIG_IGN, None)
+"""Handlers of Ctrl-C in a process that was started to ignore it, as by ``nohup``."""
+_COMMAND: dict[str, Any] = {"is_running": False, "has_begun": False, "handler": None, "pressed": False}
+"""The state of the command that this process runs; it is a script, so there is one."""
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in a notebook or in IPython."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
+def notebook_words() -> list[str]:
+    """The words of ``RNN_JAX_OPTIONS``, options for an experiment in a notebook."""
+    return shlex.split(os.environ.get("RNN_JAX_OPTIONS", ""))
+
+
+def begin_command() -> None:
+    """From now on an error of the script ends the process with one line and an exit code. Does nothing in a notebook.
+
+    Characters that the encoding of the terminal lacks are printed as escapes.
+    """
+    _COMMAND.update(is_running=not in_notebook(), has_begun=False, handler=None, pressed=False)
+    if in_notebook():
+        return
+    sys.excepthook = _end_with_one_line
+    _escape_unknown_characters()
+
+
+def run_begins() -> None:
+    """A run folder was opened: from now on an error is no wrong use but a failed run."""
+    _COMMAND["has_begun"] = True
+
+
+def is_command() -> bool:
+    """Whether a script runs as a command, whose process ends with the exit code of its run."""
+    return _COMMAND["is_running"]
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """The exit code for an error of a command, after one line on stderr; None for a fault of the program itself."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    if not _COMMAND["has_begun"] and isinstance(error, ValueError | OSError):
+        _print_error(" ".join(str(error).split()))
+        return WRONG_USE
+    return EXIT_CODES["failed"] if isinstance(error, Exception) and print_fault(error) else None
+
+
+def print_fault(error: Exception) -> bool:
+    """Prints an error that a run can meet as one line on stderr; False, and no line, for any other."""
+    line = " ".join(str(error).split())
+    own_cells = sys.modules.get("rnn_jax.lab.own_cells")
+    own = own_cells.error_in_own_file(error) if own_cells else None
+    is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    if isinstance(error, MemoryError) or (
+        is_of_jax and re.search("out of memory|resource_exhausted|bad_alloc", line, re.I)
+    ):
+        line = f"out of memory ({line[:200]}); want a smaller network, batch or window"
+    elif own:
+        line = own
+    elif not isinstance(error, FAULTS):
+        return False
+    _print_error(line)
+    return True
+
+
+def _print_error(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+
+
+def _end_with_one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """The ``sys.excepthook`` of a command; Python ends with the code of a SystemExit that is raised here."""
+    code = exit_code_of(error)
+    if code is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def _escape_unknown_characters() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def hold_interrupts() -> None:
+    """From now on Ctrl-C takes effect at the end of the command, so that its figures and its page are written."""
+    if not is_command() or not _is_interruptible() or _COMMAND["handler"] is not None:
+        return
+    _COMMAND["handler"] = signal.signal(signal.SIGINT, lambda *_: _COMMAND.update(pressed=True))
+
+
+def end_command(status: str) -> None:
+    """Ends the process of a command with the exit code of its run; returns in a notebook and for code 0."""
+    if _COMMAND["handler"] is not None:
+        signal.signal(signal.SIGINT, _COMMAND["handler"])
+    pressed, running = _COMMAND["pressed"], is_command()
+    _COMMAND.update(is_running=False, has_begun=False, handler=None, pressed=False)
+    if not running:
+        return
+    if sys.excepthook is _end_with_one_line:
+        sys.excepthook = sys.__excepthook__
+    code = EXIT_CODES["interrupted" if pressed and status == "done" else status]
+    if code:
+        raise SystemExit(code)
+
+
+def _is_interruptible() -> bool:
+    """Whether Ctrl-C interrupts this thread."""
+    return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) not in UNTOUCHED
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A context in which Ctrl-C is held back while results are written; it takes effect at the end.
+
+    Nothing changes outside the main thread, which alone Ctrl-C interrupts, and in a process that ignores Ctrl-C.
+    """
+    if not _is_interruptible():
+        yield
+        return
+    pressed: list[tuple[Any, ...]] = []
+    before = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(*pressed[0])
+
+
+@contextlib.contextmanager
+def wrong_use() -> Iterator[None]:
+    """A context in which an error ends the process: exit code 2 and one line on stderr for a ValueError or OSError.
+
+    Memory that runs out ends it with exit code 1, and Ctrl-C with 130.
+    """
+    _escape_unknown_characters()
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        _print_error(" ".join(str(error).split()))
+        raise SystemExit(WRONG_USE) from None
+    except MemoryError as error:
+        _print_error("out of memory " + " ".join(str(error).split()))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def command_line(script: str, config: Any, default: Any) -> str:
+    """The command that runs a script with this configuration again, ready for a shell.
+
+    Args:
+        script: its path.
+        config: a dataclass, as ``parse`` returned it.
+        default: the value of each option that is not given.
+    """
+    words = ["python", script]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("resume", "overwrite", "extend") or value == getattr(default, field.name):
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if value is not True:
+            words += [str(v) for v in (value if isinstance(value, tuple) else (value,))]
+    return shlex.join([*words, "--overwrite"])
+
+
+def parse(config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None) -> Config:
+    """A frozen dataclass, read from the command line; ``--help`` prints the docstrings of its fields.
+
+    Args:
+        config_type: the dataclass; every field has a default.
+        argv: words after the name of the command; those of this process when None.
+        default: values of options that are not given, if not those of the dataclass.
+
+    Raises:
+        ValueError: on wrong use, with the whole message of tyro in one line; for an option that is given twice; for an
+            empty path.
+    """
+    import tyro
+
+    answer = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(answer):
+            preset = config_type() if default is None else default
+            config = tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
+        _check_words(sys.argv[1:] if argv is None else argv, config)
+        return config
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    lines = (line.strip().strip("│╭╮╰╯─").strip() for line in answer.getvalue().splitlines())
+    _title, *words = (line for line in lines if any(map(str.isalnum, line)))
+    raise ValueError("; ".join(words))
+
+
+def _check_words(words: Sequence[str], config: Any) -> None:
+    """Raises a ValueError for an option that is given twice, or an empty path."""
+    given: dict[str, str] = {}
+    for word, following in itertools.zip_longest(words, words[1:]):
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        if not option.startswith("--") or not hasattr(config, name):
+            continue
+        if name in given:
+            raise ValueError(f"{option} got two values; want it once")
+        given[name] = value if equals else following
+        if given[name] == "" and isinstance(getattr(config, name), Path):
+            raise ValueError(f"{option} got an empty path; want a name")

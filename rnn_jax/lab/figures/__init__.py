@@ -1,0 +1,28 @@
+"""Figures. Every function returns a matplotlib figure, which a notebook displays, and saves nothing."""
+
+from rnn_jax.lab.figures.classes import confusion_counts, confusion_figure
+from rnn_jax.lab.figures.curves import Curve, LearningCurve, curve_figure, learning_figure
+from rnn_jax.lab.figures.gradients import Band, gain_figure, gradient_figure, lag_figure
+from rnn_jax.lab.figures.style import COLOURS, Picture, images_of, plain, with_fonts
+from rnn_jax.lab.figures.texts import alignment_figure, confidence_figure, draw_confidences
+
+__all__ = [
+    "COLOURS",
+    "Band",
+    "Curve",
+    "LearningCurve",
+    "Picture",
+    "alignment_figure",
+    "confidence_figure",
+    "confusion_counts",
+    "confusion_figure",
+    "curve_figure",
+    "draw_confidences",
+    "gain_figure",
+    "gradient_figure",
+    "images_of",
+    "lag_figure",
+    "learning_figure",
+    "plain",
+    "with_fonts",
+]

@@ -1,0 +1,42 @@
+"""Figures of a classifier."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from rnn_jax.lab.figures.style import Picture, plain, with_fonts
+
+__all__ = ["confusion_counts", "confusion_figure"]
+
+
+def confusion_counts(
+    guesses: Int[np.ndarray, " N"], truth: Int[np.ndarray, " N"], classes: int
+) -> Int[np.ndarray, "C C"]:
+    """Counts of a classifier's guesses: each row is a true class, each column a guess.
+
+    >>> confusion_counts(np.array([1, 1, 2, 0]), np.array([1, 0, 2, 0]), classes=3).tolist()
+    [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    return np.bincount(truth * classes + guesses, minlength=classes * classes).reshape(classes, classes)
+
+
+def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> Picture:
+    """A confusion matrix: each row is a truth, shaded by the share that was taken for each column; counts inside."""
+    size = 1.6 + 0.58 * len(labels)
+    figure = Picture(figsize=(size + 0.8, size), layout="constrained")
+    axis = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            shade = "white" if share[row, column] > 0.5 else "0.25"
+            axis.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=9)
+    names = [plain(label, 20) for label in labels]
+    axis.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(labels)), names)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("truth")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return with_fonts(figure)
