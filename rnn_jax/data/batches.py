@@ -76,9 +76,7 @@ def consecutive_batches(batches: Any, first: int, count: int) -> Any:
     return jax.tree.map(lambda array: array[chosen % len(array)], batches)
 
 
-def windows(
-    xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None
-) -> Shaped[Array | np.ndarray, "W K *rest"]:
+def windows(xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None) -> Shaped[Any, "W K *rest"]:
     """Windows of a sequence, for training with a state that is carried from one window to the next.
 
     Window w holds the steps w · k1 … w · k1 + K − 1. The steps after the last whole window, k1 − 1 at most, are left
