@@ -279,9 +279,7 @@ def drawn_axes(batch):
     return zip(batch, batch.example_axes, strict=True)
 
 
-@pytest.mark.skipif(
-    not is_here("chorales"), reason="tests download nothing: this one needs the chorales in RNN_JAX_DATA"
-)
+@pytest.mark.skipif(not is_here("chorales"), reason="tests download nothing: this one needs them in RNN_JAX_DATA")
 def test_chorales_have_at_most_four_voices_and_usually_four():
     parts = chorales()
     assert [len(part.lengths) for part in parts] == [229, 76, 77]
