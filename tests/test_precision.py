@@ -16,7 +16,7 @@ from rnn_jax.schedules.driver import SCHEDULES
 from tests.cases import CASES
 from tests.laboratory import random_params
 
-T = 1024  # of as many equal numbers, bfloat16 adds up 256
+T = 4096
 MODELS = {
     "gru": readout(gru(3, 4, bias_init=initializers.scaled_normal()), 2),
     "lstm": readout(lstm(3, 4, bias_init=initializers.scaled_normal()), 2),
