@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -113,9 +115,12 @@ def test_gradients_equal_finite_differences_across_masks_and_resets(it: Lab):
 
 
 def test_a_rollout_is_differentiated_in_forward_mode_too(it: Lab):
-    given = it.h0, it.xs
-    (h_T, hs), tangents = jax.eval_shape(lambda *a: jax.jvp(it.roll, a, a), *given)  # its numbers are those of reverse
-    chex.assert_trees_all_equal_shapes_and_dtypes((h_T, hs), tangents)
+    given = it.params, it.h0, it.xs
+    run = functools.partial(rollout, it.cell)
+    values, tangents = jax.eval_shape(
+        lambda *a: jax.jvp(run, a, a), *given
+    )  # by the rules that reverse mode turns over
+    chex.assert_trees_all_equal_shapes_and_dtypes(values, tangents)
 
 
 def test_no_gradient_crosses_a_cut_and_no_value_changes(it: Lab):
