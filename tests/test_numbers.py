@@ -180,8 +180,8 @@ ELSEWHERE = {
     "perplexity nats": "any number",
 }
 PLACES = (
-    "bridges counting data data.ngrams data.text decoding.choices decoding.decoders diagnostics gradients layers losses "
-    "sequences topologies training.learners"
+    "bridges counting data data.ngrams data.text decoding.choices decoding.decoders diagnostics gradients layers "
+    "losses sequences topologies training.learners"
 )
 HELPERS = {"check_writer", "drawn", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
 
