@@ -82,12 +82,13 @@ def lab(name: str, schedule: str) -> Lab:
 
     def ask(**question: Any) -> Answer:
         marks = {
-            name: jnp.broadcast_to(jnp.asarray(question.pop(name, default)), (T, B))
+            name: np.broadcast_to(question.pop(name, default), (T, B))
             for name, default in {"mask": True, "resets": False, "cuts": False}.items()
         }
         given = {"params": params, "h0": h0, "xs": xs, "last": 1.0, "seen": 0.0, "reverse": False} | question
-        last, seen = jnp.asarray(given.pop("last")), jnp.broadcast_to(jnp.asarray(given.pop("seen")), (T, B))
-        return run(given["params"], given["h0"], given["xs"], marks, last, seen, given["reverse"])
+        last, seen = np.asarray(given.pop("last")), np.broadcast_to(np.asarray(given.pop("seen")), (T, B))
+        answer = run(given["params"], given["h0"], given["xs"], marks, last, seen, given["reverse"])
+        return jax.device_get(answer)  # a question to an array of NumPy compiles nothing
 
     def roll(h0: Any, xs: Any, **marks: Any) -> Any:
         return rollout(cell, params, h0, xs, schedule=schedule, **marks)
@@ -97,7 +98,7 @@ def lab(name: str, schedule: str) -> Lab:
 
 def any_nonzero(tree: Any) -> bool:
     """Whether there is anything but exact zeros."""
-    return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(tree))
+    return any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(tree))
 
 
 def random_params(model: Any, seed: int = 0, scale: float = 1.0) -> Any:

@@ -109,8 +109,8 @@ class Settings:
         return self.scale * jnp.sum(y, axis=-1)
 
 
-def first_of(loss, cell=None):
-    return rnn.lag_gradients(cell or model(), PARAMS, H0, XS, loss).log_norm[0]
+def first_of(loss):
+    return rnn.lag_gradients(leaky(), jnp.ones(()), jnp.zeros((2, 1)), jnp.ones((3, 2, 1)), loss).log_norm[0]
 
 
 def by_global(y):

@@ -1,5 +1,7 @@
 """Half precision: gradients are sums over time in 32 bits, and params in 32 bits go with products in 16."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,26 @@ def whole(cell, params, h0, xs, targets, loss, **_):
     return loss(outputs(cell, params, rollout(cell, params, h0, xs)[1]), targets), ()
 
 
+def numbers(model):
+    xs = jax.random.normal(jax.random.key(1), (T, 2, 3), jnp.float32)
+    return cast(MODELS[model].init(jax.random.key(0)), jnp.float32), xs
+
+
+def gradient(model, program):
+    """The compiled gradient ``(params, xs)``, in windows of 64 where the program has any."""
+    cell, window = MODELS[model], {} if program is streaming else {"window": 64}
+
+    def loss(params, xs):
+        return program(cell, params, cell.start(params, (2,)), xs, (), lambda ys, t: 1e-3 * squares(ys, t), **window)[0]
+
+    return jax.jit(jax.grad(loss))
+
+
+@functools.cache
+def in_32_bits(model, program):
+    return gradient(model, program)(*numbers(model))
+
+
 @pytest.mark.parametrize(
     ("model", "program", "dtype"),
     [
@@ -46,17 +68,9 @@ def whole(cell, params, h0, xs, targets, loss, **_):
     ],
 )
 def test_gradients_of_long_sequences_are_as_exact_as_half_precision_allows(model, program, dtype):
-    cell, window = MODELS[model], {} if program is streaming else {"window": 64}
-    xs = jax.random.normal(jax.random.key(1), (T, 2, 3), jnp.float32)
-    params = cast(cell.init(jax.random.key(0)), jnp.float32)
-
-    @jax.jit
-    def gradient(params, xs):
-        return jax.grad(
-            lambda p: program(cell, p, cell.start(p, (2,)), xs, (), lambda ys, t: 1e-3 * squares(ys, t), **window)[0]
-        )(params)
-
-    found, wanted = gradient(cast(params, dtype), cast(xs, dtype)), gradient(params, xs)
+    params, xs = numbers(model)
+    found = gradient(model, program)(cast(params, dtype), cast(xs, dtype))
+    wanted = in_32_bits(model, whole if program in (whole, streaming) else cut)
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
     for part, of in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert relative(part, of) < 0.02
@@ -111,14 +125,14 @@ def test_a_learned_start_that_resets_put_back_is_summed_in_32_bits(schedule):
 def test_mixed_precision_keeps_params_and_losses_in_32_bits_and_its_state_in_16():
     plain = MODELS["lstm"]
     cell = mixed_precision(plain, jnp.bfloat16)
-    params = cast(cell.init(jax.random.key(0)), jnp.float32)
-    xs = jax.random.normal(jax.random.key(1), (T, 2, 3), jnp.float32)
+    params, xs = numbers("lstm")
+    xs = xs[:64]
     h_T, hs = rollout(cell, params, cell.start(params, (2,)), xs)
     ys = outputs(cell, params, hs)
     assert {leaf.dtype for leaf in jax.tree.leaves((h_T, hs))} == {jnp.dtype(jnp.bfloat16)}
     assert ys.dtype == jnp.float32
-    found = jax.grad(lambda p: whole(cell, p, cell.start(p, (2,)), xs, (), squares)[0])(params)
-    wanted = jax.grad(lambda p: whole(plain, p, plain.start(p, (2,)), xs, (), squares)[0])(params)
+    found = jax.jit(jax.grad(lambda p: whole(cell, p, cell.start(p, (2,)), xs, (), squares)[0]))(params)
+    wanted = jax.jit(jax.grad(lambda p: whole(plain, p, plain.start(p, (2,)), xs, (), squares)[0]))(params)
     chex.assert_trees_all_equal_dtypes(found, wanted)
     assert relative(found, wanted) < 0.02
     assert relative(found, wanted) > 1e-6  # its products are indeed in few bits
