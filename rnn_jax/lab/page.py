@@ -18,7 +18,16 @@ from rnn_jax.lab.progress import print_table
 from rnn_jax.lab.runs import Run, read_json, read_metrics
 from rnn_jax.lab.study import Scores, status_of
 
-__all__ = ["Section", "Table", "add_figure", "learning_curves", "percent", "publish", "score_table", "validation_curves"]
+__all__ = [
+    "Section",
+    "Table",
+    "add_figure",
+    "learning_curves",
+    "percent",
+    "publish",
+    "score_table",
+    "validation_curves",
+]
 
 DIVERGED = 100.0
 """Nats of a network that has diverged: it predicts worse than any guess."""
