@@ -46,7 +46,7 @@ import numpy as np
 
 from rnn_jax import one_to_one, readout, vanilla
 from rnn_jax.counting import parameter_count
-from rnn_jax.data import digits, draw_batches, majority_accuracy, shift_images
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy
 from rnn_jax.lab.figures import COLOURS, confusion_counts, confusion_figure, image_figure
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
@@ -95,18 +95,11 @@ facts
 # ## Batches
 #
 # The training part is small, and a network can learn it by heart. So every image is moved by up to one pixel in each
-# direction, differently each time: a cheap way to get more examples of the same digits. These are images of one batch.
-
+# direction, differently each time: a cheap way to get more examples of the same digits. This is a batch of nine.
 
 # %%
-def moved_batches(rng, number):
-    """Batches of images, each image moved at random, with their digits."""
-    batches = draw_batches(parts.train, rng, options.updates, options.batch_size)
-    return batches._replace(images=shift_images(batches.images, rng))
-
-
-images, classes = moved_batches(np.random.default_rng(options.seed), 0)
-image_figure(images[0, :9], [str(digit) for digit in classes[0, :9]])
+moved = draw_moved_digits(parts.train, np.random.default_rng(options.seed), updates=1, batch_size=9)
+image_figure(moved.images[0], [str(digit) for digit in moved.classes[0]])
 
 # %% [markdown]
 # ## Training
@@ -120,7 +113,7 @@ task = Task(
     learner=batch_learner(
         model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer_of(options), clip=options.clip
     ),
-    batches=moved_batches,
+    batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
     score=score,
     validation=parts.validation,
     test=parts.test,

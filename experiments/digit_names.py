@@ -48,7 +48,7 @@ import numpy as np
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
 from rnn_jax.counting import parameter_count
-from rnn_jax.data import digits, draw_batches, majority_accuracy, shift_images, vocabulary
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy, vocabulary
 from rnn_jax.decoding import greedy
 from rnn_jax.lab.figures import Picture, draw_confidences, image_figure, with_fonts
 from rnn_jax.lab.loop import Task, optimizer_of
@@ -103,7 +103,7 @@ def encode(params, images):
 def spell(params, images):
     """The name of each digit as the network writes it, ids ``(LONGEST, *batch)``."""
     first = jnp.full(images.shape[:-2], END)
-    return greedy(model.decoder, params, encode(params, images), first, LONGEST, end=END)
+    return greedy(model.decoder, params, encode(params, images), first, length=LONGEST, end=END)
 
 
 facts = {"hidden_size": options.decoder_size, "parameters": parameter_count(model)}
@@ -111,11 +111,11 @@ facts
 
 # %% [markdown]
 # The loss is the cross-entropy of a whole name in nats under teacher forcing. `exact` is the share of names without any
-# error, and `characters` the share of characters that are right at their place, the end among them.
+# error, and `characters` the share of characters that are right at their place, the end among them. In training each
+# image is moved at random by up to one pixel, which gives more examples of the same digits.
+
 
 # %%
-
-
 def loss(params, images, classes):
     """The cross-entropy of the names of these classes ``(N,)``, under teacher forcing."""
     targets, mask = jnp.asarray(SPELLED)[classes].T, length_mask(jnp.asarray(LENGTHS)[classes], LONGEST)
@@ -131,15 +131,9 @@ def score(params, images, classes):
     return {"exact": jnp.mean(same.all(axis=0)), "characters": characters, "loss": loss(params, images, classes)}
 
 
-def moved_batches(rng, number):
-    """Batches of images, each moved at random by up to one pixel, with their digits."""
-    batches = draw_batches(parts.train, rng, options.updates, options.batch_size)
-    return batches._replace(images=shift_images(batches.images, rng))
-
-
 task = Task(
     learner=batch_learner(model.init, loss, optimizer_of(options), clip=options.clip),
-    batches=moved_batches,
+    batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
     score=score,
     validation=parts.validation,
     test=parts.test,
@@ -245,8 +239,8 @@ spelled = add_figure(
 spelled
 
 # %% [markdown]
-# These are the first names with errors. Most of them are correct names of another digit: the image was taken for that digit.
-# A name that is no word at all would be an error of the decoder.
+# These are the first names with errors. Most of them are correct names of another digit: the image was taken for that
+# digit. A name that is no word at all would be an error of the decoder.
 
 # %%
 errors = [f"{NAMES[truth[n]]} became {CHARACTERS.decode(ids[n]).partition(chr(10))[0]}" for n in np.flatnonzero(~right)]
@@ -265,7 +259,7 @@ publish(
     script="experiments/digit_names.py",
     title="One to many: the name of a digit",
     question=f"{len(parts.train.classes):,} handwritten digits to train on, {len(parts.test.classes)} to test on",
-    answer=f"Of unseen digits {percent(scores[KIND]['exact'])} get their name without an error, character by character.",
+    answer=f"{percent(scores[KIND]['exact'])} of unseen digits get their name without an error.",
     sections=[spelled, curves],
     table=table,
     samples={"Names with errors": "\n".join(errors)} if errors else {},

@@ -42,7 +42,8 @@ options
 # ## The digits as sequences
 #
 # The images are handwritten digits of 8 × 8 pixels, divided into three parts: to train on, to evaluate on while a
-# network is trained, and to evaluate on once. In training each image is moved at random by up to one pixel.
+# network is trained, and to evaluate on once. In training each image is moved at random by up to one pixel, which gives
+# more examples of the same digits.
 
 # %%
 from functools import partial
@@ -52,7 +53,7 @@ import numpy as np
 
 from rnn_jax import gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
-from rnn_jax.data import digits, draw_batches, majority_accuracy, shift_images
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy
 from rnn_jax.lab.figures import Curve, curve_figure, image_figure
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training, require_memory
@@ -115,9 +116,8 @@ facts
 # `many_to_one` reads the whole sequence and returns the output of the last step. All networks see the same batches in
 # the same order, with the same learning rates, and the gradient of the last step goes back through all 64.
 
+
 # %%
-
-
 def make_task(name):
     """The task of one kind of network."""
     model = models[name]
@@ -126,15 +126,11 @@ def make_task(name):
         xs, h0 = as_sequence(images), model.start(params, digit.shape)
         return class_scores(many_to_one(model, params, h0, xs), digit)
 
-    def moved_batches(rng, number):
-        batches = draw_batches(parts.train, rng, options.updates, options.batch_size)
-        return batches._replace(images=shift_images(batches.images, rng))
-
     return Task(
         learner=batch_learner(
             model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer_of(options), clip=options.clip
         ),
-        batches=moved_batches,
+        batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
         score=score,
         validation=parts.validation,
         test=parts.test,

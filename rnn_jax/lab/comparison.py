@@ -33,7 +33,7 @@ def compare_runs(folders: Sequence[FilePath], score: str = "loss", *, x: str = "
 
     Args:
         folders: of runs that have written ``metrics.jsonl``, finished or not.
-        score: its name in the metrics: ``loss``, in nats, or one such as ``accuracy``, which is better the larger it is.
+        score: its name in the metrics: ``loss``, in nats, or another, such as ``accuracy``, of which more is better.
         x: the field of the metrics along the horizontal axis: step, examples or tokens.
 
     Returns:
