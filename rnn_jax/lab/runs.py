@@ -233,7 +233,7 @@ def _starts_of_old_run(
             named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
             raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
         for name in before.keys() & {*extend}:
-            was, now = before[name], wanted.get(name)
+            was, now = before[name], wanted[name]
             if not ({*was} <= {*now} if isinstance(was, list) else was <= now):
                 raise ValueError(f"--extend got {name} {now!r}, where the run has {was!r}; want at least these")
     return _read(folder / "env.json", list) if "env.json" not in missing else []  # killed before it was written
