@@ -3,9 +3,26 @@
 import numpy as np
 import pytest
 
+from rnn_jax.data import digits, draw_moved_digits
 from rnn_jax.lab.figures import Curve
 from rnn_jax.lab.page import describe_curves, percent
 from tests.scripts import definitions, run_here
+
+
+def test_moved_digits_are_the_digits_moved_by_at_most_a_pixel_with_their_classes():
+    parts = digits()
+    images, classes = draw_moved_digits(parts.train, np.random.default_rng(0), updates=3, batch_size=40)
+    assert images.shape == (3, 40, 8, 8)
+    framed = np.pad(parts.train.images, ((0, 0), (1, 1), (1, 1)))
+    windows = {
+        framed[n, y : y + 8, x : x + 8].tobytes(): (int(parts.train.classes[n]), y, x)
+        for n in range(len(framed))
+        for y in range(3)
+        for x in range(3)
+    }
+    found = [windows[image.tobytes()] for image in images.reshape(-1, 8, 8)]
+    np.testing.assert_array_equal([digit for digit, *_ in found], classes.ravel())
+    assert {(y, x) for _, y, x in found} == {(y, x) for y in range(3) for x in range(3)}
 
 
 def test_names_are_spelled_with_their_end():

@@ -114,9 +114,13 @@ def test_a_network_of_a_study_is_that_of_its_seed_and_begins_with_its_params(tmp
 
 
 def test_a_finished_network_that_was_damaged_ends_a_resumed_run_in_one_line(tmp_path, capsys):
-    run, *_ = study(Options(cells=("near",), out=tmp_path / "run"))
+    options = Options(cells=("near",), out=tmp_path / "run")
+    run, *_ = study(options)
     before = read_metrics(run.folder)
-    os.truncate(next(tmp_path.glob("run/cells/*.safetensors")), 20)
+    for content in (b"", b"x" * 200, (run.folder / "cells/near-0.safetensors").read_bytes()[:20]):
+        (run.folder / "cells" / "near-0.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=r"near-0.safetensors, which cannot be read \("):
+            study(options, resume=True)
     capsys.readouterr()
     assert run_here(TINY_STUDY, "--cells", "near", "--out", run.folder, "--resume") == 1
     err = capsys.readouterr().err
