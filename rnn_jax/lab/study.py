@@ -44,7 +44,7 @@ def open_study(
     facts: Mapping[str, Any] | None = None,
     needs: Mapping[str, float] | None = None,
 ) -> Run:
-    """Opens the run folder of a study.
+    """The run folder of a study, opened for ``train``.
 
     Args:
         options: of the study.
@@ -92,7 +92,9 @@ def train(
 
     Args:
         options, run, tasks: as opened by ``open_study``.
-        on_row: called with each row of the metrics as it comes, in the thread of its network, for another logger.
+        on_row: called with each row of the metrics as soon as it is known, for another logger. A row is a dict with
+            cell, seed, split, step, and loss or scores. Calls come from the thread of each network, so with several
+            workers two of them can be made at the same time.
 
     Returns:
         ``(networks, scores)`` of the finished networks, in the order of ``tasks``.
