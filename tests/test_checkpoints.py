@@ -191,7 +191,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(tmp_path, like, say
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_anew_however_often_it_is_asked(tmp_path):
     kept = two(tmp_path)
-    for file in tmp_path.rglob("record/metadata"):
+    for file in tmp_path.rglob("told/metadata"):
         file.write_text("{")
     for _ in range(2):
         refused(lambda: kept.restore({"h": jnp.zeros(300)}, pytest.fail), "checkpoints got none that can be read")

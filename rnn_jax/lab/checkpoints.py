@@ -146,7 +146,7 @@ def write_whole(checkpoint: Path, record: dict[str, Any], packed: np.ndarray) ->
     import orbax.checkpoint as ocp
 
     stored = packed if packed.size else np.zeros(1, np.uint8)  # orbax keeps nothing that is empty
-    both = {"state": ocp.args.StandardSave(stored), "record": ocp.args.JsonSave(record)}
+    both = {"state": ocp.args.StandardSave(stored), "told": ocp.args.JsonSave(record)}
     with opened(checkpoint.parent) as (checkpointer, folder):
         checkpointer.save(folder / checkpoint.name, args=ocp.args.Composite(**both))
 
@@ -156,7 +156,7 @@ def read_whole(checkpoint: Path) -> tuple[dict[str, Any], np.ndarray]:
     import orbax.checkpoint as ocp
 
     with opened(checkpoint) as (checkpointer, path):
-        record = checkpointer.restore(path, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+        record = checkpointer.restore(path, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
         wanted = ocp.args.StandardRestore(np.zeros(max(1, record["bytes"]), np.uint8))
         stored = np.asarray(checkpointer.restore(path, args=ocp.args.Composite(state=wanted))["state"])
     packed = stored[: record["bytes"]]
