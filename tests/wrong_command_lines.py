@@ -119,9 +119,10 @@ class Line(NamedTuple):
 
 def option_classes(script: str) -> dict[str, type]:
     """The options of an experiment, ``{command: dataclass}``; the command is empty for the first or only one."""
-    if (EXPERIMENTS / f"{script}.py").exists() and "runpy" not in (EXPERIMENTS / f"{script}.py").read_text():
+    source = (EXPERIMENTS / f"{script}.py").read_text(encoding="utf-8")
+    if "Options" in source:
         return {"": definitions(script)["Options"]}
-    folder = next(path for path in EXPERIMENTS.iterdir() if path.name in (EXPERIMENTS / f"{script}.py").read_text())
+    folder = next(path for path in EXPERIMENTS.iterdir() if path.is_dir() and path.name in source)
     commands = sorted(path.stem for path in folder.glob("*.py"))
     return {"" if c == "train" else c: definitions(f"{folder.name}/{c}")["Options"] for c in commands}
 
