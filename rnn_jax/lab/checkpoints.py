@@ -1,4 +1,4 @@
-"""What a run leaves for later: checkpoints to go on from bit for bit (orbax), params to take along (safetensors)."""
+"""Checkpoints, from which a run goes on bit for bit (orbax), and params in a portable file (safetensors)."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ from rnn_jax.types import Params
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was found whole."""
+    """A checkpoint that was read whole."""
 
     step: int
     state: PyTree
@@ -43,26 +43,26 @@ class Checkpoints(NamedTuple):
     """
 
     folder: FilePath
-    """Made when it is not there; any name that the file system allows."""
+    """Made if it does not exist; any name that the file system allows."""
     keep: int = 2
-    """How many of the latest stay; at least 2, so that there is one before."""
+    """How many of the latest are kept; at least 2, so that one is left if the last is damaged."""
 
     def steps(self) -> list[int]:
         """The steps that are kept."""
         return sorted(int(path.name) for path in Path(self.folder).glob("*") if is_checkpoint(path))
 
     def save(self, step: int, state: PyTree, facts: dict[str, Any]) -> None:
-        """Keeps any pytree of arrays and typed keys, and facts that JSON can hold.
+        """Writes a checkpoint: any pytree of arrays and typed keys, and facts that JSON can hold.
 
-        It counts when it was read back, bit for bit; only then older ones are deleted.
+        It is read back bit for bit; only then older ones are deleted.
 
         Raises:
             OSError: when it cannot be written, or not read back; those before it stay.
             ValueError: when the step is not a later one.
         """
         packed, folder = pack(state), Path(self.folder)
-        told = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": described(state)}
-        as_json = json.dumps(json.loads(json.dumps(told)), sort_keys=True)  # or a TypeError
+        record = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": described(state)}
+        as_json = json.dumps(json.loads(json.dumps(record)), sort_keys=True)  # or a TypeError
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
             raise ValueError(f"checkpoint got step {step}; want an integer of at least 0")
         if self.steps() and step <= self.steps()[-1]:
@@ -72,7 +72,7 @@ class Checkpoints(NamedTuple):
             for draft in drafts(folder):  # of a save that was killed
                 shutil.rmtree(draft)
             draft = folder / f"{step}.part"
-            write_whole(draft, told, packed)
+            write_whole(draft, record, packed)
             read, numbers_read = read_whole(draft)
             if json.dumps(read, sort_keys=True) != as_json or not np.array_equal(numbers_read, packed):
                 raise OSError("it is read back as another one")
@@ -87,9 +87,9 @@ class Checkpoints(NamedTuple):
             delete_listed(aside)
 
     def restore(self, like: PyTree, tell: Callable[[str], None]) -> Restored | None:
-        """The latest that is whole, as arrays like those of ``like`` or its shapes; None when none was ever saved.
+        """The latest whole checkpoint, as arrays like those of ``like`` or its shapes; None if none was ever saved.
 
-        Damaged ones after it are put aside, and ``tell`` is given a line about each. Where none is whole, all stay.
+        Damaged ones after it are put aside, and ``tell`` is called with a line for each. If none is whole, all stay.
 
         Raises:
             ValueError: when arrays differ in name, type or shape, or when every one is damaged; then nothing is lost.
@@ -97,15 +97,15 @@ class Checkpoints(NamedTuple):
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                told, packed = read_whole(Path(self.folder) / str(step))
+                record, packed = read_whole(Path(self.folder) / str(step))
             except Exception as error:  # a damaged file is met in many ways
                 damaged[step] = one_line(error)
                 continue
-            require_same(told["leaves"], described(like), f"checkpoint {step}")
+            require_same(record["leaves"], described(like), f"checkpoint {step}")
             for number, why in damaged.items():
                 aside = put_aside(Path(self.folder) / str(number), "damaged")
                 tell(f"checkpoint {number} is damaged and was put aside as {aside.name}: {why}")
-            return Restored(step, unpack(packed, like), told["facts"])
+            return Restored(step, unpack(packed, like), record["facts"])
         if damaged:
             raise ValueError(
                 f"checkpoints got none that can be read in {self.folder} ({next(iter(damaged.values()))}); "
@@ -121,14 +121,14 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def drafts(folder: Path) -> list[Path]:
-    """What saves that were killed have left in a folder of checkpoints."""
+    """The unfinished files of saves that were killed, in a folder of checkpoints."""
     ours = re.compile(r"\d+\.part(\.orbax-checkpoint-tmp.*)?")
     return [p for p in folder.glob("*.part*") if ours.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[tuple[Any, Path]]:
-    """Orbax, and a path to the folder for it; what a kill or a full disk leaves is raised, not logged beside it."""
+    """A context with a checkpointer of orbax and a path to the folder; errors are raised, and not logged as well."""
     import orbax.checkpoint as ocp
 
     log = logging.getLogger("absl")
@@ -141,32 +141,32 @@ def opened(folder: Path) -> Iterator[tuple[Any, Path]]:
         log.setLevel(level)
 
 
-def write_whole(checkpoint: Path, told: dict[str, Any], packed: np.ndarray) -> None:
+def write_whole(checkpoint: Path, record: dict[str, Any], packed: np.ndarray) -> None:
     """Writes a new checkpoint."""
     import orbax.checkpoint as ocp
 
     stored = packed if packed.size else np.zeros(1, np.uint8)  # orbax keeps nothing that is empty
-    both = {"state": ocp.args.StandardSave(stored), "told": ocp.args.JsonSave(told)}
+    both = {"state": ocp.args.StandardSave(stored), "told": ocp.args.JsonSave(record)}
     with opened(checkpoint.parent) as (checkpointer, folder):
         checkpointer.save(folder / checkpoint.name, args=ocp.args.Composite(**both))
 
 
 def read_whole(checkpoint: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """What was told of a checkpoint, and the bytes of its state; an OSError when their digest is another one."""
+    """The record of a checkpoint, and the bytes of its state; an OSError if they have another digest."""
     import orbax.checkpoint as ocp
 
     with opened(checkpoint) as (checkpointer, path):
-        told = checkpointer.restore(path, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
-        wanted = ocp.args.StandardRestore(np.zeros(max(1, told["bytes"]), np.uint8))
+        record = checkpointer.restore(path, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
+        wanted = ocp.args.StandardRestore(np.zeros(max(1, record["bytes"]), np.uint8))
         stored = np.asarray(checkpointer.restore(path, args=ocp.args.Composite(state=wanted))["state"])
-    packed = stored[: told["bytes"]]
-    if digest(packed) != told["sha256"]:
+    packed = stored[: record["bytes"]]
+    if digest(packed) != record["sha256"]:
         raise OSError("its arrays are not those that were saved")
-    return told, packed
+    return record, packed
 
 
 def put_aside(checkpoint: Path, why: str) -> Path:
-    """Renames a checkpoint, so that it is none any more; deletes nothing, and returns where it is."""
+    """Renames a checkpoint, so that it counts no more; deletes nothing, and returns the new path."""
     names = (checkpoint.with_name(f"{checkpoint.name}.{why}{n or ''}") for n in itertools.count())
     aside = next(path for path in names if not path.exists())
     return checkpoint.rename(aside)
@@ -190,7 +190,7 @@ def pack(state: PyTree) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
-    """What was packed, as arrays like those of ``like``, or of its shapes and types: keys, arrays of jax, or of NumPy.
+    """The inverse of ``pack``: arrays like those of ``like`` or its shapes and types: keys, arrays of jax or NumPy.
 
     >>> unpack(pack({"h": np.float32([1.0]), "n": np.uint8(7)}), {"h": jnp.zeros(1, "float32"), "n": np.uint8(0)})
     {'h': Array([1.], dtype=float32), 'n': array(7, dtype=uint8)}
@@ -238,9 +238,9 @@ def digest(packed: np.ndarray) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the beginning of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
+    """The type of an error and the beginning of its message."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {message[0][:200]}" if message else type(error).__name__
 
 
 def save_params(file: FilePath, params: Params) -> None:
@@ -249,7 +249,7 @@ def save_params(file: FilePath, params: Params) -> None:
     The file needs no framework to be read; weights are in this library's layout (docs/cells.md).
 
     Args:
-        file: where; its folder is made when it is not there.
+        file: its path; the folder is made if it does not exist.
         params: any pytree of arrays.
 
     Raises:
@@ -262,7 +262,7 @@ def save_params(file: FilePath, params: Params) -> None:
 
 
 def load_params(file: FilePath, like: Params) -> Params:
-    """Reads what ``save_params`` wrote.
+    """Params that ``save_params`` has written.
 
     Args:
         file: a safetensors file.

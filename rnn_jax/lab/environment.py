@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured."""
+"""The environment of a measurement: device, machine, versions, commit."""
 
 import datetime
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Environment(NamedTuple):
-    """Where and with what something was measured."""
+    """The environment of a measurement."""
 
     device_kind: str
     platform: str
@@ -35,7 +35,7 @@ class Environment(NamedTuple):
 
 
 def environment() -> Environment:
-    """Where we are now: the device that jax takes by default, the machine, the versions, the commit."""
+    """The environment of this process: the default device of JAX, the machine, the versions, the commit."""
     device = jax.devices()[0]
     commit = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
@@ -56,7 +56,7 @@ def environment() -> Environment:
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system tells it."""
+    """The name of the processor, as the system gives it."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -65,7 +65,7 @@ def cpu_model() -> str:
 
 
 def git(*args: str) -> str | None:
-    """What ``git args`` prints in this project's folder; None outside a repository, or without git."""
+    """The output of ``git args`` in the folder of this project; None outside a repository, or without git."""
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
     try:
         done = subprocess.run(["git", *args], cwd=ROOT, env=env, capture_output=True, text=True, check=True)

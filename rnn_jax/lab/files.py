@@ -1,4 +1,4 @@
-"""Files written whole or not at all, under any name; and the list of them, by which alone they are deleted."""
+"""Files that are written whole or not at all, under any name, and the list of those that may be deleted."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 FilePath = str | os.PathLike[str]
 LISTING = "files.json"
-"""Lists what was written into a folder and may be deleted."""
+"""The file that lists the files of a folder that may be deleted."""
 
 
 def write_file(file: Path, data: bytes) -> None:
@@ -27,17 +27,17 @@ def write_file(file: Path, data: bytes) -> None:
 
 
 def onto_disk(file: Path) -> None:
-    """Waits until a file is on the disk, so that it is whole whatever befalls the machine."""
+    """Waits until a file is on the disk, so that it is whole even after a crash of the machine."""
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 
 @contextlib.contextmanager
 def plainly(path: Path) -> Iterator[Path]:
-    """A path under another name, for libraries that cannot read every one.
+    """A context with a path under a plain name, for libraries that cannot read every name.
 
-    Orbax takes brackets in a path for a pattern, tensorstore a backslash for a slash, both some names for addresses on
-    the network, and none of them reads names that are not UTF-8. A link has none of these.
+    Orbax takes brackets in a path for a pattern, tensorstore takes a backslash for a slash, both take some names for
+    addresses on the network, and neither reads names that are not UTF-8. The plain name is that of a link.
     """
     with tempfile.TemporaryDirectory(prefix="rnn_jax_") as folder:
         link = Path(folder) / "link"
@@ -46,7 +46,7 @@ def plainly(path: Path) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> set[str]:
-    """The names of the files that were written into a folder, by its ``files.json``; none where that is damaged."""
+    """The names of the files in the ``files.json`` of a folder; none if it is damaged."""
     try:
         names = json.loads((folder / LISTING).read_text(encoding="utf-8"))
         return {name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts}
@@ -61,7 +61,7 @@ def list_files(folder: Path) -> None:
 
 
 def delete_listed(folder: Path) -> None:
-    """Deletes the files that ``files.json`` lists, and folders that are empty then; whatever else is there stays."""
+    """Deletes the files that ``files.json`` lists, and folders that are empty then; all other files stay."""
     names = listed(folder)
     for name in (*names, LISTING) if names else ():
         (folder / name).unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def delete_listed(folder: Path) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of this name in a run folder; a ValueError when it leads elsewhere."""
+    """The path of this name in a run folder; a ValueError if it leads outside the folder."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         raise ValueError(f"name got {name!r}; want a path inside the run folder {folder}")

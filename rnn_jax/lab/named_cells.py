@@ -14,7 +14,7 @@ STARTS = {
     "identity": initializers.identity(),
     "uniform": initializers.torch_uniform(),
 }
-"""How W_hh may begin."""
+"""Initializations of W_hh."""
 
 RECURRENT = {
     **{name: partial(rnn.vanilla, activation=name) for name in ACTIVATIONS},
@@ -25,23 +25,23 @@ RECURRENT = {
 """Cells with a W_hh."""
 
 DIAGONAL = {name: getattr(rnn, name) for name in ("indrnn", "min_gru", "min_lstm", "diagonal", "lru")}
-"""Cells without."""
+"""Cells without a W_hh."""
 
 
 def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int = 1, dropout: float = 0.0) -> Cell:
-    """A cell of this name that reads ids and predicts the next letter.
+    """A cell of this name that reads ids and predicts the next character.
 
     Args:
         name: of a cell of the library, with a start of W_hh behind a dash, such as ``tanh-orthogonal``, or
-            ``FILE.py:function``, where ``function(input_size, hidden_size)`` makes a cell of your own, which reads
+            ``FILE.py:function``, where ``function(input_size, hidden_size)`` returns your own cell, whose inputs are
             one-hot vectors ``(input_size,)`` times √V, or ids if its step works on ids alone.
-        vocabulary_size: V, letters in and out.
+        vocabulary_size: V, characters in and out.
         hidden_size: units of each layer.
         layers: cells on top of each other.
-        dropout: the share of each layer's outputs that the next one, or the readout, does not see in training.
+        dropout: the share of the outputs of each layer that are dropped in training.
 
     Raises:
-        ValueError: for a name or a start that is unknown, or a cell of your own that is none (``own_cell``).
+        ValueError: for a name or a start that is unknown, or your own cell that is wrong (``own_cell``).
     """
     sizes = (vocabulary_size, *[hidden_size] * (layers - 1))
     cells = [make_cell(name, size, hidden_size, reads_ids=layer == 0) for layer, size in enumerate(sizes)]
@@ -51,7 +51,7 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
 
 
 def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> Cell:
-    """One layer: a cell of this name, as ``make_model`` has it."""
+    """One layer: a cell of a name as in ``make_model``."""
     if ":" in name:
         return own_cell(name, input_size, hidden_size, reads_ids)
     kind, dash, start = name.partition("-")
@@ -68,7 +68,7 @@ def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> 
 
 
 def short(name: str) -> str:
-    """What a cell is called in tables and figures: ``function`` of ``FILE.py:function``.
+    """The name of a cell in tables and figures: ``function`` of ``FILE.py:function``.
 
     >>> short("mine.py:leaky"), short("gru-identity")
     ('leaky', 'gru-identity')
@@ -77,7 +77,7 @@ def short(name: str) -> str:
 
 
 def start_of(name: str) -> str:
-    """How the recurrent matrix of a model begins, for its row of the metrics."""
+    """The initialization of the recurrent matrix, for the rows of the metrics."""
     kind, _, start = name.partition("-")
     return start or ("gaussian" if kind in RECURRENT else "own")
 

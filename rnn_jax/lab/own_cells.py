@@ -1,4 +1,4 @@
-"""Cells of one's own: ``FILE.py:function`` as a cell, or one line that says why it is none."""
+"""Your own cells and optimizers: functions from ``FILE.py:function``, with an error of one line for wrong ones."""
 
 import ast
 import contextlib
@@ -19,22 +19,24 @@ from rnn_jax.data import text
 from rnn_jax.keys import unkey
 from rnn_jax.types import Cell, Keyed
 
+__all__ = ["digests_of", "error_in_own_file", "naming", "own_cell", "own_function", "require_floating_state"]
+
 FILES: dict[str, str] = {}
-"""``{path: file}``: every source file of a cell of one's own, and the file as it was given that needs it."""
-LONGEST = 100  # letters of a function's name, which becomes part of file names
+"""``{path: file}``: every source file that was loaded, and the file on the command line that needs it."""
+LONGEST = 100  # bytes of a function's name, which becomes part of file names
 
 
 def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> Cell:
-    """The cell that ``function(input_size, hidden_size)`` of ``FILE.py:function`` makes, checked by one abstract step.
+    """The cell that ``function(input_size, hidden_size)`` of ``FILE.py:function`` returns, checked by abstract steps.
 
     Args:
         name: ``FILE.py:function``.
-        input_size, hidden_size: what the function is given.
-        reads_ids: whether inputs are ids. A cell that reads vectors is then given one-hot vectors ``(input_size,)``;
-            one whose step works on ids alone is given the ids.
+        input_size, hidden_size: the arguments of the function.
+        reads_ids: whether inputs are ids. The inputs of a cell of vectors are then one-hot vectors ``(input_size,)``;
+            the inputs of a cell whose step works on ids alone are the ids.
 
     Raises:
-        ValueError: for a file or function that is not there, that raises, or that makes no cell.
+        ValueError: for a file or function that does not exist, that raises, or that returns no cell.
     """
     function, digest = own_function(name), next(iter(digests_of([name]).values()))
     with naming(name):
@@ -87,20 +89,20 @@ def own_function(
 
 
 def digests_of(names: Iterable[str], fact: str = "cell_sha256") -> dict[str, str]:
-    """The SHA-256 of the files that these cells are written in, for a run that goes on only with the same ones.
+    """The SHA-256 of the files of these cells, ``{fact: digest}``, so that a run goes on only with the same files.
 
-    Neighbours in a file's folder that it imports count with it. No fact where all cells are the library's.
+    Modules in the folder of a file that it imports belong to it. Empty if all cells are those of the library.
     """
     files = dict.fromkeys(Path(name.rpartition(":")[0]).resolve() for name in names if ":" in name)
     return {fact: _joined([_digest(file) for file in files])} if files else {}
 
 
 def one_hot(cell: Cell, size: int) -> Cell:
-    """``cell``, which reads vectors, reading ids as √V times one-hot vectors.
+    """A cell of vectors as a cell of ids, each of which becomes √V times a one-hot vector.
 
-    So a matrix that begins by ``scaled_normal``, made for inputs of unit variance, gives products of unit variance, as
-    ``unit_normal`` gives to the cells of the library, which gather rows. (Under Adam what comes in then also moves √V
-    times as far at each update as theirs, so early in training it learns faster.)
+    So a matrix that begins with ``scaled_normal``, for inputs of unit variance, gives products of unit variance, as
+    ``unit_normal`` does in the cells of the library, which gather rows. (Under Adam the products then also change √V
+    times as much at each update as theirs, so early in training such a cell learns faster.)
     """
 
     def project(params, x):
@@ -112,11 +114,12 @@ def one_hot(cell: Cell, size: int) -> Cell:
 
 
 def error_in_own_file(error: BaseException, name: str = "", what: str = "cell") -> str | None:
-    """One line on an error that went through a file of one's own, with the last of its lines; None if it did not.
+    """One line for an error that passed through your own file, with the last of its lines; None for other errors.
 
     Args:
         error: with its traceback.
-        name: ``FILE.py:function``, where it is known.
+        name: ``FILE.py:function``, if known.
+        what: the option, for the message.
     """
     where, tb = None, error.__traceback__
     while tb is not None:
@@ -126,31 +129,31 @@ def error_in_own_file(error: BaseException, name: str = "", what: str = "cell") 
         tb = tb.tb_next
     if where is None:
         return None
-    return f"{what} got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_saying(error)}"
+    return f"{what} got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_message(error)}"
 
 
 @contextlib.contextmanager
 def naming(name: str, what: str = "cell") -> Iterator[None]:
-    """Turns whatever a cell of one's own raises into a ValueError of one line that names the file and its line."""
+    """A context that turns any error of your own file into a ValueError of one line with the file and its line."""
     try:
         yield
     except SyntaxError as error:
         raise ValueError(f"{what} got {name!r}, whose file is no Python ({error}); want FILE.py:function") from None
     except (Exception, SystemExit) as error:
-        if isinstance(error, ValueError) and str(error).startswith(f"{what} got"):  # said already
+        if isinstance(error, ValueError) and str(error).startswith(f"{what} got"):  # one line already
             raise
-        here = f"{what} got {name!r}, which raised {type(error).__name__}{_saying(error)}"
+        here = f"{what} got {name!r}, which raised {type(error).__name__}{_message(error)}"
         raise ValueError(error_in_own_file(error, name, what) or here) from None
 
 
-def _saying(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return f": {said[:300]}" if said else ""
+def _message(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    return f": {message[:300]}" if message else ""
 
 
 @functools.cache
 def _load(file: Path, digest: str, given: str) -> ModuleType:
-    """The module of a file with this digest, registered, its folder on the path for the neighbours that it imports."""
+    """The module of a file with this digest; its folder is put on the path for other modules that it imports."""
     spec = importlib.util.spec_from_file_location(f"own_cell_{file.stem}_{digest[:8]}", file)
     if spec is None or spec.loader is None:
         raise ValueError(f"cell got {given}, which is no Python; want FILE.py:function")
@@ -164,7 +167,7 @@ def _load(file: Path, digest: str, given: str) -> ModuleType:
         del sys.modules[known]  # of an earlier state of these files, or of another folder
     importlib.invalidate_caches()
     sys.modules[spec.name] = module
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing in that folder, and nothing old from it
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written into that folder
     try:
         spec.loader.exec_module(module)
     finally:
@@ -175,7 +178,7 @@ def _load(file: Path, digest: str, given: str) -> ModuleType:
 
 
 def _known(sources: list[Path]) -> list[str]:
-    """The modules in memory that have the names of these files, the first of which lies in the folder of all."""
+    """The modules in memory with the names of these files, the first of which lies in the folder of all."""
     folder = sources[0].parent
     names = {path.relative_to(folder).parts[0].removesuffix(".py") for path in sources} - _foreign(folder)
     return [name for name in sys.modules if name.partition(".")[0] in names]
@@ -203,7 +206,7 @@ def _sources(file: Path) -> list[Path]:
 
 @functools.cache
 def _foreign(folder: Path) -> frozenset[str]:
-    """Modules that were there before any cell of this folder, and are none of its own."""
+    """Names of modules that were loaded before any cell of this folder."""
     return frozenset(
         name for name, module in list(sys.modules.items()) if "_is_own" not in getattr(module, "__dict__", {})
     )

@@ -12,12 +12,22 @@ from matplotlib.figure import Figure
 
 from rnn_jax.lab.commands import command_line, end_command
 from rnn_jax.lab.figures import Curve, curve_figure
+from rnn_jax.lab.files import FilePath
 from rnn_jax.lab.options import Options, default_options
 from rnn_jax.lab.progress import print_table
 from rnn_jax.lab.runs import Run, read_json, read_metrics
 from rnn_jax.lab.study import Scores, status_of
 
-__all__ = ["Section", "Table", "add_figure", "learning_curves", "percent", "publish", "score_table"]
+__all__ = [
+    "Section",
+    "Table",
+    "add_figure",
+    "learning_curves",
+    "percent",
+    "publish",
+    "score_table",
+    "validation_curves",
+]
 
 DIVERGED = 100.0
 """Nats of a network that has diverged: it predicts worse than any guess."""
@@ -104,16 +114,37 @@ def learning_curves(
         x: the field of the metrics along the horizontal axis.
         unit: of x, for the axis.
     """
+    curves = validation_curves(run.folder, score, x)
     columns = ("cell", "seed", x, score)
     rows = [tuple(row[c] for c in columns) for row in read_metrics(run.folder) if row["split"] == "validation"]
-    curves = {}
-    for kind in dict.fromkeys(row[0] for row in rows):
-        seeds = dict.fromkeys(row[1] for row in rows if row[0] == kind)
-        points = np.array([[row[2:] for row in rows if row[:2] == (kind, seed)] for seed in seeds], float)  # (S, N, 2)
-        curves[kind] = Curve(points[0, :, 0], points[:, :, 1].T)
     figure = curve_figure(curves, x=f"{unit} read by each network", y=y, baselines=baselines, percent=True)
     sentence = describe_curves(curves, baselines)
     return add_figure(run, "learning_curves", figure, columns, rows, title="While learning", sentence=sentence)
+
+
+def validation_curves(folder: FilePath, score: str, x: str = "step") -> dict[str, Curve]:
+    """A score on the validation part while each kind of network was trained, from the metrics of a run.
+
+    Args:
+        folder: of a run.
+        score: its name in the metrics.
+        x: the field of the metrics along the horizontal axis: step, examples or tokens.
+
+    Returns:
+        ``{kind: Curve((N,), (N, S))}`` for N evaluations of S seeds; a network that has fewer evaluations than the
+        others of its kind, because it is still in training, is left out.
+    """
+    points: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in read_metrics(folder):
+        if row["split"] == "validation" and score in row:
+            value = float("nan") if row[score] is None else row[score]
+            points.setdefault(row["cell"], {}).setdefault(row.get("seed", 0), []).append((row[x], value))
+    curves = {}
+    for kind, of_seed in points.items():
+        longest = max(map(len, of_seed.values()))
+        whole = np.array([of_one for of_one in of_seed.values() if len(of_one) == longest], float)  # (S, N, 2)
+        curves[kind] = Curve(whole[0, :, 0], whole[:, :, 1].T)
+    return curves
 
 
 def describe_curves(curves: Mapping[str, Curve], baselines: Mapping[str, float]) -> str:

@@ -2,8 +2,8 @@
 
 ``config.json``, ``env.json`` (one entry for each start) and ``metrics.jsonl`` come first and always; ``summary.json``,
 ``figures/`` and ``report.html`` when there is something to show. ``metrics.jsonl`` is the source of truth: appended to,
-or cut back to where a run goes on, and holding what the same run on the same machine writes again bit for bit; what the
-clock said stands in ``timings.jsonl``. One process at a time works in a folder.
+or cut back to where a run goes on, and the same run on the same machine writes it again bit for bit; times stand in
+``timings.jsonl``. One process at a time works in a folder.
 """
 
 import contextlib
@@ -35,14 +35,14 @@ LOCK = ".lock"
 GROWING = ("metrics.jsonl", "timings.jsonl", "samples.txt")
 """Files that are appended to."""
 UNLISTED = {*WRITTEN_ALWAYS, *GROWING, LISTING}
-"""What a run writes without its name in ``files.json``."""
+"""Files of a run that are not in ``files.json``."""
 FOLDERS = ("figures", "cells", "checkpoints")
 TIMES = ("wall_s", "compile_s", "tokens_per_s")
 """Fields of a row that a second run does not repeat."""
 IDENTITY = ("cell", "seed", "split", "step", "batches")
 """Fields that identify a row."""
 NOT_KEPT = ("out", "resume", "extend", "overwrite", "workers", "questions")
-"""Options that say where and how to write, not what."""
+"""Options of where and how a run writes, which its numbers do not depend on."""
 MAY_CHANGE = (*NOT_KEPT, "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
 
@@ -73,7 +73,7 @@ class Run(NamedTuple):
         return [{**row, **timed.get(_identity(row), {})} for row in read_metrics(self.folder)]
 
     def path(self, name: str) -> Path:
-        """Where a file lies that the run writes; its name is kept in ``files.json``, or it would never be deleted.
+        """The path of a file that the run writes; its name is added to ``files.json``, so that it may be deleted.
 
         Raises:
             ValueError: for a name that leads outside the folder.
@@ -90,14 +90,14 @@ class Run(NamedTuple):
             file.write(text)
 
     def lengths(self) -> dict[str, int]:
-        """Bytes of every file that grows, for ``cut_back``; they are on the disk, whatever befalls the machine."""
+        """Bytes of every file that grows, for ``cut_back``; they are on the disk, even after a crash of the machine."""
         files = {name: file for name in GROWING if (file := self.folder / name).is_file()}
         for file in files.values():
             onto_disk(file)
         return {name: file.stat().st_size for name, file in files.items()}
 
     def cut_back(self, lengths: Mapping[str, int]) -> None:
-        """Drops what was appended to each file since it had these lengths; a file that had none is removed.
+        """Cuts each growing file back to its length in ``lengths``; a file without one is removed.
 
         Raises:
             ValueError: when a file is shorter.
@@ -124,7 +124,7 @@ class Run(NamedTuple):
         self.write(name, json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
 
     def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-        """Writes ``figures/<name>`` as PNG and SVG, with the numbers it shows as CSV; returns the SVG."""
+        """Writes ``figures/<name>`` as PNG and SVG, and its numbers as CSV; returns the SVG."""
         self.write_csv(f"figures/{name}.csv", columns, rows)
         images = images_of(figure)
         for kind, image in images.items():
@@ -147,15 +147,15 @@ def open_run(
     extend: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Run:
-    """A new run folder, or an old one to go on in.
+    """A new run folder, or an old one in which the run goes on.
 
     Args:
         folder: its path; nothing outside it is written.
-        config: a dataclass, kept as ``config.json``. Fields in ``NOT_KEPT`` say where and how the run writes, not what
-            it computes, and are left out.
+        config: a dataclass, kept as ``config.json`` without the fields in ``NOT_KEPT``.
         facts: more that must be equal for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
-        extend: names of fields that may differ when the run goes on; with any, ``resume`` is meant.
+        extend: names of fields that may grow when the run goes on: numbers that become larger, or lists that become
+            longer. If any is given, ``resume`` is meant.
         overwrite: delete what an earlier run wrote into the folder.
 
     Raises:
@@ -176,7 +176,7 @@ def open_run(
             raise ValueError(f"--out got {folder}, where {name} is a symbolic link; want files of its own: remove it")
     starts, old = [], folder.is_dir() and any(map(_counts, folder.iterdir()))
     if old:
-        starts = _starts_of_old_run(folder, wanted, resume, overwrite, {*MAY_CHANGE, *extend})
+        starts = _starts_of_old_run(folder, wanted, resume, overwrite, extend)
     _claim(folder)
     if overwrite:
         _delete_run(folder)
@@ -189,7 +189,7 @@ def open_run(
 
 
 def _claim(folder: Path) -> None:
-    """Takes a folder for this process until it ends, even if the run is done; a ValueError when another has it."""
+    """Locks a folder for this process until it ends; a ValueError if another process has locked it."""
     try:
         import fcntl
     except ModuleNotFoundError:  # a system without such locks, as some file systems are
@@ -207,14 +207,14 @@ def _claim(folder: Path) -> None:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a path in a run folder is anybody's: no hidden file, as systems leave them, and no empty one."""
+    """Whether a path in a run folder counts as content: hidden files, which systems leave, and empty ones do not."""
     return not path.name.startswith(".") and (path.is_symlink() or not path.is_file() or path.stat().st_size > 0)
 
 
 def _starts_of_old_run(
-    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, may_change: set[str]
+    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, extend: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Its ``env.json``; a ValueError unless this is a run's folder that may be resumed or overwritten."""
+    """The ``env.json`` of an old run; a ValueError unless the run may be resumed or overwritten."""
     if not (resume or overwrite):
         raise ValueError(f"--out got {folder}, which is not empty; want --resume, --overwrite or another folder")
     missing = sorted(name for name in WRITTEN_ALWAYS if not (folder / name).is_file())
@@ -226,15 +226,20 @@ def _starts_of_old_run(
         return []
     if not killed_at_once:
         before = _read(folder / "config.json", dict)
-        differ = sorted(k for k in (before.keys() | wanted.keys()) - may_change if before.get(k) != wanted.get(k))
+        same = (before.keys() | wanted.keys()) - {*MAY_CHANGE, *extend}
+        differ = sorted(k for k in same if before.get(k) != wanted.get(k))
         if differ:
             named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
             raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
+        for name in before.keys() & {*extend}:
+            was, now = before[name], wanted[name]
+            if not ({*was} <= {*now} if isinstance(was, list) else was <= now):
+                raise ValueError(f"--extend got {name} {now!r}, where the run has {was!r}; want at least these")
     return _read(folder / "env.json", list) if "env.json" not in missing else []  # killed before it was written
 
 
 def _foreign(folder: Path) -> Iterator[str]:
-    """The names of all that counts and that no run wrote, wherever it lies in the folder."""
+    """The names of all files in a folder and below that count and that no run wrote."""
     ours = listed(folder) | UNLISTED
     for checkpoint in (folder / "checkpoints").glob("*"):
         ours |= {f"checkpoints/{checkpoint.name}/{name}" for name in listed(checkpoint) | {LISTING}}
@@ -248,7 +253,7 @@ def _foreign(folder: Path) -> Iterator[str]:
 
 
 def _delete_run(folder: Path) -> None:
-    """Deletes what a run wrote, and nothing else; in an order that, if it is killed, leaves what may be overwritten."""
+    """Deletes the files of a run, and nothing else, in an order after which a killed deletion may be repeated."""
     for draft in drafts(folder / "checkpoints"):
         shutil.rmtree(draft)
     for checkpoint in (folder / "checkpoints").glob("*"):
@@ -288,16 +293,16 @@ def _jsonable(value: Any) -> Any:
 
 
 def read_json(file: FilePath) -> Any:
-    """What a run wrote into one of its files.
+    """The content of a JSON file of a run.
 
     Raises:
-        ValueError: when the file is missing or no JSON.
+        ValueError: if the file is missing or is no JSON.
     """
     return _read(Path(file), object)
 
 
 def _read(file: Path, kind: type) -> Any:
-    """What a JSON file holds; a ValueError when it cannot be read, or is of another kind."""
+    """The content of a JSON file; a ValueError if it cannot be read, or has another type."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, kind):

@@ -44,7 +44,7 @@ def open_study(
     facts: Mapping[str, Any] | None = None,
     needs: Mapping[str, float] | None = None,
 ) -> Run:
-    """Opens the run folder of a study.
+    """The run folder of a study, opened for ``train``.
 
     Args:
         options: of the study.
@@ -63,14 +63,18 @@ def open_study(
     at_once = min(options.workers, options.seeds * len(tasks))
     require_memory(options, seeds=finished, workers=at_once * sum(of_one.values()))
     if facts is None:
-        parts = [part for task in tasks.values() for part in (task.validation, task.test or ())]
-        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts)]
-        facts = {"data_sha256": hashlib.sha256(b"".join(leaves)).hexdigest()}
+        digests = sorted({_digest((task.validation, task.test)) for task in tasks.values()})
+        facts = {"data_sha256": digests[0] if len(digests) == 1 else digests}
     facts = {**facts, **digests_of([options.optimizer], "optimizer_sha256")}
     extend = ("seeds", "cells") if options.extend else ()
     return open_run(
         options.out, options, facts=facts, resume=options.resume, extend=extend, overwrite=options.overwrite
     )
+
+
+def _digest(parts: Any) -> str:
+    """The SHA-256 of all arrays of these parts."""
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts))).hexdigest()
 
 
 def train(
@@ -88,7 +92,9 @@ def train(
 
     Args:
         options, run, tasks: as opened by ``open_study``.
-        on_row: called with each row of the metrics as it comes, in the thread of its network, for another logger.
+        on_row: called with each row of the metrics as soon as it is known, for another logger. A row is a dict with
+            cell, seed, split, step, and loss or scores. Calls come from the thread of each network, so with several
+            workers two of them can be made at the same time.
 
     Returns:
         ``(networks, scores)`` of the finished networks, in the order of ``tasks``.
