@@ -79,7 +79,7 @@ def test_hello_is_learned(factory):
     assert info.loss[0] > 5 * 1.2  # nats of a window of five letters
     assert info.loss[-1] < 0.5
     xs, ys = (a.transpose(2, 0, 1).reshape(2, -1).T for a in windows)
-    assert evaluate(model, state.params, cross_entropy, xs, ys) < 0.2 * len(xs)
+    assert evaluate(model, state.params, xs, ys, cross_entropy) < 0.2 * len(xs)
 
 
 def fit_epochs(learner, key, windows, epochs):
