@@ -264,7 +264,7 @@ def test_evaluation_in_small_windows_is_that_of_the_whole_stream():
     v, _ = hello()
     model = readout(lstm(v.size, 4), v.size)
     params, ids = model.init(jax.random.key(0)), jnp.asarray(v.encode("hello " * 9))[:, None]
-    whole = evaluate(model, params, cross_entropy, ids[:-1], ids[1:])
+    whole = evaluate(model, params, ids[:-1], ids[1:], cross_entropy)
     _, hs = rollout(model, params, model.start(params, (1,)), ids[:-1])
     np.testing.assert_allclose(whole, cross_entropy(outputs(model, params, hs), ids[1:]), rtol=1e-12)
-    np.testing.assert_allclose(evaluate(model, params, cross_entropy, ids[:-1], ids[1:], window=4), whole, rtol=1e-12)
+    np.testing.assert_allclose(evaluate(model, params, ids[:-1], ids[1:], cross_entropy, window=4), whole, rtol=1e-12)
