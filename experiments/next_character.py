@@ -59,8 +59,6 @@ options
 # a state could not tell which.
 
 # %%
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,20 +202,20 @@ confidences
 # - Beam search: of the eight likeliest beginnings, which one is the likeliest text in the end?
 
 # %%
-ids, key = jnp.asarray(text.vocabulary.encode(prompt)), jax.random.key(options.seed)
+ids, key, length = jnp.asarray(text.vocabulary.encode(prompt)), jax.random.key(options.seed), options.characters
 decoders = {
-    "greedy": partial(greedy, model),
-    "sampled, temperature 0.5": lambda params, *of: sample(model, params, key, *of, temperature=0.5),
-    "sampled, temperature 1": lambda params, *of: sample(model, params, key, *of),
-    "sampled from the likeliest 5": lambda params, *of: sample(model, params, key, *of, top_k=5),
-    "sampled from the nucleus of 0.9": lambda params, *of: sample(model, params, key, *of, top_p=0.9),
-    "beam search, width 8": partial(beam_search, model, width=8),
+    "greedy": lambda h: greedy(model, params, h, ids[-1], length),
+    "sampled, temperature 0.5": lambda h: sample(model, params, key, h, ids[-1], length, temperature=0.5),
+    "sampled, temperature 1": lambda h: sample(model, params, key, h, ids[-1], length),
+    "sampled from the likeliest 5": lambda h: sample(model, params, key, h, ids[-1], length, top_k=5),
+    "sampled from the nucleus of 0.9": lambda h: sample(model, params, key, h, ids[-1], length, top_p=0.9),
+    "beam search, width 8": lambda h: beam_search(model, params, h, ids[-1], length, width=8),
 }
-h, _ = rollout(model, params, model.start(params), ids[:-1])
+h, _ = rollout(model, params, model.start(params), ids[:-1])  # the state before the last character of the prompt
 samples = {}
 for name, decode in decoders.items():
-    written = np.asarray(jax.jit(decode, static_argnums=3)(params, h, ids[-1], options.characters).ids)
-    samples[name] = prompt + text.vocabulary.decode(written.reshape(options.characters, -1)[:, 0])
+    written = np.asarray(jax.jit(decode)(h).ids).reshape(length, -1)[:, 0]  # the first of the beams
+    samples[name] = prompt + text.vocabulary.decode(written)
     print(f"== {name}\n{samples[name]}\n")
 
 
