@@ -67,7 +67,7 @@ from rnn_jax import gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
 from rnn_jax.data import consecutive_batches, lanes, load_text, one_hot, streams, text_parts, vocabulary
 from rnn_jax.data.baselines import bigram_baselines
-from rnn_jax.decoding import beam_search, greedy, sample
+from rnn_jax.decoding import beam_search, continue_prompt
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.page import DIVERGED, Table, learning_curves, percent, publish, score_table
@@ -203,21 +203,18 @@ confidences
 
 # %%
 ids, key, length = jnp.asarray(text.vocabulary.encode(prompt)), jax.random.key(options.seed), options.characters
-decoders = {
-    "greedy": lambda h: greedy(model, params, h, ids[-1], length),
-    "sampled, temperature 0.5": lambda h: sample(model, params, key, h, ids[-1], length, temperature=0.5),
-    "sampled, temperature 1": lambda h: sample(model, params, key, h, ids[-1], length),
-    "sampled from the likeliest 5": lambda h: sample(model, params, key, h, ids[-1], length, top_k=5),
-    "sampled from the nucleus of 0.9": lambda h: sample(model, params, key, h, ids[-1], length, top_p=0.9),
-    "beam search, width 8": lambda h: beam_search(model, params, h, ids[-1], length, width=8),
-}
 h, _ = rollout(model, params, model.start(params), ids[:-1])  # the state before the last character of the prompt
-samples = {}
-for name, decode in decoders.items():
-    written = np.asarray(jax.jit(decode)(h).ids).reshape(length, -1)[:, 0]  # the first of the beams
-    samples[name] = prompt + text.vocabulary.decode(written)
-    print(f"== {name}\n{samples[name]}\n")
-
+written = {
+    "greedy": continue_prompt(model, params, key, ids, length=length, temperature=0.0).ids,
+    "sampled, temperature 0.5": continue_prompt(model, params, key, ids, length=length, temperature=0.5).ids,
+    "sampled, temperature 1": continue_prompt(model, params, key, ids, length=length).ids,
+    "sampled from the likeliest 5": continue_prompt(model, params, key, ids, length=length, top_k=5).ids,
+    "sampled from the nucleus of 0.9": continue_prompt(model, params, key, ids, length=length, top_p=0.9).ids,
+    "beam search, width 8": beam_search(model, params, h, ids[-1], length=length, width=8).ids[:, 0],
+}
+samples = {name: prompt + text.vocabulary.decode(np.asarray(of)) for name, of in written.items()}
+for name, sample in samples.items():
+    print(f"== {name}\n{sample}\n")
 
 # %% [markdown]
 # ## The page
