@@ -65,12 +65,20 @@ import numpy as np
 
 from rnn_jax import gru, initializers, many_to_many, readout, rollout
 from rnn_jax.counting import parameter_count
-from rnn_jax.data import consecutive_batches, lanes, load_text, one_hot, streams, text_parts, vocabulary
-from rnn_jax.data.baselines import bigram_baselines
+from rnn_jax.data import (
+    bigram_baselines,
+    consecutive_batches,
+    lanes,
+    load_text,
+    one_hot,
+    streams,
+    text_parts,
+    vocabulary,
+)
 from rnn_jax.decoding import beam_search, continue_prompt
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
-from rnn_jax.lab.page import DIVERGED, Table, learning_curves, percent, publish, score_table
+from rnn_jax.lab.page import DIVERGED, Table, TextBlock, learning_curves, percent, publish, score_table
 from rnn_jax.lab.study import first_network, open_study, train
 from rnn_jax.lab.text_figures import SHOWN, confidence_section
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, per_step
@@ -95,8 +103,7 @@ text = load_text(options.text)
 parts = text_parts(text, "90/5/5", at_most=HELD_OUT, at_least=SHOWN + 1)
 V, prompt = text.vocabulary.size, options.prompt or text.vocabulary.decode(text.ids[:4])
 require_encodable(text.vocabulary, "prompt", [prompt])
-print(f"{len(text.ids):,} characters, {V} different ones. It begins so:\n")
-print(text.vocabulary.decode(text.ids[:300]))
+TextBlock(f"{len(text.ids):,} characters, {V} different ones:\n\n{text.vocabulary.decode(text.ids[:300])} …")
 
 # %% [markdown]
 # The text is cut into lanes, which lie side by side in a batch like lines of a page read at the same time, and each
@@ -108,9 +115,14 @@ print(text.vocabulary.decode(text.ids[:300]))
 windows = streams(parts.train, options.batch_size, options.window)
 side_by_side = max(1, len(parts.test) // 1000)
 validation, test = (lanes(part, side_by_side) for part in (parts.validation, parts.test))
-for lane in range(2):
-    print([text.vocabulary.decode(windows[0][window, :, lane]) for window in range(min(2, len(windows[0])))])
-{"windows": windows[0].shape, "validation": validation[0].shape, "test": test[0].shape}
+Table(
+    ["lane", "first window", "second window"],
+    [
+        (str(lane), *(repr(text.vocabulary.decode(xs[:, lane])) for xs in windows[0][:2]))
+        for lane in range(min(3, options.batch_size))
+    ],
+    f"Windows of {windows[0].shape}, which are (windows, characters, lanes).",
+)
 
 # %% [markdown]
 # Two predictions need no network, only counts: the commonest character of the text, and the commonest character after
@@ -213,8 +225,7 @@ written = {
     "beam search, width 8": beam_search(model, params, h, ids[-1], length=length, width=8).ids[:, 0],
 }
 samples = {name: prompt + text.vocabulary.decode(np.asarray(of)) for name, of in written.items()}
-for name, sample in samples.items():
-    print(f"== {name}\n{sample}\n")
+TextBlock("\n\n".join(f"== {name}\n{sample}" for name, sample in samples.items()))
 
 # %% [markdown]
 # ## The page

@@ -64,7 +64,11 @@ examples = [np.flatnonzero(classes == language)[:6] for language in range(len(la
 Table(
     ["language", "words", "examples"],
     [
-        (name, f"{np.sum(classes == i):,}", ", ".join(words.vocabulary.decode(ids[: lengths[n], n]) for n in examples[i]))
+        (
+            name,
+            f"{np.sum(classes == i):,}",
+            ", ".join(words.vocabulary.decode(ids[: lengths[n], n]) for n in examples[i]),
+        )
         for i, name in enumerate(languages)
     ],
     "Words of the training part.",
@@ -77,8 +81,7 @@ Table(
 
 # %%
 baselines = {"chance": 1 / len(languages), "the commonest language": majority_accuracy(words)}
-print(words.vocabulary.size, "characters:", words.vocabulary.characters)
-baselines
+words.vocabulary, baselines
 
 # %% [markdown]
 # ## Two networks
@@ -197,7 +200,10 @@ def likeliest_languages(word):
     return ", ".join(f"{languages[i]} {confidences[i]:.0%}" for i in np.argsort(-confidences)[:3])
 
 
-answers = {word: likeliest_languages(word) for word in options.questions or ("goedemorgen", "obrigado", "kiitos", "teşekkürler")}
+answers = {
+    word: likeliest_languages(word)
+    for word in options.questions or ("goedemorgen", "obrigado", "kiitos", "teşekkürler")
+}
 answers
 
 # %% [markdown]

@@ -1,5 +1,6 @@
 """Data: loaders with parts for training, validation and test; synthetic tasks; text as numbers; batches."""
 
+from rnn_jax.data.baselines import bigram_baselines
 from rnn_jax.data.batches import Bucket, bucket_batches, consecutive_batches, draw_batches, pad, windows
 from rnn_jax.data.images import Digits, digits, shift_images
 from rnn_jax.data.languages import (
@@ -47,6 +48,7 @@ __all__ = [
     "Words",
     "WrittenDates",
     "adding",
+    "bigram_baselines",
     "bucket_batches",
     "consecutive_batches",
     "copying",
