@@ -201,6 +201,10 @@ def score(params, sources, lengths, targets, locales):
     }
 
 
+# %% [markdown]
+# ## Training
+
+# %%
 kind, steps = f"{options.encoder} to {options.decoder}", len(dates.train.sources)
 task = Task(
     batch_learner(model.init, loss, optimizer_of(options), clip=options.clip),
@@ -297,12 +301,13 @@ places = np.unique(dates.test.locales)
 names = [LOCALES[dates.locales[n]] for n in places]
 exact = np.array([same[:, dates.test.locales == n].all(axis=0).mean() for n in places])
 characters = np.array([same[:, dates.test.locales == n].mean() for n in places])
+shares = list(zip(names, exact.tolist(), characters.tolist(), strict=True))
 by_language = add_figure(
     run,
     "by_language",
     language_figure(names, exact, characters),
     ("language", "exact", "characters"),
-    [(name, f"{e:.4f}", f"{c:.4f}") for name, e, c in zip(names, exact, characters, strict=True)],
+    [(name, f"{e:.4f}", f"{c:.4f}") for name, e, c in shares],
     title="By language",
     sentence=describe_languages(names, exact),
 )
@@ -404,10 +409,5 @@ publish(
     sections=[curves, by_language, alignment_long, alignment, doubt],
     table=table,
     samples=samples,
-    details={
-        "by_language": {
-            name: {"exact": float(e), "characters": float(c)}
-            for name, e, c in zip(names, exact, characters, strict=True)
-        }
-    },
+    details={"by_language": {name: {"exact": e, "characters": c} for name, e, c in shares}},
 )
