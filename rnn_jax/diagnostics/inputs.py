@@ -47,7 +47,8 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
 def log_odds(logits: Float[Array, "*shape V"], ids: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:
     """ln p/(1 − p) of each id, where p = softmax(y)[id]: y_id − ln Σ exp(y_i) over all other i.
 
-    For ``input_gradients``: as p comes close to 1, the gradients of p and ln p vanish, but that of the log-odds does not.
+    For ``input_gradients``: as p comes close to 1, the gradients of p and ln p vanish, and that of the log-odds does
+    not.
 
     Args:
         logits: y, of at least two ids.

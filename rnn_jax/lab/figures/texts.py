@@ -9,6 +9,9 @@ from rnn_jax.lab.figures.style import COLOURS, Picture, visible, with_fonts
 
 __all__ = ["alignment_figure", "confidence_figure", "draw_confidences"]
 
+NARROWEST = 20
+"""Columns of a figure of confidences at least: a page scales it to its own width, and large characters look odd."""
+
 
 def confidence_figure(
     inputs: str,
@@ -31,13 +34,13 @@ def confidence_figure(
         top: guesses under each input.
         width: steps in a line.
     """
-    lines = max(1, -(-len(inputs) // width))
-    figure = Picture(figsize=(0.52 * min(width, len(inputs)) + 1.2, (0.22 * top + 0.75) * lines), layout="constrained")
+    lines, columns = max(1, -(-len(inputs) // width)), min(width, max(len(inputs), NARROWEST))
+    figure = Picture(figsize=(0.52 * columns + 1.2, (0.22 * top + 0.75) * lines), layout="constrained")
     axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
     for line, axis in enumerate(axes):
         steps = slice(line * width, (line + 1) * width)
         draw_confidences(axis, targets[steps], confidences[steps], characters, inputs=inputs[steps], top=top)
-        axis.set_xlim(-0.1, min(width, len(inputs)))
+        axis.set_xlim(-0.1, columns)
     return with_fonts(figure)
 
 
