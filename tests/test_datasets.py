@@ -1,25 +1,32 @@
-"""Data that needs no download: what it promises, and that no part of it leaks into another."""
+"""Data sets: their contents, and that their parts share no example."""
 
 import datetime
 import functools
 import gc
 import hashlib
 import http.server
+import os
+import subprocess
 import sys
 import threading
 import warnings
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace as Labels
 
 import numpy as np
 import pytest
 
 from rnn_jax.data import texts
+from rnn_jax.data.batches import draw_batches
+from rnn_jax.data.catalogue import DATA_SETS
+from rnn_jax.data.downloads import PublishedFile
 from rnn_jax.data.images import digits, shift_images
 from rnn_jax.data.languages import LOCALES, STYLES, language_words, locale_words, write_date, written_dates
+from rnn_jax.data.music import CHORALES, chorales
 from rnn_jax.data.parts import Parts, majority_accuracy, split
 from rnn_jax.data.text import Vocabulary
-from rnn_jax.data.texts import Text, TextFile, load_text, named_text, text_parts
+from rnn_jax.data.texts import TEXTS, Text, load_text, named_text, text_parts
 from tests.laboratory import refused
 
 FIRST_DAY = datetime.date(1969, 1, 1)
@@ -36,10 +43,9 @@ def test_digits_are_ink_from_0_to_1_of_ten_classes_and_each_is_in_one_part():
     assert (images.min(), images.max()) == (0, 1)
     assert np.bincount(classes).min() > 170
     assert len(np.bincount(classes)) == 10
-    original = datasets.load_digits()
-    inside = {(image.tobytes(), label) for image, label in zip(images, classes, strict=True)}
-    given = (np.float32(original.images / 16), np.int32(original.target))
-    assert inside == {(image.tobytes(), label) for image, label in zip(*given, strict=True)}
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    loaded, given = np.c_[16 * images.reshape(-1, 64), classes], np.c_[np.asarray(pixels), np.asarray(labels)]
+    np.testing.assert_array_equal(loaded[np.lexsort(loaded.T)], given[np.lexsort(given.T)])
 
 
 @pytest.mark.parametrize(
@@ -205,7 +211,7 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        text = TextFile("hello.txt", f"http://127.0.0.1:{server.server_port}/hello.txt", sha256_of("hello"))
+        text = PublishedFile("hello.txt", f"http://127.0.0.1:{server.server_port}/hello.txt", sha256_of("hello"))
         monkeypatch.setitem(texts.TEXTS, "hello", text)
         monkeypatch.setenv("RNN_JAX_DATA", str(folder))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -246,3 +252,50 @@ def test_a_kept_file_with_another_checksum_is_refused_and_stays(published):
 
 def test_an_unknown_text_lists_those_that_are_known():
     refused(lambda: named_text("tolstoy"), "data got 'tolstoy'; want one of tiny_shakespeare, or your own text file")
+
+
+def is_here(name):
+    files = {"chorales": CHORALES.file} | {text: published.file for text, published in TEXTS.items()}
+    return (Path(os.environ.get("RNN_JAX_DATA", "nowhere")) / files[name]).is_file()
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_of_the_list_is_loaded_in_parts_that_can_be_drawn_from(name):
+    data_set = DATA_SETS[name]
+    if data_set.downloaded and not is_here(name):
+        pytest.skip(f"tests download nothing: this one needs {name} in RNN_JAX_DATA")
+    found = data_set.load() if name != "written_dates" else written_dates(examples=10, tested=8)
+    found = text_parts(found) if isinstance(found, Text) else found
+    assert found._fields[:3] == ("train", "validation", "test")
+    for part in found[:3]:
+        if isinstance(part, np.ndarray):  # of a text
+            assert len(part) > 10_000
+        else:
+            batch = draw_batches(part, np.random.default_rng(0), updates=2, batch_size=3)
+            assert all(array.shape[0] == 2 and array.shape[1 + axis] == 3 for array, axis in drawn_axes(batch))
+
+
+def drawn_axes(batch):
+    return zip(batch, batch.example_axes, strict=True)
+
+
+@pytest.mark.skipif(
+    not is_here("chorales"), reason="tests download nothing: this one needs the chorales in RNN_JAX_DATA"
+)
+def test_chorales_have_at_most_four_voices_and_usually_four():
+    parts = chorales()
+    assert [len(part.lengths) for part in parts] == [229, 76, 77]
+    for notes, lengths in parts:
+        assert notes.shape == (lengths.max(), len(lengths), 88)
+        assert notes.dtype == bool
+        steps = np.arange(len(notes))[:, None]
+        assert not notes[steps >= lengths].any()
+        voices = notes.sum(axis=-1)[steps < lengths]
+        assert voices.max() <= 4  # two voices on one key count once
+        assert np.median(voices) == 4
+
+
+def test_importing_the_data_imports_no_package_that_carries_some():
+    heavy = "sklearn", "scipy.io", "babel", "pooch", "matplotlib", "orbax"
+    code = f"import sys, rnn_jax.data; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

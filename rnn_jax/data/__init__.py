@@ -2,7 +2,8 @@
 
 from rnn_jax.data.baselines import bigram_baselines
 from rnn_jax.data.batches import Bucket, bucket_batches, consecutive_batches, draw_batches, pad, windows
-from rnn_jax.data.images import Digits, digits, shift_images
+from rnn_jax.data.catalogue import DATA_SETS, DataSet
+from rnn_jax.data.images import Digits, digits, draw_moved_digits, shift_images
 from rnn_jax.data.languages import (
     LOCALES,
     STYLES,
@@ -15,6 +16,7 @@ from rnn_jax.data.languages import (
     write_date,
     written_dates,
 )
+from rnn_jax.data.music import Chorales, chorales
 from rnn_jax.data.ngrams import witten_bell
 from rnn_jax.data.parts import Parts, majority_accuracy, split
 from rnn_jax.data.tasks import (
@@ -32,12 +34,15 @@ from rnn_jax.data.texts import TEXTS, Text, load_text, named_text, python_refere
 
 __all__ = [
     "ADDING_BASELINE",
+    "DATA_SETS",
     "LOCALES",
     "STYLES",
     "TEXTS",
     "Adding",
     "Bucket",
+    "Chorales",
     "Copying",
+    "DataSet",
     "Dates",
     "Digits",
     "FlipFlop",
@@ -50,11 +55,13 @@ __all__ = [
     "adding",
     "bigram_baselines",
     "bucket_batches",
+    "chorales",
     "consecutive_batches",
     "copying",
     "copying_baseline",
     "digits",
     "draw_batches",
+    "draw_moved_digits",
     "flip_flop",
     "lanes",
     "language_words",

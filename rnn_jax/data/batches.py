@@ -63,16 +63,20 @@ def consecutive_batches(batches: Any, first: int, count: int) -> Any:
     Returns:
         The same pytree of arrays ``(C, …)``.
 
+    Raises:
+        ValueError: for a negative ``first``, or a count below 1.
+
     >>> consecutive_batches(np.array(["a", "b", "c"]), first=2, count=5).tolist()
     ['c', 'a', 'b', 'c', 'a']
     """
-    chosen = first + np.arange(count)
+    require_positive(count=count)
+    if not is_whole(first) or first < 0:
+        raise ValueError(f"first got {in_one_line(first)}; want a whole number of at least 0")
+    chosen = int(first) + np.arange(int(count))
     return jax.tree.map(lambda array: array[chosen % len(array)], batches)
 
 
-def windows(
-    xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None
-) -> Shaped[Array | np.ndarray, "W K *rest"]:
+def windows(xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None) -> Shaped[Any, "W K *rest"]:
     """Windows of a sequence, for training with a state that is carried from one window to the next.
 
     Window w holds the steps w · k1 … w · k1 + K − 1. The steps after the last whole window, k1 − 1 at most, are left

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from rnn_jax.data.batches import draw_batches
 from rnn_jax.data.parts import Parts, extra_package, split
 from rnn_jax.machinery.checks import require_positive
 
@@ -39,6 +40,26 @@ def digits() -> Parts:
     return Parts(*(Digits(images[i], classes[i]) for i in split(len(classes), (0.1, 0.2))))
 
 
+def draw_moved_digits(part: Digits, rng: np.random.Generator, updates: int, batch_size: int) -> Digits:
+    """Random batches of digits, each image moved by up to a pixel: ``draw_batches`` and ``shift_images``.
+
+    Args:
+        part: such as ``digits().train``.
+        rng: NumPy's random generator.
+        updates: U.
+        batch_size: B.
+
+    Returns:
+        Images ``(U, B, 8, 8)`` and classes ``(U, B)``.
+
+    >>> images, classes = draw_moved_digits(digits().train, np.random.default_rng(0), updates=5, batch_size=32)
+    >>> images.shape, classes.shape
+    ((5, 32, 8, 8), (5, 32))
+    """
+    images, classes = draw_batches(part, rng, updates, batch_size)
+    return Digits(shift_images(images, rng), classes)
+
+
 def shift_images(
     images: Num[np.ndarray, "*N H W"], rng: np.random.Generator, *, pixels: int = 1
 ) -> Num[np.ndarray, "*N H W"]:
@@ -60,6 +81,7 @@ def shift_images(
            [0., 0., 0.]])
     """
     require_positive(pixels=pixels)
+    pixels = int(pixels)
     *leading, height, width = images.shape
     dy, dx = rng.integers(0, 2 * pixels + 1, size=(2, *leading, 1, 1)).reshape(2, -1, 1, 1)
     framed = np.pad(images.reshape(-1, height, width), ((0, 0), (pixels, pixels), (pixels, pixels)))

@@ -50,8 +50,10 @@ def adding(key: PRNGKeyArray, T: int, batch_size: int, *, dtype: DTypeLike = flo
     Reference: Hochreiter, Schmidhuber. Long short-term memory. 1997; in this form Le, Jaitly, Hinton. A simple way to
     initialize recurrent networks of rectified linear units. 2015.
     """
-    require_positive(batch_size=batch_size)
-    require_steps(T, 2, "a step to mark in each half")
+    require_positive(T=T, batch_size=batch_size)
+    T, batch_size = int(T), int(batch_size)
+    if T == 1:
+        raise ValueError("T got 1; want at least 2: a step to mark in each half")
     k_values, k_first, k_second = jax.random.split(one_key(key), 3)
     values = jax.random.uniform(k_values, (T, batch_size), dtype)
     first = jax.random.randint(k_first, (batch_size,), 0, T // 2, jnp.int32)
@@ -101,8 +103,8 @@ def copying(key: PRNGKeyArray, T: int, batch_size: int, *, length: int = 10, sym
     Reference: Hochreiter, Schmidhuber. Long short-term memory. 1997; in this form Arjovsky, Shah, Bengio. Unitary
     evolution recurrent neural networks. 2016.
     """
-    require_positive(batch_size=batch_size, length=length, symbols=symbols)
-    require_steps(T, 1, "a delay")
+    require_positive(T=T, batch_size=batch_size, length=length, symbols=symbols)
+    T, length, symbols = int(T), int(length), int(symbols)
     recalled = jax.random.randint(one_key(key), (length, batch_size), 0, symbols, jnp.int32)
     blanks = jnp.full((T + length, batch_size), symbols, jnp.int32)
     xs = jnp.concatenate([recalled, blanks.at[T - 1].set(symbols + 1)])
@@ -118,7 +120,8 @@ def copying_baseline(T: int, *, length: int = 10, symbols: int = 8) -> float:
     >>> round(copying_baseline(100), 4)
     0.1733
     """
-    return length * math.log(symbols) / (T + 2 * length)
+    require_positive(T=T, length=length, symbols=symbols)
+    return int(length) * math.log(symbols) / (int(T) + 2 * int(length))
 
 
 class FlipFlop(NamedTuple):
@@ -157,8 +160,7 @@ def flip_flop(
     Reference: Sussillo, Barak. Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural
     networks. 2013.
     """
-    require_positive(batch_size=batch_size, bits=bits)
-    require_steps(T, 1, "a step")
+    require_positive(T=T, batch_size=batch_size, bits=bits)
     require_number("rate", rate, lambda p: 0 <= p <= 1, "a probability in [0, 1]")
     k_pulse, k_sign = jax.random.split(one_key(key))
     shape = (T, batch_size, bits)
@@ -168,10 +170,3 @@ def flip_flop(
     last = jax.lax.cummax(jnp.where(pulse, jnp.arange(T)[:, None, None], -1), axis=0)
     held = jnp.take_along_axis(xs, jnp.maximum(last, 0), axis=0)  # before the first pulse, xs[0], which is 0
     return FlipFlop(xs, held)
-
-
-def require_steps(T: int, least: int, what: str) -> None:
-    """Raises a ValueError unless T is an integer of at least ``least``."""
-    require_positive(T=T)
-    if least > T:
-        raise ValueError(f"T got {T}; want at least {least}: {what}")

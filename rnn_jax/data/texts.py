@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from rnn_jax.data.parts import Parts, extra_package
+from rnn_jax.data.downloads import PublishedFile, published_file
+from rnn_jax.data.parts import Parts
 from rnn_jax.data.text import Vocabulary, vocabulary
 from rnn_jax.machinery.checks import in_one_line, require_positive
 
@@ -80,16 +81,8 @@ def text_parts(text: Text, split: str = "90/5/5", *, at_most: int | None = None,
     return Parts(train, validation, test)
 
 
-class TextFile(NamedTuple):
-    """A published text: its file name, address and checksum."""
-
-    file: str
-    url: str
-    sha256: str
-
-
 TEXTS = {
-    "tiny_shakespeare": TextFile(
+    "tiny_shakespeare": PublishedFile(
         "tiny_shakespeare.txt",
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
@@ -113,25 +106,7 @@ def named_text(name: str) -> str:
     """
     if name not in TEXTS:
         raise ValueError(f"data got {name!r}; want one of {', '.join(TEXTS)}, or your own text file")
-    text, folder = TEXTS[name], os.environ.get("RNN_JAX_DATA")
-    kept = Path(folder or "") / text.file
-    if folder and kept.is_file():
-        found = hashlib.sha256(kept.read_bytes()).hexdigest()
-        if found != text.sha256:
-            raise ValueError(f"data got {kept}, whose SHA-256 is {found}; want {text.sha256}: remove it")
-        return read_text(kept)
-    pooch = extra_package("pooch", "pooch")
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        fetched = pooch.retrieve(
-            text.url, f"sha256:{text.sha256}", fname=text.file, path=folder or pooch.os_cache("rnn_jax")
-        )
-    except (OSError, ValueError) as error:  # no network; another checksum
-        raise ValueError(
-            f"data got no {name} from {text.url} ({' '.join(str(error).split())}); want it with SHA-256 {text.sha256}: "
-            f"put it as {text.file} into a folder named by RNN_JAX_DATA"
-        ) from error
-    return read_text(Path(fetched))
+    return read_text(published_file(name, TEXTS[name]))
 
 
 def python_reference() -> str:
