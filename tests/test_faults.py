@@ -173,7 +173,7 @@ def test_the_norm_of_a_gradient_in_float16_does_not_overflow_where_its_entries_d
 def test_what_adam_divides_by_in_float16_is_named_as_the_cause():
     learner = batch_learner(lambda key: jnp.ones(2, jnp.float16), lambda p, x: p[0] * x, optax.adam(0.1))
     state, info = fit(learner, learner.init(jax.random.key(0)), (jnp.ones(2, jnp.float16),))
-    with pytest.raises(FloatingPointError, match=r"got a step that is not finite; want an eps that float16 holds"):
+    with pytest.raises(FloatingPointError, match=r"got a step that is not finite; want an eps that float16 can hold"):
         require_finite(state, info)
     learner = batch_learner(lambda key: jnp.ones(2, jnp.float16), lambda p, x: p[0] * x, optax.adam(0.1, eps=1e-4))
     require_finite(*fit(learner, learner.init(jax.random.key(0)), (jnp.ones(2, jnp.float16),)))
