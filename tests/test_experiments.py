@@ -106,17 +106,6 @@ def test_an_interrupted_run_is_readable_and_resuming_finishes_it(tmp_path, inter
     assert len(steps) == len(set(steps)) == 2 * 2 * 2 * 15, "no row is missing, none stands twice"
 
 
-def test_a_finished_network_is_kept_and_may_be_asked_again(tmp_path):
-    folder, script = tmp_path / "run", ROOT / "experiments" / "word_language.py"
-    args = ["--smoke", "--out", folder]
-    assert finish(start(script, *args))[0] == 0
-    before = (folder / "metrics.jsonl").read_text()
-    code, _, err = finish(start(script, *args, "--resume", "--ask", "lördag"))
-    assert (code, err) == (0, "")
-    assert (folder / "metrics.jsonl").read_text() == before, "nothing is trained again"
-    assert "lördag: " in (folder / "samples.txt").read_text()
-
-
 def test_ctrl_c_as_a_network_ends_loses_no_report(tmp_path, interruptible):
     (tmp_path / "interrupted.py").write_text(
         "import os, signal, sys\n"

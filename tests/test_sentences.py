@@ -187,19 +187,6 @@ def test_curves_are_told_by_the_mean_of_their_last_score():
     assert "validation, gru 50.0 %, lstm 0.0 % at the end; the bar to clear: guess 10.0 %, best 100.0 %." in told
 
 
-@pytest.mark.parametrize(
-    ("exact", "told"),
-    [
-        ([1.0, 0.5, 0.75], "Hardest: Turkish."),
-        ([0.5, 0.5, 0.75], "Hardest: French, Turkish."),
-        ([1.0, 1.0, 1.0], "No language is harder than another."),
-        ([0.0, 0.0, 0.0], "No language is harder than another."),
-    ],
-)
-def test_the_hardest_languages_are_named_where_there_are_any(exact, told):
-    assert of("_dates_report").about_languages(["French", "Turkish", "Finnish"], np.array(exact)).endswith(told)
-
-
 def test_misread_digits_are_all_that_lie_off_the_diagonal():
     about_misread = of("digit_class").about_misread
     assert about_misread(np.array([[3, 1], [2, 4]])) == (
@@ -226,23 +213,6 @@ def test_pixels_are_counted_until_the_mean_of_the_seeds_is_above_a_half():
     soon = ScoreCurve(np.arange(1, 4), np.array([[0.0, 0.4], [0.2, 0.9], [0.9, 0.9]]))
     told = of("digit_pixels").about_pixels({"tanh": never, "gru": soon})
     assert told.endswith("right after tanh never, gru 2 pixels.")
-
-
-def test_the_next_letter_is_told_by_accuracy_and_cost():
-    answered, bit = of("next_letter").answered, math.log(2)
-    scores = {"accuracy": np.array([0.4, 0.6]), "loss": np.array([bit, 3 * bit])}
-    told = "The next letter is guessed right 50.0 ± 10.0 % of the time; it costs 1.386 nats, 2.000 bits."
-    assert answered(scores) == told
-    for loss in (NAN, INF, 1e9):
-        assert answered(scores | {"loss": np.array([loss])}).endswith("of the time; the networks diverged.")
-
-
-def test_the_languages_taken_for_each_other_are_counted_both_ways():
-    about_confusion, names = of("word_language").about_confusion, ["Czech", "Slovak", "Polish"]
-    told = about_confusion("gru", names, np.array([[9, 1, 5], [6, 9, 0], [0, 0, 9]]))
-    assert told.endswith("Czech and Slovak are taken for each other most often, 7 times.")
-    for counts in (np.eye(3, dtype=int), np.zeros((3, 3), int)):
-        assert about_confusion("gru", names, counts).endswith("None is taken for another.")
 
 
 @pytest.mark.parametrize("smoke", [True, False])

@@ -1,8 +1,6 @@
 """What the experiments learn from: no test example in training, and every answer the right one."""
 
 import dataclasses
-import datetime
-import hashlib
 import importlib
 import os
 import re
@@ -34,38 +32,6 @@ def test_moved_digits_are_the_digits_moved_by_at_most_a_pixel():
     assert {(y, x) for _, y, x in found} == {(y, x) for y in range(3) for x in range(3)}
 
 
-def test_no_image_word_or_day_of_the_test_is_learned_from():
-    from _dates import ANSWER, draw_dates
-    from _digits import load_digits
-    from word_language import load_words
-
-    def overlaps(parts, names):
-        seen = [set(names(part)) for part in parts]
-        return [a & b for n, a in enumerate(seen) for b in seen[:n] if a & b]
-
-    assert not overlaps(load_digits(), lambda part: [image.tobytes() for image in part.images])
-    words = load_words()
-    assert not overlaps(
-        words[1:], lambda part: [words.letters.decode(w[:n]) for w, n in zip(part.ids.T, part.lengths, strict=True)]
-    )
-    dates = draw_dates(["fr", "tr"], examples=3000)
-    assert not overlaps(dates[2:], lambda part: [tuple(column) for column in part.targets.T])
-    assert len(dates.train.lengths) == 3000
-    assert ANSWER.decode(dates.test.targets[:, 0])[4::3] == "--\n"
-
-
-def test_what_is_read_is_the_date_that_is_to_be_written():
-    from _dates import ANSWER, draw_dates
-
-    from rnn_jax.data.languages import STYLES, write_date
-
-    dates = draw_dates(["sv", "fi"], examples=30)
-    for n in range(30):
-        line = dates.letters.decode(dates.train.sources[: dates.train.lengths[n], n])
-        day = datetime.date.fromisoformat(ANSWER.decode(dates.train.targets[:-1, n]))
-        assert line in {write_date(day, dates.locales[int(dates.train.locales[n])], style) for style in STYLES}
-
-
 def test_a_confusion_matrix_counts_truths_in_rows():
     from _showing import confusion
 
@@ -79,23 +45,6 @@ def test_names_are_spelled_with_their_end():
     assert LETTERS.decode(SPELLED[7]) == "seven\n"
     assert LETTERS.decode(SPELLED[6]) == "six\n\n\n"
     np.testing.assert_array_equal(LENGTHS, [1 + np.flatnonzero(row == END)[0] for row in SPELLED])
-
-
-def test_what_needs_no_network_is_counted_right():
-    from _text import Text
-    from next_letter import Data, without_network
-
-    from rnn_jax.data.text import vocabulary
-
-    ids = np.array([0, 1, 0, 1, 0, 1, 0, 2])
-    xs, ys = ids[:-1].reshape(1, -1, 1), ids[1:].reshape(1, -1, 1)
-    data = Data(Text(vocabulary("abc"), np.arange(3), "abc", ""), "a", (xs, ys), (xs[0], ys[0]), (xs[0], ys[0]))
-    found = without_network(data)
-    # Of what follows, b and a come three times, c once; after a comes b three times of four, after b always a.
-    np.testing.assert_allclose(found["accuracy"]["commonest after each"], 6 / 7)
-    a, b = np.array([1, 4, 2]) / 7, np.array([4, 1, 1]) / 6  # plus one each
-    np.testing.assert_allclose(found["loss"]["commonest after each"], -np.log([*[a[1]] * 3, a[2], *[b[0]] * 3]).mean())
-    np.testing.assert_allclose(found["accuracy"]["commonest letter"], 3 / 7)
 
 
 def test_a_resumed_run_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
@@ -188,32 +137,6 @@ def test_jobs_side_by_side_find_more_threads_than_cores(monkeypatch):
     assert int(os.environ["NPROC"]) >= (os.cpu_count() or 1) + 3
 
 
-def test_scheduled_sampling_grows_from_nothing_to_what_was_asked():
-    import dates
-
-    config = dates.Config(own_words=0.4, looks=2, updates=5, examples=50, hidden_size=4, batch_size=3)
-    data = dates.draw_dates(["fr"], 50)
-    task = dates.make_task(config, dates.make_model(config, data.letters), data)
-    rates = np.concatenate([task.batches(np.random.default_rng(0), look)[-1] for look in range(2)])
-    np.testing.assert_allclose(rates[[0, -1]], [0, 0.4], rtol=1e-6)
-    assert np.all(np.diff(rates) >= 0)
-
-
-def test_a_run_on_another_text_is_not_gone_on_with(tmp_path, capsys):
-    import next_letter
-
-    from rnn_jax.lab.runs import open_run
-
-    (tmp_path / "text.txt").write_text("to be or not to be " * 200)
-    argv = ["--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
-    config, _ = next_letter.read_options(next_letter.Config, next_letter.SMOKE, argv)
-    open_run(config.out, config, facts={"text_sha256": "of another text"})
-    with pytest.raises(SystemExit):
-        next_letter.main([*argv, "--resume"])
-    digest = hashlib.sha256((tmp_path / "text.txt").read_bytes()).hexdigest()
-    assert f"(text_sha256 was 'of another text', now '{digest}')" in capsys.readouterr().err
-
-
 def test_a_study_on_other_data_is_not_gone_on_with(tmp_path):
     from _study import Study
     from _training import Task, open_study
@@ -231,22 +154,10 @@ def test_a_study_on_other_data_is_not_gone_on_with(tmp_path):
 
 
 WRONG = {
-    "dates --locales xx": "locale got 'xx'; want one of da, de, en_GB",
-    "dates --locales da da": "--locales got da twice; want each once",
     "digit_pixels --cells gru gru": "--cells got gru twice; want each cell once",
-    "dates --ask=": "--ask got an empty source; want at least one letter",
-    "dates --ask 三月": "text got characters outside the vocabulary, such as '三' '月'",
-    "dates --encoder swoosh": "--encoder got 'swoosh'; want one of tanh, relu",
-    "dates --decoder bidirectional_gru": "--decoder got 'bidirectional gru'; want a cell that reads in one direction",
-    "dates --own-words 2": "--own-words got 2.0; want",
-    "dates --seeds 0": "--seeds got 0; want a positive integer",
-    "word_language --ask=": "--ask got an empty source",
-    "word_language --ask Ω": "such as 'Ω'",
     "digit_pixels --cells swoosh": "--cells got 'swoosh'; want one or more of tanh, relu, gru, lstm",
     "digit_class --hidden-size 0": "hidden_size got 0; want a positive integer",
     "digit_names --decoder-size 0": "hidden_size got 0; want a positive integer",
-    "next_letter --prompt 三": "--prompt got '三': text got characters outside the vocabulary",
-    "next_letter --text none.txt": "which is no file",
 }
 
 
