@@ -15,7 +15,7 @@ from rnn_jax.data import LOCALES, bigram_baselines, vocabulary, written_dates
 from rnn_jax.lab import text_figures
 from rnn_jax.lab.runs import Run, open_run
 from tests.laboratory import refused
-from tests.scripts import definitions, finish, run_here, start
+from tests.scripts import EXPERIMENTS, definitions, finish, run_here, start
 
 CHINESE = "".join(map(chr, range(0x4E00, 0x4E00 + 90)))
 HINDI = "".join(chr(code) for code in range(0x905, 0x93A)) * 2
@@ -105,14 +105,19 @@ def test_a_run_on_another_text_is_not_gone_on_with(tmp_path, capsys):
 
 
 def test_a_finished_network_is_kept_and_answers_other_questions(tmp_path):
-    folder = tmp_path / "run"
-    words = ["--smoke", "--evaluations", 1, "--updates", 2, "--hidden-size", 4, "--out", folder]
-    assert finish(start("word_language", *words))[0] == 0
-    before = (folder / "metrics.jsonl").read_text()
-    code, _, err = finish(start("word_language", *words, "--resume", "--questions", "lördag"))
+    words = ["--smoke", "--evaluations", "1", "--updates", "2", "--hidden-size", "4", "--out", str(tmp_path / "run")]
+    (tmp_path / "twice.py").write_text(
+        "import runpy, sys\n"
+        f"for words in ({words}, {[*words, '--resume', '--questions', 'lördag']}):\n"
+        f"    sys.argv = [{str(EXPERIMENTS / 'word_language.py')!r}, *words]\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n",
+        encoding="utf-8",
+    )
+    code, out, err = finish(start(tmp_path / "twice.py"))
     assert (code, err) == (0, "")
-    assert (folder / "metrics.jsonl").read_text() == before, "nothing is trained again"
-    assert "lördag: " in (folder / "samples.txt").read_text()
+    trained = re.findall(r"(GRU.* 0): evaluation 1 of 1", out)
+    assert sorted(trained) == ["GRU 0", "GRU, both ways 0"], "each is trained once"
+    assert re.fullmatch(r"== Questions\nlördag: .*\n", (tmp_path / "run" / "samples.txt").read_text(encoding="utf-8"))
 
 
 WRONG = {
