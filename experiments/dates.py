@@ -93,7 +93,7 @@ from rnn_jax.lab.figures import COLOURS, Picture, alignment_figure, confidence_f
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import RECURRENT
-from rnn_jax.lab.page import Table, TextBlock, add_figure, learning_curves, percent, publish, score_table
+from rnn_jax.lab.page import Table, add_figure, learning_curves, percent, publish, score_table
 from rnn_jax.lab.study import first_network, open_study, train
 from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.training import batch_learner
@@ -393,11 +393,12 @@ doubt
 # cell.
 
 # %%
+answers = []
 for question in options.questions:
     source, length = pad([dates.source_vocabulary.encode(question)])
     answer = dates.target_vocabulary.decode(np.asarray(translate(params, jnp.asarray(source), length).ids)[:, 0])
-    samples["Questions"] = samples.get("Questions", "") + f"{question} -> {answer.split(chr(10))[0]}\n"
-TextBlock(samples.get("Questions", "no questions"))
+    answers.append(f"{question} -> {answer.splitlines()[0]}")
+    print(answers[-1])
 
 # %% [markdown]
 # ## The page
@@ -414,6 +415,6 @@ publish(
     "error.",
     sections=[curves, by_language, alignment_long, alignment, doubt],
     table=table,
-    samples=samples,
+    samples=samples | ({"Questions": "\n".join(answers)} if answers else {}),
     details={"by_language": {name: {"exact": e, "characters": c} for name, e, c in shares}},
 )

@@ -199,11 +199,9 @@ def likeliest_languages(word):
     return ", ".join(f"{languages[i]} {confidences[i]:.0%}" for i in np.argsort(-confidences)[:3])
 
 
-answers = {
-    word: likeliest_languages(word)
-    for word in options.questions or ("goedemorgen", "obrigado", "kiitos", "teşekkürler")
-}
-answers
+questions = options.questions or ("goedemorgen", "obrigado", "kiitos", "teşekkürler")
+answers = "\n".join(f"{word}: {likeliest_languages(word)}" for word in questions)
+print(answers)
 
 # %% [markdown]
 # ## The page
@@ -220,5 +218,5 @@ publish(
     answer=f"Of unseen words {accuracies} are classified right among {len(languages)} languages.",
     sections=[confusion, curves],
     table=table,
-    samples={"Questions": "\n".join(f"{word}: {answer}" for word, answer in answers.items())},
+    samples={"Questions": answers},
 )
