@@ -15,7 +15,7 @@ from rnn_jax.data.text import streams, vocabulary
 from rnn_jax.data.texts import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from tests.laboratory import refused
+from tests.laboratory import random_params, refused
 
 
 @given(st.text(min_size=1, max_size=50))
@@ -122,7 +122,7 @@ def test_a_model_that_has_learned_hello_by_heart_writes_it():
 
 def test_sampling_follows_the_softmax_at_its_temperature():
     model = readout(lstm(3, 2), 3)
-    params = model.init(jax.random.key(1))
+    params = random_params(model)
     first = jnp.zeros(4000, jnp.int32)
     h0 = model.start(params, (4000,))
     for temperature in (1.0, 0.5):
@@ -142,7 +142,7 @@ def test_streams_are_of_ids_alone():
 
 def test_what_is_impossible_is_never_drawn_however_hot():
     model = readout(lstm(3, 2), 3)
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
+    params = random_params(model, scale=0.0)._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
     h, first = model.start(params, (500,)), jnp.zeros(500, int)
     for T in (1e30, jnp.inf):  # traced, so that it cannot be refused
         ids = jax.jit(lambda T: sample(model, params, jax.random.key(1), h, first, length=1, temperature=T).ids[0])(T)
@@ -152,7 +152,7 @@ def test_what_is_impossible_is_never_drawn_however_hot():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_rare_ids_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
     model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda a: a.astype(dtype), random_params(model, scale=0.0))
     params = params._replace(b_y=params.b_y.at[0].set(6))
     ids = sample(model, params, jax.random.key(1), model.start(params, (N,)), jnp.zeros(N, int), length=1).ids[0]
     p = np.exp(6) / (np.exp(6) + 49)
