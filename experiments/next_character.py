@@ -211,7 +211,8 @@ confidences
 # - Greedy: the likeliest. Often the text soon repeats itself.
 # - Sampling: a random one, each with the network's confidence in it. A temperature below 1 favours the likely ones;
 #   "likeliest 5" and "nucleus" exclude the unlikely ones, whose confidences are small but many.
-# - Beam search: of the eight likeliest beginnings, which one is the likeliest text in the end?
+# - Beam search: it goes on with the eight likeliest beginnings, and returns the one that is the likeliest in the end.
+#   The likeliest text of all is a dull one, too.
 
 # %%
 ids, key, length = jnp.asarray(text.vocabulary.encode(prompt)), jax.random.key(options.seed), options.characters
