@@ -74,28 +74,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax import (
-    Cell,
-    bidirectional,
-    encoder_decoder,
-    initializers,
-    input_gradients,
-    readout,
-    scheduled_sampling,
-    sequence_to_sequence,
-    stack,
-)
+from rnn_jax import Cell, bidirectional, encoder_decoder, initializers, input_gradients, readout, stack
 from rnn_jax.counting import parameter_count
 from rnn_jax.data import LOCALES, STYLES, draw_batches, one_hot, pad, write_date, written_dates
 from rnn_jax.decoding import greedy
 from rnn_jax.diagnostics import log_odds
-from rnn_jax.lab.figures import COLOURS, Picture, alignment_figure, confidence_figure, with_fonts
+from rnn_jax.lab.figures import alignment_figure, confidence_figure, share_figure
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import RECURRENT
 from rnn_jax.lab.page import Table, add_figure, learning_curves, percent, publish, score_table
 from rnn_jax.lab.study import first_network, open_study, train
 from rnn_jax.losses import cross_entropy, per_step
+from rnn_jax.topologies import scheduled_sampling, sequence_to_sequence
 from rnn_jax.training import batch_learner
 
 require_memory(options, examples=2000 * options.examples)  # lines of text, then numbers
@@ -279,23 +270,6 @@ print(samples["Dates of the test"])
 
 
 # %%
-def language_figure(names, exact, characters):
-    """Two bars for each language: dates without an error, and right characters."""
-    figure = Picture(figsize=(10.8, 0.42 * len(names) + 0.9), layout="constrained")
-    axis, rows = figure.subplots(), np.arange(len(names))
-    axis.barh(rows - 0.19, exact, 0.36, color=COLOURS[0], label="whole dates")
-    axis.barh(rows + 0.19, characters, 0.36, color=COLOURS[5], label="characters")
-    for row, value in enumerate(exact):
-        axis.text(value + 0.005, row - 0.19, f"{value:.1%}", va="center", fontsize=9)
-    axis.set_yticks(rows, names)
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1.08)
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
-    return with_fonts(figure)
-
-
 def describe_languages(names, exact):
     """The sentence under the bars, of the share of right dates in each language."""
     hardest = [name for name, share in zip(names, exact, strict=True) if share == exact.min()]
@@ -311,7 +285,7 @@ shares = list(zip(names, exact.tolist(), characters.tolist(), strict=True))
 by_language = add_figure(
     run,
     "by_language",
-    language_figure(names, exact, characters),
+    share_figure(names, {"whole dates": exact, "characters": characters}),
     ("language", "exact", "characters"),
     [(name, f"{e:.4f}", f"{c:.4f}") for name, e, c in shares],
     title="By language",
