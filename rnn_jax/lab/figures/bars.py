@@ -1,9 +1,9 @@
 """Figures of bars."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import ArrayLike, Float
 
 from rnn_jax.lab.figures.style import COLOURS, Picture, plain, with_fonts
 
@@ -12,7 +12,7 @@ __all__ = ["share_figure"]
 BAR_COLOURS = (COLOURS[0], COLOURS[5], COLOURS[3])
 
 
-def share_figure(names: Sequence[str], shares: Mapping[str, Float[ArrayLike, " N"]]) -> Picture:
+def share_figure(names: Sequence[str], shares: Mapping[str, Any]) -> Picture:
     """Shares in [0, 1] as horizontal bars: a group for each name, in which the first bar has its value in percent.
 
     Args:
