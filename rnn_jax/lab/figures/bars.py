@@ -20,7 +20,7 @@ def share_figure(names: Sequence[str], shares: Mapping[str, Any]) -> Picture:
         shares: ``{label: (N,)}``, at most three bars in each group.
 
     >>> figure = share_figure(["French", "Turkish"], {"whole dates": [0.5, 0.25], "characters": [0.75, 0.5]})
-    >>> [bar.get_width() for bar in figure.axes[0].patches], [text.get_text() for text in figure.axes[0].texts]
+    >>> [float(bar.get_width()) for bar in figure.axes[0].patches], [text.get_text() for text in figure.axes[0].texts]
     ([0.5, 0.25, 0.75, 0.5], ['50.0%', '25.0%'])
     """
     figure = Picture(figsize=(10.8, 0.42 * len(names) + 0.9), layout="constrained")
