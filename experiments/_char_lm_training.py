@@ -19,7 +19,7 @@ from rnn_jax import Cell
 from rnn_jax.data.text import Vocabulary
 from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.runs import Run, read_metrics, uninterrupted
-from rnn_jax.losses import bits_per_char, cross_entropy, perplexity
+from rnn_jax.losses import bits_per_char, cross_entropy, per_step, perplexity
 from rnn_jax.training import Learner, LearnerInfo, LearnerState, evaluate, fit, require_finite
 from rnn_jax.types import Params
 
@@ -130,7 +130,7 @@ def chunk(job: Job, look: int, updates: int) -> tuple[np.ndarray, ...]:
 def nats_of(model: Cell, params: Params, ids: np.ndarray) -> jax.Array:
     """Nats a letter of one stream, read from its first letter to its last with the state carried."""
     xs, targets = ids[:-1, None], ids[1:, None]
-    return evaluate(model, params, cross_entropy, xs, targets) / len(xs)
+    return evaluate(model, params, xs, targets, per_step(cross_entropy))
 
 
 def compile_programs(config: Any, job: Job, learner: Learner, state: LearnerState) -> Programs:

@@ -46,7 +46,7 @@ from rnn_jax.data.ngrams import witten_bell
 from rnn_jax.data.text import Vocabulary, streams
 from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.runs import open_run, parse, read_json, wrong_use
-from rnn_jax.losses import cross_entropy
+from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.training import window_learner
 
 
@@ -179,18 +179,13 @@ def require_room_for(model: Cell, config: Config, vocabulary_size: int) -> None:
     )
 
 
-def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """What an update descends: cross-entropy for each letter, mean over the batch."""
-    return cross_entropy(logits, targets) / len(targets)
-
-
 def job_of(config: Config, data: Data, model: Cell, prompt: str) -> Job:
     """What is to be trained, and on what."""
 
     def learner(looks: int):
         rate = learning_rate(dataclasses.replace(config, looks=looks))
         optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
-        return window_learner(model, nats_a_letter, optimizer, clip=config.clip), rate
+        return window_learner(model, per_step(cross_entropy), optimizer, clip=config.clip), rate
 
     facts = {
         "cell": config.cell,

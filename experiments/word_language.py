@@ -1,220 +1,222 @@
 # %% [markdown]
 # # Many to one: which language is this word from?
 #
-# Twelve languages in Latin script, and their words for months, days, languages and territories, from the Unicode CLDR
-# that the package babel carries. A word is read letter by letter, in one direction or in both, and the last state says
-# which language it is from. Words that two of the languages share are left out, so that every word has one answer, and
-# no word is in two parts of the data.
+# Many inputs, one output. A recurrent network reads a word character by character; its last state is a summary of the
+# whole word, and a linear readout computes from it how likely each of twelve languages is. The network has to discover
+# by itself what a speaker of these languages notices at once: "ij" is Dutch, "cz" Polish, and "ı" Turkish.
 
 # %%
 import dataclasses
-import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import ClassVar
 
-import jax
-import numpy as np
-from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
-from _study import Study, optimizer, read_options, require_known
-from _training import Networks, Task, classify, first_of, needs_of, open_study
-
-from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout, readout_layer
-from rnn_jax.counting import parameter_count
-from rnn_jax.data.languages import LOCALES, locale_words
-from rnn_jax.data.parts import split
-from rnn_jax.data.text import Vocabulary, pad, vocabulary
-from rnn_jax.lab.plots import confusion_figure
-from rnn_jax.lab.report import Section
-from rnn_jax.lab.runs import Run, wrong_use
-from rnn_jax.training import batch_learner
+from rnn_jax.lab.options import StudyOptions, read_options, require_encodable
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Study):
-    """Which of twelve languages is this word from? Read letter by letter."""
+class Options(StudyOptions):
+    """Which of twelve languages is this word from? A GRU reads it character by character, in one or both directions."""
 
-    ask: tuple[str, ...] = ()
-    """Words to ask the first network about, also of a finished run, with --resume."""
+    SMOKE: ClassVar = {"hidden_size": 12, "seeds": 1, "evaluations": 2, "updates": 10}
+
+    questions: tuple[str, ...] = ()
+    """Words that the first network classifies; with --resume also the one of a finished run."""
     hidden_size: int = 96
     """Units of each direction."""
     updates: int = 100
-    """Optimizer steps from one look to the next."""
+    """Optimizer steps from one evaluation to the next."""
     out: Path = Path("runs/word_language/default")
     """The run folder."""
 
 
-SMOKE = {"hidden_size": 12, "seeds": 1, "looks": 2, "updates": 10}
-BOTH_WAYS = "GRU, both ways"
-
+options = read_options(Options)
+options
 
 # %% [markdown]
 # ## The words
-
+# The Unicode CLDR, which the package babel contains, lists in every language the names of months, days, languages and
+# territories. These phrases are split into words. A word that two of the languages share is left out, so every word
+# has one answer, and no word is in two parts of the data.
 
 # %%
-class Part(NamedTuple):
-    """Words as numbers."""
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-    ids: np.ndarray
-    """``(S, N)``: their letters, filled up to the longest."""
-    lengths: np.ndarray
-    """``(N,)``."""
-    classes: np.ndarray
-    """``(N,)``: the place of the language in ``LOCALES``."""
+from rnn_jax import bidirectional, gru, initializers, many_to_one, readout
+from rnn_jax.counting import parameter_count
+from rnn_jax.data import LOCALES, draw_batches, language_words, majority_accuracy, pad
+from rnn_jax.lab.figures import confusion_counts, confusion_figure
+from rnn_jax.lab.loop import Task, optimizer_of
+from rnn_jax.lab.memory import memory_of_training
+from rnn_jax.lab.page import Table, add_figure, learning_curves, percent, publish, score_table
+from rnn_jax.lab.study import class_scores, first_network, open_study, train
+from rnn_jax.training import batch_learner
 
+words, languages = language_words(), list(LOCALES.values())
+require_encodable(words.vocabulary, "questions", options.questions)
+{name: len(part.classes) for name, part in words._asdict().items() if name != "vocabulary"}
 
-class Words(NamedTuple):
-    """The words of twelve languages, cut into parts that have none in common."""
-
-    letters: Vocabulary
-    train: Part
-    validation: Part
-    test: Part
-
-
-def load_words() -> Words:
-    """Seven tenths of the words to learn from, one to validate on, two to test on."""
-    words = {locale: locale_words(locale) for locale in LOCALES}
-    languages_of = Counter(word for of_locale in words.values() for word in of_locale)
-    pairs = [(w, c) for c, of_locale in enumerate(words.values()) for w in of_locale if languages_of[w] == 1]
-    letters = vocabulary("".join(word for word, _ in pairs))
-    ids, lengths = pad([letters.encode(word) for word, _ in pairs])
-    classes = np.array([c for _, c in pairs], np.int32)
-    parts = (Part(ids[:, i], lengths[i], classes[i]) for i in split(len(pairs), (0.1, 0.2)))
-    return Words(letters, *parts)
-
+# %%
+ids, lengths, classes = words.train
+examples = [np.flatnonzero(classes == language)[:6] for language in range(len(languages))]
+Table(
+    ["language", "words", "examples"],
+    [
+        (
+            name,
+            f"{np.sum(classes == i):,}",
+            ", ".join(words.vocabulary.decode(ids[: lengths[n], n]) for n in examples[i]),
+        )
+        for i, name in enumerate(languages)
+    ],
+    "Words of the training part.",
+)
 
 # %% [markdown]
-# ## The networks
+# A character is a number, its index in the vocabulary; words of a batch are padded to the same length. The padding must
+# not change the answer, so the network also gets the length of each word, and its state stays as it is after the last
+# character. A network that ignores the word and always answers with the commonest language is the baseline.
+
+# %%
+baselines = {"chance": 1 / len(languages), "the commonest language": majority_accuracy(words)}
+words.vocabulary, baselines
+
+# %% [markdown]
+# ## Two networks
+# The first reads a word from left to right. The second has two cells: one reads from left to right, the other from
+# right to left, and the readout gets both last states. The beginning of a word is then as recent as its end.
+
+# %%
+BOTH_WAYS = "GRU, both ways"
+cell = gru(words.vocabulary.size, options.hidden_size, input_init=initializers.unit_normal())
+models = {"GRU": readout(cell, len(languages)), BOTH_WAYS: readout(bidirectional(cell, cell), len(languages))}
+{kind: f"{parameter_count(model):,} parameters" for kind, model in models.items()}
+
+# %% [markdown]
+# `many_to_one` runs through the word and returns the output of the last state. The loss is the cross-entropy of the
+# true language in nats: an even guess among twelve costs ln 12 ≈ 2.48.
 
 
 # %%
-def make_models(config: Config, letters: Vocabulary) -> dict[str, Cell | Layer]:
-    """A reader in one direction and one in both."""
-    cell = gru(letters.size, config.hidden_size, input_init=initializers.unit_normal())
-    return {
-        "GRU": readout(cell, len(LOCALES)),
-        BOTH_WAYS: readout_layer(bidirectional(cell, cell), len(LOCALES)),
-    }
+def logits(model, params, ids, lengths):
+    """``ids (T, N), lengths (N,) -> (N, 12)``."""
+    return many_to_one(model, params, model.start(params, lengths.shape), ids, lengths=lengths)
 
 
-def make_task(config: Config, model: Cell | Layer, words: Words) -> Task:
-    """What is learned from what."""
+def make_task(model):
+    """Training and evaluation of one kind of network."""
 
-    def score(params: Any, ids: jax.Array, lengths: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-        return classify(many_to_one(model, params, model.start(params, lengths.shape), ids, lengths=lengths), classes)
+    def score(params, ids, lengths, classes):
+        return class_scores(logits(model, params, ids, lengths), classes)
 
-    def batches(rng: np.random.Generator, look: int) -> tuple[np.ndarray, ...]:
-        chosen = rng.integers(len(words.train.classes), size=(config.updates, config.batch_size))
-        ids, lengths, classes = words.train
-        return ids[:, chosen].swapaxes(0, 1), lengths[chosen], classes[chosen]
+    def loss(params, *batch):
+        return score(params, *batch)["loss"]
 
+    steps = len(words.train.ids)
     return Task(
-        learner=batch_learner(
-            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config), clip=config.clip
-        ),
-        batches=batches,
+        batch_learner(model.init, loss, optimizer_of(options), clip=options.clip),
+        batches=lambda rng, number: draw_batches(words.train, rng, options.updates, options.batch_size),
         score=score,
         validation=words.validation,
         test=words.test,
-        facts={"hidden_size": config.hidden_size, "parameters": parameter_count(model)},
-        needs=needs_of(
-            config,
-            model,
-            steps=len(words.train.ids),
-            outputs=len(LOCALES),
-            numbers=len(words.train.ids),
-            scored=words.test.ids.size,
+        facts={"hidden_size": options.hidden_size, "parameters": parameter_count(model)},
+        memory=memory_of_training(
+            options, model, steps=steps, outputs=len(languages), inputs=steps, scored=words.test.ids.size
         ),
     )
 
 
 # %% [markdown]
-# ## What is taken for what
-
+# ## Training
 
 # %%
-def guess(model: Cell | Layer, params: Any, ids: Any, lengths: Any) -> np.ndarray:
-    """``(N, 12)``: the confidence in each language."""
-    logits = many_to_one(model, params, model.start(params, lengths.shape), jax.numpy.asarray(ids), lengths=lengths)
-    return np.asarray(jax.nn.softmax(logits))
+tasks = {kind: make_task(model) for kind, model in models.items()}
+run = open_study(options, tasks)
+run.write_json("vocab.json", list(words.vocabulary.characters))
+networks, scores = train(options, run, tasks)
+table = score_table(
+    run,
+    scores,
+    baselines={"accuracy": baselines},
+    legend="H: units of each direction. Accuracy: test words that are classified right, mean over seeds ± half their "
+    "range; nats: cross-entropy of a word's language.",
+)
+table
+
+# %%
+curves = learning_curves(run, "accuracy", y="words classified right", baselines=baselines, unit="words")
+curves
+
+# %% [markdown]
+# ## Which languages are mistaken for each other?
+# The errors of the network tell which languages look alike in writing. Mostly they are related, such as Dutch and
+# German, Spanish and Portuguese, or French and Portuguese.
+
+# %%
+kind = BOTH_WAYS if BOTH_WAYS in networks else next(iter(networks))
+model, params = models[kind], first_network(networks, kind)
 
 
-def answer_to(model: Cell | Layer, params: Any, letters: Vocabulary, word: str) -> str:
-    """The three likeliest languages of a word."""
-    ids, lengths = pad([letters.encode(word)])
-    confidence = guess(model, params, ids, lengths)[0]
-    names = list(LOCALES.values())
-    return ", ".join(f"{names[c]} {100 * confidence[c]:.0f} %" for c in np.argsort(-confidence)[:3])
-
-
-def about_confusion(kind: str, names: list[str], counts: np.ndarray) -> str:
-    """The sentence under the confusion matrix, whose rows are truths."""
+def describe_confusion(kind, names, counts):
+    """The sentence under the confusion matrix, in which each row is a true class."""
     mixed = np.triu(counts + counts.T, k=1)
     a, b = np.unravel_index(mixed.argmax(), mixed.shape)
-    told = (
-        f"{names[a]} and {names[b]} are taken for each other most often, {mixed[a, b]} times."
-        if mixed[a, b]
-        else "None is taken for another."
+    most = f"Most often {names[a]} and {names[b]} are mistaken for each other, {mixed[a, b]} times."
+    return (
+        f"The network {kind} of the first seed on the test part: each row is a true language, each column a guess. "
+        f"{most if mixed[a, b] else 'No language is mistaken for another.'}"
     )
-    return f"{kind}, first seed, on the test part: each row is a truth. {told}"
 
 
-def show(
-    models: dict[str, Cell | Layer],
-    words: Words,
-    ask: tuple[str, ...],
-    run: Run,
-    networks: Networks,
-    chance: dict,
-    scores: Scores,
-) -> Shown:
-    """Draws the figures of the first network."""
-    kind = BOTH_WAYS if BOTH_WAYS in networks else next(iter(networks))
-    model, params = models[kind], first_of(networks, kind)
-    ids, lengths, truth = words.test
-    guesses = guess(model, params, ids, lengths).argmax(axis=-1)
-    counts, names = confusion(guesses, truth, len(LOCALES)), list(LOCALES.values())
-    rows = [(name, *row) for name, row in zip(names, counts, strict=True)]
-    run.draw("confusion", confusion_figure(counts, names), ("truth", *names), rows)
-    sections = [
-        Section("What is taken for what", "confusion", about_confusion(kind, names, counts)),
-        draw_curves(run, scores, "accuracy", chance, "words given to the right language"),
-    ]
-    asked = "\n".join(f"{word}: {answer_to(model, params, words.letters, word)}" for word in ask)
-    told = " and ".join(f"{shown(of['accuracy'])} ({name})" for name, of in scores.items())
-    answer = f"Of unseen words {told} are given to the right one of {len(LOCALES)} languages."
-    return Shown(answer, sections, {"Asked": asked} if ask else {})
+counts = confusion_counts(
+    np.asarray(logits(model, params, jnp.asarray(words.test.ids), words.test.lengths)).argmax(axis=-1),
+    words.test.classes,
+    len(languages),
+)
+confusion = add_figure(
+    run,
+    "confusion",
+    confusion_figure(counts, languages),
+    ("truth", *languages),
+    [(name, *row) for name, row in zip(languages, counts, strict=True)],
+    title="Which language is mistaken for which?",
+    sentence=describe_confusion(kind, languages, counts),
+)
+confusion
+
+# %% [markdown]
+# ## Questions
+# The confidences of the network in a few words. With `--questions` you give your own: in a notebook set
+# `RNN_JAX_OPTIONS='--questions hello lördag'` before the first cell.
 
 
 # %%
-def main(argv: list[str] | None = None) -> int:
-    """Runs the experiment; returns the exit code."""
-    with wrong_use():
-        config, default = read_options(Config, SMOKE, argv)
-        words = load_words()
-        require_known(words.letters, "ask", config.ask)
-        models = make_models(config, words.letters)
-        tasks = {name: make_task(config, model, words) for name, model in models.items()}
-        run = open_study(config, tasks)
-        run.write_json("vocab.json", list(words.letters.characters))
-    commonest = np.bincount(words.train.classes).argmax()
-    chance = {"chance": 1 / len(LOCALES), "the commonest language": float(np.mean(words.test.classes == commonest))}
-    return conduct(
-        run,
-        (config, default),
-        tasks,
-        lambda networks, scores: show(models, words, config.ask, run, networks, chance, scores),
-        script="word_language.py",
-        title="Many to one: which language is this word from?",
-        question=f"{len(words.train.classes):,} words of {len(LOCALES)} languages to learn from, "
-        f"{len(words.test.classes)} others to test on: months, days, languages and territories",
-        baselines={"accuracy": chance},
-        legend="H: of each direction. Accuracy: test words given to the right language, mean over seeds ± half their "
-        "range; nats: cross-entropy of a word's language.",
-    )
+def likeliest_languages(word):
+    """The three likeliest languages of a word."""
+    ids, lengths = pad([words.vocabulary.encode(word)])
+    confidences = np.asarray(jax.nn.softmax(logits(model, params, jnp.asarray(ids), lengths)))[0]
+    return ", ".join(f"{languages[i]} {confidences[i]:.0%}" for i in np.argsort(-confidences)[:3])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+questions = options.questions or ("goedemorgen", "obrigado", "kiitos", "teşekkürler")
+answers = "\n".join(f"{word}: {likeliest_languages(word)}" for word in questions)
+print(answers)
+
+# %% [markdown]
+# ## The page
+
+# %%
+accuracies = " and ".join(f"{percent(of['accuracy'])} ({kind})" for kind, of in scores.items())
+publish(
+    run,
+    options,
+    script="experiments/word_language.py",
+    title="Many to one: which language is this word from?",
+    question=f"{len(words.train.classes):,} words of {len(languages)} languages to train on, "
+    f"{len(words.test.classes):,} others to test on: months, days, languages and territories",
+    answer=f"Of unseen words {accuracies} are classified right among {len(languages)} languages.",
+    sections=[confusion, curves],
+    table=table,
+    samples={"Questions": answers},
+)

@@ -262,10 +262,51 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     return dropped
 
 
-def map_recurrent(function: Callable[[Array], Array], params: Params) -> Params:
+def recurrent_dropout(params: Params, key: PRNGKeyArray, rate: float, batch_shape: tuple[int, ...] = ()) -> Params:
+    """Drops features of the state in every recurrent product: params whose ``W_hh`` reads m ⊙ h_{t−1}.
+
+    As the state_mask of ``variational_dropout``, the same mask for as long as these params are used, but a function of
+    the params, so it fits any cell and depth, and the ``transform`` of a ``window_learner``.
+
+    Args:
+        params: of a cell, or of any combination of cells, with recurrent matrices ``(H, G·H)``.
+        key: the source of all randomness.
+        rate: the part that is dropped, in [0, 1).
+        batch_shape: for a mask of its own for each example; without it all examples share one.
+
+    Raises:
+        ValueError: for a rate outside [0, 1), or params without such matrices.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, rollout
+    >>> from rnn_jax.dropout import recurrent_dropout
+    >>> cell = gru(input_size=3, hidden_size=4)
+    >>> params = cell.init(jax.random.key(0))
+    >>> dropped = recurrent_dropout(params, jax.random.key(1), 0.5, (2,))
+    >>> h_T, hs = rollout(cell, dropped, cell.start(params, (2,)), jnp.ones((7, 2, 3)))
+
+    Reference: Gal, Ghahramani. A theoretically grounded application of dropout in recurrent neural networks. 2016.
+    """
+    rate = require_rate(rate)
+    key = one_key(key)
+    keys = itertools.count()
+
+    def masked(W_hh: Array) -> Dropped:
+        if W_hh.ndim != 2:
+            raise ValueError(f"recurrent_dropout got W_hh {W_hh.shape}; want matrices (H, G·H)")
+        shape = (*batch_shape, W_hh.shape[0])
+        return Dropped(W_hh, dropout_mask(jax.random.fold_in(key, next(keys)), rate, shape, W_hh.dtype))
+
+    dropped = map_recurrent(masked, params)
+    if next(keys) == 0:
+        raise ValueError(f"recurrent_dropout got params of {name_of(params)}, which hold no W_hh; want a matrix W_hh")
+    return dropped
+
+
+def map_recurrent(function: Callable[[Array], Any], params: Params) -> Params:
     """``params`` of any cell or combination of cells, with ``function`` of every recurrent matrix ``W_hh``."""
 
-    def leaf(path: tuple[Any, ...], value: Array) -> Array:
+    def leaf(path: tuple[Any, ...], value: Array) -> Any:
         return function(value) if jax.tree_util.keystr(path[-1:], simple=True) == "W_hh" else value
 
     return jax.tree.map_with_path(leaf, params)

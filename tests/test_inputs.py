@@ -1,10 +1,11 @@
-"""Which inputs moved which output."""
+"""Influence of inputs on outputs."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import gru, input_gradients, outputs, readout, rollout
+from rnn_jax.diagnostics import log_odds
 
 
 def test_input_gradients_are_norms_of_finite_differences_and_zero_ahead_of_time():
@@ -25,3 +26,12 @@ def test_input_gradients_are_norms_of_finite_differences_and_zero_ahead_of_time(
         assert not found[:t, t].any(), "no output is moved by what comes after it"
         assert found[t, t] > 0
     assert jnp.isfinite(found).all()
+
+
+def test_log_odds_are_those_of_the_softmax_and_keep_their_gradient_where_it_is_certain():
+    logits, ids = jax.random.normal(jax.random.key(0), (5, 3, 4)), jax.random.randint(jax.random.key(1), (5, 3), 0, 4)
+    p = jnp.take_along_axis(jax.nn.softmax(logits), ids[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(log_odds(logits, ids), jnp.log(p / (1 - p)), rtol=1e-12)
+    certain = jnp.array([800.0, 0.0, -1.0])
+    np.testing.assert_allclose(log_odds(certain, jnp.array(0)), 800 - jnp.log(1 + jnp.exp(-1.0)), rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(log_odds)(certain, jnp.array(0))[0], 1.0)

@@ -1,5 +1,6 @@
 """Data: loaders with parts for training, validation and test; synthetic tasks; text as numbers; batches."""
 
+from rnn_jax.data.baselines import bigram_baselines
 from rnn_jax.data.batches import Bucket, bucket_batches, consecutive_batches, draw_batches, pad, windows
 from rnn_jax.data.catalogue import DATA_SETS, DataSet
 from rnn_jax.data.images import Digits, digits, draw_moved_digits, shift_images
@@ -52,6 +53,7 @@ __all__ = [
     "Words",
     "WrittenDates",
     "adding",
+    "bigram_baselines",
     "bucket_batches",
     "chorales",
     "consecutive_batches",

@@ -1,6 +1,6 @@
 """Measurements of what a recurrent network can learn."""
 
-from rnn_jax.diagnostics.inputs import input_gradients
+from rnn_jax.diagnostics.inputs import input_gradients, log_odds
 from rnn_jax.diagnostics.jacobians import leading_gain, step_jacobian
 from rnn_jax.diagnostics.lag import LagGradients, LagSummary, lag_gradients, summarise_lags
 
@@ -10,6 +10,7 @@ __all__ = [
     "input_gradients",
     "lag_gradients",
     "leading_gain",
+    "log_odds",
     "step_jacobian",
     "summarise_lags",
 ]

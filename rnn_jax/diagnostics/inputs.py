@@ -1,20 +1,22 @@
-"""Which inputs moved which output."""
+"""Influence of each input on each output, by gradients."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 from rnn_jax.diagnostics.states import require_steps
+from rnn_jax.machinery.checks import require_integers
+
+__all__ = ["input_gradients", "log_odds"]
 
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
     """‖∂f_k/∂x_t‖ for every number f_k of a sequence and each of its steps: an alignment without attention.
 
     Args:
-        f: of one sequence, without batch axes; for example the log-odds of each letter that a decoder writes, which
-            unlike their probabilities keep a gradient when the decoder is sure.
+        f: of one sequence, without batch axes; for example the ``log_odds`` of each character that a decoder writes.
         xs: ``(T, I)``; ids as one-hot vectors.
 
     Raises:
@@ -40,3 +42,27 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
         raise ValueError(f"xs got {xs.dtype}; want floating steps: ids as one-hot vectors, jax.nn.one_hot")
     J = jax.jacrev(f)(xs)
     return jnp.sqrt(jnp.sum(jnp.square(J), axis=range(2, J.ndim)))
+
+
+def log_odds(logits: Float[Array, "*shape V"], ids: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """ln p/(1 − p) of each id, where p = softmax(y)[id]: y_id − ln Σ exp(y_i) over all other i.
+
+    For ``input_gradients``: as p comes close to 1, the gradients of p and ln p vanish, and that of the log-odds does
+    not.
+
+    Args:
+        logits: y, of at least two ids.
+        ids: whose odds; without a check that they are in the vocabulary.
+
+    Raises:
+        ValueError: for ids that are not integers.
+
+    Odds of 3 to 1, and of 1 to 3.
+
+    >>> import jax.numpy as jnp
+    >>> print(jnp.exp(log_odds(jnp.log(jnp.array([[3.0, 1.0], [3.0, 1.0]])), jnp.array([0, 1]))).round(3))
+    [3.    0.333]
+    """
+    require_integers("ids", ids.dtype, logits.shape[-1])
+    chosen = jax.nn.one_hot(ids, logits.shape[-1], dtype=bool)
+    return jnp.sum(logits, where=chosen, axis=-1) - jax.nn.logsumexp(logits, where=~chosen, axis=-1)

@@ -3,13 +3,21 @@
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from rnn_jax.lab.commands import begin_command, in_notebook, notebook_words, parse
 
-__all__ = ["Options", "StudyOptions", "default_options", "read_options", "require_choices", "require_positive"]
+__all__ = [
+    "Options",
+    "StudyOptions",
+    "default_options",
+    "read_options",
+    "require_choices",
+    "require_encodable",
+    "require_positive",
+]
 
 LARGEST = 2**31 - 1
 """The largest integer: counters of updates and places on a device have 32 bits."""
@@ -131,6 +139,23 @@ def require_choices(config: Options, name: str, choices: Collection[str]) -> Non
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice:
         raise ValueError(f"{option} got {twice} twice; want each once")
+
+
+def require_encodable(vocabulary: Any, option: str, texts: Iterable[str]) -> None:
+    """Raises a ValueError that names the option if a text is empty, or has characters outside the vocabulary.
+
+    Args:
+        vocabulary: of ``rnn_jax.data``.
+        option: its name without dashes.
+        texts: its values.
+    """
+    for text in texts:
+        if not text:
+            raise ValueError(f"--{option} got an empty text; want at least one character")
+        try:
+            vocabulary.encode(text)
+        except ValueError as error:
+            raise ValueError(f"--{option} got {text!r}: {error}") from None
 
 
 def _require_representable(config: Any) -> None:

@@ -21,6 +21,7 @@ from rnn_jax.lab.study import Scores, status_of
 __all__ = [
     "Section",
     "Table",
+    "TextBlock",
     "add_figure",
     "learning_curves",
     "percent",
@@ -65,6 +66,20 @@ class Table(NamedTuple):
         lines = [f"<tr>{''.join(f'<th>{html.escape(name)}</th>' for name in self.columns)}</tr>"]
         lines += [f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in self.rows]
         return f"<table>{''.join(lines)}</table><p>{html.escape(self.legend)}</p>"
+
+
+class TextBlock(NamedTuple):
+    """A text in lines, as it is; a notebook displays it. (A command prints nothing before its run has begun.)"""
+
+    text: str
+
+    def _repr_html_(self) -> str:
+        """The text, preformatted."""
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+    def __repr__(self) -> str:
+        """The text."""
+        return self.text
 
 
 def add_figure(
@@ -163,9 +178,10 @@ def score_table(
         run: of a study.
         scores: as ``train`` returned them; ``loss`` is in nats, every other score in [0, 1].
         legend: explains the columns.
-        baselines: ``{score: {label: value}}`` without a network.
+        baselines: ``{score: {label: value}}`` without a network; its scores are the first columns, in this order.
     """
-    names = [name for name in dict.fromkeys(name for of in scores.values() for name in of) if name != "loss"]
+    named = {name for of in scores.values() for name in of}
+    names = [name for name in dict.fromkeys([*(baselines or {}), *sorted(named)]) if name in named - {"loss"}]
     facts = {row["cell"]: row for row in read_metrics(run.folder) if row["split"] == "test"}
     rows = [
         (
