@@ -15,11 +15,9 @@ import optax
 import pytest
 
 import rnn_jax as rnn
-from rnn_jax import decoding, gradients
+from rnn_jax import data, decoding, gradients
 from rnn_jax.counting import matching_size
-from rnn_jax.data.ngrams import witten_bell
-from rnn_jax.data.parts import split
-from rnn_jax.data.text import one_hot, streams
+from rnn_jax.data import Digits, Text, Vocabulary, one_hot, split, streams, witten_bell
 from rnn_jax.diagnostics import summarise_lags
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, random_params, refused
@@ -29,6 +27,8 @@ cell, model = rnn.gru(3, 4), rnn.readout(rnn.gru(3, 4), 3)
 params, model_params = random_params(cell), random_params(model)
 h, xs, ids = jnp.zeros(4), jnp.ones((6, 3)), jnp.ones((6, 2), int)
 squares = lambda ys, _: jnp.sum(ys**2)  # noqa: E731
+rng, images, text = np.random.default_rng(0), np.ones((3, 8, 8)), Text(np.zeros(40, int), Vocabulary("a"), "", "")
+part = Digits(images, np.zeros(3, int))
 
 
 def program(name, **said):
@@ -41,6 +41,7 @@ def write(name, *key, length=2, **said):
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBER = ["3", True, None, [1], np.ones(2), 1j]
+NEITHER = [value for value in NO_NUMBER if value is not None]
 NO_SIZE = [0, -3, 2.5, 3.0, NAN, INF, *NO_NUMBER]
 NO_COUNT = [-1, 2.5, 2.0, NAN, INF, *NO_NUMBER]
 NO_RATE = [-0.1, 1.0, 2, NAN, INF, *NO_NUMBER]
@@ -52,6 +53,20 @@ SIZES = {
     "readout_layer output_size": partial(rnn.readout_layer, rnn.causal(cell)),
     "streams batch_size": lambda n: streams(np.arange(9), n, 2),
     "streams window": lambda n: streams(np.arange(9), 2, n),
+    "lanes batch_size": lambda n: data.lanes(np.arange(9), n),
+    "windows window": lambda n: data.windows(np.arange(9), n),
+    "bucket_batches batch_size": lambda n: data.bucket_batches(np.arange(1, 4), rng, n),
+    "consecutive_batches count": lambda n: data.consecutive_batches(images, 0, n),
+    "draw_batches updates": lambda n: data.draw_batches(part, rng, n, 2),
+    "draw_batches batch_size": lambda n: data.draw_batches(part, rng, 2, n),
+    "draw_moved_digits updates": lambda n: data.draw_moved_digits(part, rng, n, 2),
+    "draw_moved_digits batch_size": lambda n: data.draw_moved_digits(part, rng, 2, n),
+    "shift_images pixels": lambda n: data.shift_images(images, rng, pixels=n),
+    "text_parts at_least": lambda n: data.text_parts(text, at_least=n),
+    "written_dates examples": lambda n: data.written_dates(["fr"], examples=n, tested=4),
+    "copying_baseline T": data.copying_baseline,
+    "copying_baseline length": lambda n: data.copying_baseline(4, length=n),
+    "copying_baseline symbols": lambda n: data.copying_baseline(4, symbols=n),
     "one_hot size": lambda n: one_hot(ids, n),
     "witten_bell vocabulary_size": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), n, 2),
     "witten_bell order": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), 3, n),
@@ -64,6 +79,7 @@ SIZES = {
     "beam_search width": lambda n: write("beam_search", width=n),
 }
 K1 = {
+    "windows k1": lambda n: data.windows(np.arange(9), 2, n),
     "streams k1": lambda n: streams(np.arange(9), 2, 2, k1=n),
     "chunked k1": lambda n: program("chunked", window=2, k1=n),
     "parallel k1": lambda n: program("parallel", window=2, k1=n),
@@ -74,6 +90,7 @@ COUNTS = {
     "beam_search length": lambda n: write("beam_search", length=n, width=1),
     "window_cuts length": lambda n: rnn.window_cuts(n, 2),
     "length_mask length": lambda n: rnn.length_mask(jnp.array([0, 0]), n),
+    "consecutive_batches first": lambda n: data.consecutive_batches(images, n, 2),
     "split count": lambda n: split(n, (0.1,)),
     "split seed": lambda n: split(10, (0.1,), n),
 }
@@ -120,6 +137,22 @@ OTHERS = {
         [(1.1,), (-0.1,), (NAN,), 0.5, ("a",), (True,)],
         [(0.5,), (0, 1), ()],
     ),
+    "pad steps": (
+        lambda n: data.pad([[1]], steps=n),
+        [0, 2.0, NAN, *NEITHER],
+        [1, np.int8(2), None],
+    ),
+    "text_parts at_most": (
+        lambda n: data.text_parts(text, at_most=n),
+        [0, -1, 2.0, NAN, *NEITHER],
+        [2, np.uint8(3), None],
+    ),
+    "written_dates tested": (
+        lambda n: data.written_dates(["fr"], examples=1, tested=n),
+        [3, *NO_SIZE],
+        [4, np.uint8(5)],
+    ),
+    "bucket_batches waste": (lambda w: data.bucket_batches(np.arange(1, 4), rng, 2, waste=w), NO_RATE, [0, 0.5]),
     "split parts": (
         lambda p: split(10, p),
         [(0.6, 0.6), (-0.1,), (NAN,), (INF,), ("a",), (True,), 0.5],
@@ -176,12 +209,19 @@ ELSEWHERE = {
     "keep_nucleus p": "as top_p",
     "sample end": "as greedy",
     "beam_search end": "as greedy",
+    **dict.fromkeys(
+        (f"{task} {size}" for task in ("adding", "copying", "flip_flop") for size in ("T", "batch_size")),
+        "test_too_few_steps_and_wrong_sizes_are_refused",
+    ),
+    "copying length": "test_too_few_steps_and_wrong_sizes_are_refused",
+    "copying symbols": "test_too_few_steps_and_wrong_sizes_are_refused",
+    "flip_flop bits": "test_too_few_steps_and_wrong_sizes_are_refused",
+    "flip_flop rate": "test_too_few_steps_and_wrong_sizes_are_refused",
     "bits_per_char nats": "any number",
     "perplexity nats": "any number",
 }
 PLACES = (
-    "bridges choices counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies "
-    "training"
+    "bridges counting data decoding decoding.choices diagnostics gradients layers losses sequences topologies training"
 )
 HELPERS = {"check_writer", "drawn", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
 

@@ -1,4 +1,4 @@
-"""What needs no network: an interpolated n-gram model of letters, the bar that a recurrent one has to clear."""
+"""A baseline without a neural network: interpolated n-grams of characters."""
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Integer
@@ -9,26 +9,26 @@ from rnn_jax.machinery.checks import one_axis, require_id, require_positive
 def witten_bell(
     train: Integer[ArrayLike, " N"], text: Integer[ArrayLike, " M"], vocabulary_size: int, order: int
 ) -> Float[np.ndarray, "order M"]:
-    """−ln p of every letter of a text under the n-grams of 1 … ``order`` letters, in nats.
+    """−ln p of every character of a text under n-grams of 1 … ``order`` characters, in nats.
 
-    p_n(x | c) = (count(c x) + u(c) p_{n−1}(x | c')) / (count(c) + u(c)), where c are the n − 1 letters before x, c' the
-    last n − 2 of them, u(c) the number of different letters seen after c, and p_0 = 1 / V. A context that was never
-    seen leaves p_{n−1}; at the text's beginning contexts are as short as they must be.
+    p_n(x | c) = (count(c x) + u(c) p_{n−1}(x | c')) / (count(c) + u(c)), where c are the n − 1 characters before x, c'
+    the last n − 2 of them, u(c) the number of different characters after c in ``train``, and p_0 = 1 / V. For a context
+    that does not occur in ``train``, p_n is p_{n−1}. At the beginning of the text, contexts are shorter.
 
     Args:
-        train: the ids to count.
+        train: the ids whose n-grams are counted.
         text: the ids to predict, such as a validation text.
         vocabulary_size: V.
-        order: letters of the longest n-gram, the predicted one among them.
+        order: characters of the longest n-gram, with the predicted one.
 
     Returns:
         One row for each order, from 1 up.
 
     Raises:
-        ValueError: for an order or a vocabulary below 1, an id outside the vocabulary or that is no integer.
+        ValueError: for an order or a vocabulary below 1, an id outside the vocabulary, or ids that are not integers.
 
-    Example: after "aab" has been counted, p_1(b) = (1 + 2 · ½) / (3 + 2); a and b have come after a, each once, so
-    p_2(b | a) = (1 + 2 · 2/5) / (2 + 2).
+    Example: of "aab", p_1(b) = (1 + 2 · ½) / (3 + 2). After a, there is once a and once b, so p_2(b | a) =
+    (1 + 2 · 2/5) / (2 + 2).
 
     >>> ids = np.array([0, 0, 1])
     >>> np.exp(-witten_bell(ids, np.array([0, 1]), 2, order=2))[:, 1].tolist()
@@ -59,7 +59,7 @@ def witten_bell(
 
 
 def looked_up(keys: Int[np.ndarray, " K"], values: np.ndarray, wanted: Int[np.ndarray, " M"]) -> np.ndarray:
-    """The value of each wanted key, and 0 for one that is not among the sorted keys."""
+    """The value of each wanted key, or 0 where it is not among the sorted keys."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -67,6 +67,6 @@ def looked_up(keys: Int[np.ndarray, " K"], values: np.ndarray, wanted: Int[np.nd
 
 
 def numbered(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " M"]) -> tuple[np.ndarray, np.ndarray]:
-    """The same keys as small numbers, equal where keys are equal, so that longer contexts do not overflow."""
+    """The keys renumbered from 0, equal where keys are equal, so that long contexts do not overflow."""
     _, numbers = np.unique(np.concatenate([a, b]), return_inverse=True)
     return numbers[: len(a)], numbers[len(a) :]
