@@ -9,13 +9,13 @@ import numpy as np
 from _dates import ANSWER, END, Dates
 from _showing import Shown, draw_curves, shown
 from matplotlib.figure import Figure
+from rnn_jax.lab.plots import COLOURS, alignment_figure, confidence_figure
+from rnn_jax.lab.report import Section
 
 from rnn_jax import input_gradients, one_to_many
 from rnn_jax.bridges import EncoderDecoder
 from rnn_jax.data.languages import LOCALES
 from rnn_jax.decoding import Decoded
-from rnn_jax.lab.plots import COLOURS, alignment_figure, confidence_figure
-from rnn_jax.lab.report import Section
 from rnn_jax.lab.runs import Run
 
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _study import of_skipped, of_smoke, show_table, titled
+from rnn_jax.lab.plots import Band, LearningCurve, gain_figure, lag_figure, learning_figure
+from rnn_jax.lab.report import Section, write_report
 
 from rnn_jax import summarise_lags
 from rnn_jax.data.text import Vocabulary
-from rnn_jax.lab.plots import Band, LearningCurve, gain_figure, lag_figure, learning_figure
-from rnn_jax.lab.report import Section, write_report
 from rnn_jax.lab.runs import Run, read_metrics
 from rnn_jax.losses import bits_per_char
 

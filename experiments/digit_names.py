@@ -20,14 +20,14 @@ from _showing import Scores, Shown, conduct, draw_curves, shown
 from _study import Study, optimizer, read_options
 from _training import Networks, Task, first_of, needs_of, open_study
 from matplotlib.figure import Figure
+from rnn_jax.lab.plots import draw_confidences
+from rnn_jax.lab.report import Section
 
 from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
 from rnn_jax.bridges import EncoderDecoder
 from rnn_jax.counting import parameter_count
 from rnn_jax.data.text import vocabulary
 from rnn_jax.decoding import Decoded, greedy
-from rnn_jax.lab.plots import draw_confidences
-from rnn_jax.lab.report import Section
 from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import batch_learner

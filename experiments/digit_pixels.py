@@ -21,11 +21,11 @@ from _digits import CLASSES, Parts, draw_batches, load_digits, majority
 from _showing import Scores, Shown, conduct, draw_curves, shown
 from _study import Study, optimizer, read_options, require_room
 from _training import Networks, Task, classify, needs_of, open_study
+from rnn_jax.lab.plots import ScoreCurve, score_figure
+from rnn_jax.lab.report import Section
 
 from rnn_jax import Cell, gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
 from rnn_jax.counting import matching_size, parameter_count
-from rnn_jax.lab.plots import ScoreCurve, score_figure
-from rnn_jax.lab.report import Section
 from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 

@@ -18,14 +18,14 @@ import numpy as np
 from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known
 from _training import Networks, Task, classify, first_of, needs_of, open_study
+from rnn_jax.lab.plots import confusion_figure
+from rnn_jax.lab.report import Section
 
 from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout, readout_layer
 from rnn_jax.counting import parameter_count
 from rnn_jax.data.languages import LOCALES, locale_words
 from rnn_jax.data.parts import split
 from rnn_jax.data.text import Vocabulary, pad, vocabulary
-from rnn_jax.lab.plots import confusion_figure
-from rnn_jax.lab.report import Section
 from rnn_jax.lab.runs import Run, wrong_use
 from rnn_jax.training import batch_learner
 

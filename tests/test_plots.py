@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-
 from rnn_jax.lab.plots import (
     COLOURS,
     Band,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rnn_jax.lab.report import Section, write_report
 
 from rnn_jax.lab.checkpoints import Checkpoints, save_params
-from rnn_jax.lab.report import Section, write_report
 from rnn_jax.lab.runs import open_run, read_json, read_metrics, wrong_use
 from tests.laboratory import as_a_user_has_it, refused
 from tests.test_runs import Config

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from rnn_jax.lab.plots import Band, ScoreCurve
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

@@ -17,7 +17,17 @@ from rnn_jax.lab.progress import print_table
 from rnn_jax.lab.runs import Run, read_json, read_metrics
 from rnn_jax.lab.study import Scores, status_of
 
-__all__ = ["Section", "Table", "add_figure", "learning_curves", "percent", "publish", "score_table"]
+__all__ = [
+    "Section",
+    "Table",
+    "add_figure",
+    "curve_rows",
+    "learning_curves",
+    "percent",
+    "publish",
+    "score_table",
+    "seed_curves",
+]
 
 DIVERGED = 100.0
 """Nats of a network that has diverged: it predicts worse than any guess."""
@@ -106,14 +116,35 @@ def learning_curves(
     """
     columns = ("cell", "seed", x, score)
     rows = [tuple(row[c] for c in columns) for row in read_metrics(run.folder) if row["split"] == "validation"]
-    curves = {}
-    for kind in dict.fromkeys(row[0] for row in rows):
-        seeds = dict.fromkeys(row[1] for row in rows if row[0] == kind)
-        points = np.array([[row[2:] for row in rows if row[:2] == (kind, seed)] for seed in seeds], float)  # (S, N, 2)
-        curves[kind] = Curve(points[0, :, 0], points[:, :, 1].T)
+    curves = {kind: seed_curves(run, kind, score, x=x) for kind in dict.fromkeys(row[0] for row in rows)}
     figure = curve_figure(curves, x=f"{unit} read by each network", y=y, baselines=baselines, percent=True)
     sentence = describe_curves(curves, baselines)
     return add_figure(run, "learning_curves", figure, columns, rows, title="While learning", sentence=sentence)
+
+
+def seed_curves(run: Run, kind: str, score: str, *, x: str, split: str = "validation") -> Curve:
+    """A score of one kind of network while it is trained, ``Curve(x (N,), values (N, S))``; not finite is NaN.
+
+    Args:
+        run: of a study.
+        kind: of network.
+        score: its name in the metrics.
+        x: the field of the metrics along the horizontal axis.
+        split: train or validation.
+    """
+    rows = [row for row in read_metrics(run.folder) if (row["cell"], row["split"]) == (kind, split)]
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    points = np.array([[(row[x], row[score]) for row in rows if row["seed"] == s] for s in seeds], float)  # (S, N, 2)
+    return Curve(points[0, :, 0], points[:, :, 1].T)
+
+
+def curve_rows(curves: Mapping[str, Curve]) -> list[tuple[Any, ...]]:
+    """The numbers of curves as rows of a table: label, x, seed, value."""
+    return [
+        (label, curve.x[n], seed, value)
+        for label, curve in curves.items()
+        for (n, seed), value in np.ndenumerate(curve.values)
+    ]
 
 
 def describe_curves(curves: Mapping[str, Curve], baselines: Mapping[str, float]) -> str:
