@@ -79,22 +79,19 @@ def test_each_word_of_one_language_is_in_one_part_with_its_class():
 
 
 def test_written_dates_stand_for_their_targets_and_parts_share_no_day():
-    data = written_dates(["sv", "fi"], examples=200, tested=40)
+    data = written_dates(["sv", "fi"], examples=2000, tested=400)
     days = []
     for part in data[:3]:
-        written = []
-        for source, length, target, locale in zip(
-            part.sources.T, part.lengths, part.targets.T, part.locales, strict=True
-        ):
-            text = data.target_vocabulary.decode(target)
-            written.append(datetime.date.fromisoformat(text[:-1]))
-            assert target[-1] == data.end
-            assert text[-1] == "\n"
-            line, ways = data.source_vocabulary.decode(source[:length]), [data.locales[int(locale)]]
-            assert line in {write_date(written[-1], name, style) for name in ways for style in STYLES}
+        targets = [data.target_vocabulary.decode(target) for target in part.targets.T]
+        written = [datetime.date.fromisoformat(target[:-1]) for target in targets]
+        assert all(part.targets[-1] == data.end)
+        assert {target[-1] for target in targets} == {"\n"}
+        for n in range(60):
+            line = data.source_vocabulary.decode(part.sources[: part.lengths[n], n])
+            assert line in {write_date(written[n], data.locales[part.locales[n]], style) for style in STYLES}
         days.append(set(written))
         assert FIRST_DAY <= min(written) <= max(written) < FIRST_DAY + datetime.timedelta(36_525)
-    assert [len(part.lengths) for part in data[:3]] == [200, 10, 40]
+    assert [len(part.lengths) for part in data[:3]] == [2000, 100, 400]
     assert all(days[a].isdisjoint(days[b]) for a, b in [(0, 1), (0, 2), (1, 2)])
     assert all(set(part.locales.tolist()) == {0, 1} for part in data[:3])
     refused(lambda: written_dates(["xx"]), "locale got 'xx'; want one of da")
