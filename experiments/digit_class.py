@@ -35,10 +35,10 @@ options
 
 # %% [markdown]
 # ## The digits
-# Each image is a vector of 64 numbers between 0 (paper) and 1 (ink). The images are divided at random into three parts:
-# the network is trained on the first, evaluated on the second while it is trained, and evaluated on the third once.
-# In training every image is moved by up to one pixel in each direction, differently each time: a cheap way to get more
-# examples of the same digit.
+#
+# Each image is a vector of 64 numbers between 0 (paper) and 1 (ink). The images are divided at random into three parts.
+# The network is trained on the first part. It is evaluated on the second part while it is trained, and on the third
+# part once, at the end. Here are the first images of the training part, each with its digit above it.
 
 # %%
 import jax
@@ -46,44 +46,35 @@ import numpy as np
 
 from rnn_jax import one_to_one, readout, vanilla
 from rnn_jax.counting import parameter_count
-from rnn_jax.data import digits, draw_moved_digits
-from rnn_jax.lab.figures import COLOURS, Picture, confusion_counts, confusion_figure, with_fonts
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy
+from rnn_jax.lab.figures import COLOURS, confusion_counts, confusion_figure, image_figure
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.page import add_figure, learning_curves, percent, publish, score_table
 from rnn_jax.lab.study import class_scores, first_network, open_study, train
 from rnn_jax.training import batch_learner
 
-parts, classes = digits(), 10
-commonest = np.bincount(parts.train.classes).argmax()
-baselines = {"accuracy": {"the commonest digit": float(np.mean(parts.test.classes == commonest))}}
-{name: len(part.classes) for name, part in parts._asdict().items()}
+parts = digits()
+CLASSES = 10
+image_figure(parts.train.images[:18], [str(digit) for digit in parts.train.classes[:18]])
 
+# %% [markdown]
+# The score to compare with needs no network: always guess the commonest digit of the training part. On the test part
+# this guess is right for about one image in ten.
 
 # %%
-def image_figure(images, titles, below, colour=COLOURS[1]):
-    """Images ``(N, 8, 8)`` in rows of nine, each with a title and a line below."""
-    lines = max(1, -(-len(images) // 9))
-    figure = Picture(figsize=(10.8, 1.75 * lines), layout="constrained")
-    axes = figure.subplots(lines, 9, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, image, title, line in zip(axes.flat, images, titles, below, strict=False):
-        axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axis.set_title(title, color=colour, fontsize=11)
-        axis.text(0.5, -0.05, line, ha="center", va="top", fontsize=11, transform=axis.transAxes)
-    return with_fonts(figure)
-
-
-image_figure(parts.train.images[:9], parts.train.classes[:9], [""] * 9, colour="black")
+baselines = {"accuracy": {"the commonest digit": majority_accuracy(parts)}}
+baselines
 
 # %% [markdown]
 # ## The network
-# `readout` puts the linear map W_hy on the cell; `one_to_one` takes the one step. The loss is the cross-entropy of the
-# digit in nats: an even guess among ten digits costs ln 10 ≈ 2.30.
+#
+# `readout` puts the linear map W_hy on the cell; `one_to_one` takes the one step. The ten outputs are logits: their
+# softmax is the network's confidence in each digit. The loss is the cross-entropy of the true digit in nats, minus the
+# logarithm of the confidence in it. An even guess among ten digits costs ln 10 ≈ 2.30 nats.
 
 # %%
-model = readout(vanilla(64, options.hidden_size), classes)
+model = readout(vanilla(64, options.hidden_size), CLASSES)
 
 
 def logits(params, images):
@@ -92,14 +83,34 @@ def logits(params, images):
     return one_to_one(model, params, model.start(params, tuple(batch)), images.reshape(*batch, 64))
 
 
-def score(params, images, digit):
+def score(params, images, classes):
     """Accuracy and loss."""
-    return class_scores(logits(params, images), digit)
+    return class_scores(logits(params, images), classes)
 
 
 facts = {"hidden_size": options.hidden_size, "parameters": parameter_count(model)}
+facts
+
+# %% [markdown]
+# ## Batches
+#
+# The training part is small, and a network can learn it by heart. So every image is moved by up to one pixel in each
+# direction, differently each time: a cheap way to get more examples of the same digits. This is a batch of nine.
+
+# %%
+moved = draw_moved_digits(parts.train, np.random.default_rng(options.seed), updates=1, batch_size=9)
+image_figure(moved.images[0], [str(digit) for digit in moved.classes[0]])
+
+# %% [markdown]
+# ## Training
+#
+# A task holds how the network learns and how it is evaluated. The same network is trained several times, each time with
+# other first params and other batches, which come from its seed. The spread of the scores shows how much of a
+# difference between two scores is chance.
+
+# %%
 task = Task(
-    batch_learner(
+    learner=batch_learner(
         model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer_of(options), clip=options.clip
     ),
     batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
@@ -107,15 +118,8 @@ task = Task(
     validation=parts.validation,
     test=parts.test,
     facts=facts,
-    memory=memory_of_training(options, model, steps=1, outputs=classes, inputs=64, scored=len(parts.test.classes)),
+    memory=memory_of_training(options, model, steps=1, outputs=CLASSES, inputs=64, scored=len(parts.test.classes)),
 )
-facts
-
-# %% [markdown]
-# ## Training
-# Three networks, which differ in the seed of their first params and of their batches.
-
-# %%
 run = open_study(options, {"tanh": task})
 networks, scores = train(options, run, {"tanh": task})
 table = score_table(
@@ -127,14 +131,18 @@ table = score_table(
 )
 table
 
+# %% [markdown]
+# The learning curve shows the accuracy on the validation part, which the network never learns from.
+
 # %%
 curves = learning_curves(run, "accuracy", y="digits recognised", baselines=baselines["accuracy"])
 curves
 
 # %% [markdown]
 # ## Which digits are taken for others?
-# The softmax of the logits is the network's confidence in each digit. Look at the images that the first network gets
-# wrong: most of them are hard for people, too.
+#
+# Look at the test images that the first network gets wrong: many of them are hard for people, too. And look at its
+# confidence: a network can be sure and wrong.
 
 # %%
 images, truth = parts.test
@@ -144,7 +152,7 @@ wrong = np.flatnonzero(guesses != truth)
 
 
 def describe_wrong(wrong, images):
-    """The sentence under the images that are not recognised."""
+    """The sentence under the images that are not recognised, from their number and the number of all images."""
     sentence = f"The first network does not recognise {wrong} of {images} test digits."
     return sentence + (" In red its guess and its confidence in it." if wrong else "")
 
@@ -156,17 +164,22 @@ misread = add_figure(
         images[wrong[:18]],
         [f"{guesses[i]}? {confidences[i, guesses[i]]:.0%}" for i in wrong[:18]],
         [f"is {truth[i]}" for i in wrong[:18]],
+        colour=COLOURS[1],
     ),
-    ("image", "truth", *map(str, range(classes))),
+    ("image", "truth", *map(str, range(CLASSES))),
     [(i, truth[i], *(f"{p:.4f}" for p in row)) for i, row in enumerate(confidences)],
     title="Not recognised",
     sentence=describe_wrong(len(wrong), len(truth)),
 )
 misread
 
+# %% [markdown]
+# The confusion matrix counts the guesses for every true digit. What is not on the diagonal is an error, and errors are
+# not random: digits of similar shape are taken for each other.
+
 # %%
-counts = confusion_counts(guesses, truth, classes)
-labels = [str(digit) for digit in range(classes)]
+counts = confusion_counts(guesses, truth, CLASSES)
+labels = [str(digit) for digit in range(CLASSES)]
 confusion = add_figure(
     run,
     "confusion",
@@ -180,7 +193,9 @@ confusion
 
 # %% [markdown]
 # ## The page
-# Everything above is now in the run folder: params, metrics, figures with their numbers, and one page to send around.
+#
+# The run folder now holds the params of every network, the metrics, each figure with its numbers, and one page with all
+# of it, `report.html`, which needs no other file.
 
 # %%
 publish(
@@ -192,4 +207,5 @@ publish(
     answer=f"A single step recognises {percent(scores['tanh']['accuracy'])} of unseen digits.",
     sections=[curves, misread, confusion],
     table=table,
+    details={"baselines": baselines},
 )

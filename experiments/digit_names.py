@@ -1,225 +1,267 @@
 # %% [markdown]
-# # One to many: an image is spelled
+# # One to many: the name of a digit
 #
-# One input, many outputs: a cell takes a single step on the image of a digit, a linear map turns what it has seen into
-# the first state of a decoder, and the decoder spells the digit's English name letter by letter, s, e, v, e, n, end.
-# Training tells the decoder the right letters before each place (teacher forcing); in evaluation it must read its own.
-# Nothing but its state tells it which digit it is spelling, and how far it has come.
+# One input, many outputs. An encoder takes a single step on the image of a digit. A linear map, the bridge, turns its
+# state into the first state of a decoder, and the decoder writes the English name of the digit character by character:
+# s, e, v, e, n, end. After its first state the decoder gets no more of the image. So its state must hold two things:
+# which digit it is, and how many characters are written.
 
 # %%
 import dataclasses
-import sys
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from _digits import CLASSES, Parts, draw_batches, load_digits, majority
-from _showing import Scores, Shown, conduct, draw_curves, shown
-from _study import Study, optimizer, read_options
-from _training import Networks, Task, first_of, needs_of, open_study
-from matplotlib.figure import Figure
-from rnn_jax.lab.plots import draw_confidences
-from rnn_jax.lab.report import Section
-
-from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
-from rnn_jax.bridges import EncoderDecoder
-from rnn_jax.counting import parameter_count
-from rnn_jax.data.text import vocabulary
-from rnn_jax.decoding import Decoded, greedy
-from rnn_jax.lab.runs import Run, wrong_use
-from rnn_jax.losses import cross_entropy
-from rnn_jax.training import batch_learner
+from rnn_jax.lab.options import StudyOptions, read_options
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Study):
-    """What is the name of the digit on the image? A decoder that starts from the image spells it letter by letter."""
+class Options(StudyOptions):
+    """What is the name of the digit on the image? A decoder that starts from the image writes it as characters."""
+
+    SMOKE: ClassVar = {"hidden_size": 32, "decoder_size": 16, "seeds": 1, "evaluations": 2, "updates": 20}
 
     hidden_size: int = 128
-    """Units of the cell that sees the image."""
+    """Units of the encoder, which reads the image."""
     decoder_size: int = 64
     """Units of the decoder, a GRU."""
     updates: int = 400
-    """Optimizer steps from one look to the next."""
+    """Optimizer steps from one evaluation to the next."""
     learning_rate: float = 1e-2
-    """The highest of Adam: up to it over the first sixth of the updates, then down along a cosine."""
+    """The highest learning rate: it rises over the first sixth of the updates, then falls along a cosine."""
     out: Path = Path("runs/digit_names/default")
     """The run folder."""
 
 
-SMOKE = {"hidden_size": 32, "decoder_size": 16, "seeds": 1, "looks": 2, "updates": 20}
-NAME = "tanh to GRU"
-WRONG_SHOWN = 8  # names that are not right, in the picture
-
+options = read_options(Options)
+options
 
 # %% [markdown]
-# ## The names
-# An end closes every name, and the same sign opens it: what the decoder reads before the first letter.
+# ## Images and names
+#
+# The images are handwritten digits of 8 × 8 pixels, divided into three parts: to train on, to evaluate on while a
+# network is trained, and to evaluate on once. The targets are the names above the images.
 
 # %%
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LETTERS = vocabulary("".join(NAMES) + "\n")
-END = int(LETTERS.encode("\n")[0])
-LONGEST = 1 + max(map(len, NAMES))
-SPELLED = np.stack([LETTERS.encode(name.ljust(LONGEST, "\n")) for name in NAMES])
-"""``(10, LONGEST)``: each name, filled up with ends."""
-LENGTHS = np.array([len(name) + 1 for name in NAMES])
-"""``(10,)``: letters of each name, with its end."""
+import jax
+import jax.numpy as jnp
+import numpy as np
 
+from rnn_jax import encoder_decoder, gru, length_mask, one_to_many, readout, vanilla
+from rnn_jax.counting import parameter_count
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy, vocabulary
+from rnn_jax.decoding import greedy
+from rnn_jax.lab.figures import Picture, draw_confidences, image_figure, with_fonts
+from rnn_jax.lab.loop import Task, optimizer_of
+from rnn_jax.lab.memory import memory_of_training
+from rnn_jax.lab.page import add_figure, learning_curves, percent, publish, score_table
+from rnn_jax.lab.study import first_network, open_study, train
+from rnn_jax.losses import cross_entropy
+from rnn_jax.training import batch_learner
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CHARACTERS = vocabulary("".join(NAMES) + "\n")
+parts = digits()
+image_figure(parts.train.images[:9], [NAMES[digit] for digit in parts.train.classes[:9]])
+
+# %% [markdown]
+# A name becomes a sequence of ids. The newline stands for the end of a name, and it is also the first input of the
+# decoder, before any character. Names have different lengths, so they are padded with ends, and the loss counts each
+# name up to its first end only.
+
+# %%
+END = int(CHARACTERS.encode("\n")[0])
+LONGEST = 1 + max(map(len, NAMES))
+SPELLED = np.stack([CHARACTERS.encode(name.ljust(LONGEST, "\n")) for name in NAMES])  # (10, LONGEST)
+LENGTHS = np.array([len(name) + 1 for name in NAMES])  # (10,), with the end
+{name: ids.tolist() for name, ids in zip(NAMES, SPELLED, strict=True)}
+
+# %% [markdown]
+# The score to compare with needs no network: always write the name of the commonest digit.
+
+# %%
+baselines = {"exact": {"the commonest digit's name": majority_accuracy(parts)}}
+baselines
 
 # %% [markdown]
 # ## The network
-
+#
+# `encoder_decoder` joins a vanilla cell, which reads an image as a sequence of one step, and a GRU, which writes. In
+# training the decoder reads the true characters before each place, whatever it would have written (teacher forcing).
+# In evaluation it reads its own characters: `greedy` writes the likeliest character at each place, until the end.
 
 # %%
-def make_model(config: Config) -> EncoderDecoder:
-    """An image as a sequence of one step, then a name."""
-    encoder = vanilla(64, config.hidden_size)
-    return encoder_decoder(encoder, readout(gru(LETTERS.size, config.decoder_size), LETTERS.size))
+encoder, decoder = vanilla(64, options.hidden_size), gru(CHARACTERS.size, options.decoder_size)
+model = encoder_decoder(encoder, readout(decoder, CHARACTERS.size))
 
 
-def see(model: EncoderDecoder, params: Any, images: Any) -> Any:
-    """The decoder's first state, of images ``(*batch, 8, 8)``."""
+def encode(params, images):
+    """The first state of the decoder, for images ``(*batch, 8, 8)``."""
     *batch, _, _ = images.shape
     return model.encode(params, model.start(params, tuple(batch)), images.reshape(1, *batch, 64))
 
 
-def spell(model: EncoderDecoder, params: Any, images: Any) -> Decoded:
-    """Writes the name of each digit, ``(LONGEST, *batch)``, reading its own letters."""
+def spell(params, images):
+    """The name of each digit as the network writes it, ids ``(LONGEST, *batch)``."""
     first = jnp.full(images.shape[:-2], END)
-    return greedy(model.decoder, params, see(model, params, images), first, LONGEST, end=END)
+    return greedy(model.decoder, params, encode(params, images), first, length=LONGEST, end=END)
 
 
-def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:
-    """What is learned from what."""
-
-    def loss(params: Any, images: jax.Array, classes: jax.Array) -> jax.Array:
-        targets, mask = jnp.asarray(SPELLED)[classes].T, length_mask(jnp.asarray(LENGTHS)[classes], LONGEST)
-        first = jnp.full(classes.shape, END, targets.dtype)
-        logits = one_to_many(model.decoder, params, see(model, params, images), first, targets)
-        return cross_entropy(logits, targets, mask)
-
-    def score(params: Any, images: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-        same = spell(model, params, images).ids == jnp.asarray(SPELLED)[classes].T
-        known = length_mask(jnp.asarray(LENGTHS)[classes], LONGEST)
-        letters = jnp.sum(same & known) / jnp.sum(known)
-        return {"exact": jnp.mean(same.all(axis=0)), "letters": letters, "loss": loss(params, images, classes)}
-
-    return Task(
-        learner=batch_learner(model.init, loss, optimizer(config), clip=config.clip),
-        batches=lambda rng, look: draw_batches(parts.train, rng, config.updates, config.batch_size),
-        score=score,
-        validation=parts.validation,
-        test=parts.test,
-        facts={
-            "hidden_size": config.decoder_size,
-            "parameters": parameter_count(model),
-        },
-        needs=needs_of(
-            config, model, steps=LONGEST, outputs=LETTERS.size, numbers=64, scored=LONGEST * len(parts.test.classes)
-        ),
-    )
-
+facts = {"hidden_size": options.decoder_size, "parameters": parameter_count(model)}
+facts
 
 # %% [markdown]
-# ## What is shown
-# The image of a digit beside the name that was spelled, and how sure the decoder was at every letter: ten digits that
-# were spelled right, one of each, then those that were not.
+# The loss is the cross-entropy of a whole name in nats under teacher forcing. `exact` is the share of names without any
+# error, and `characters` the share of characters that are right at their place, the end among them. In training each
+# image is moved at random by up to one pixel, which gives more examples of the same digits.
 
 
 # %%
-def spelled_figure(images: np.ndarray, truth: np.ndarray, lengths: np.ndarray, confidences: np.ndarray) -> Figure:
-    """A row for each image: the digit, and the decoder's likeliest letters at each place.
+def loss(params, images, classes):
+    """The cross-entropy of the names of these classes ``(N,)``, under teacher forcing."""
+    targets, mask = jnp.asarray(SPELLED)[classes].T, length_mask(jnp.asarray(LENGTHS)[classes], LONGEST)
+    first = jnp.full(classes.shape, END, targets.dtype)
+    return cross_entropy(one_to_many(model.decoder, params, encode(params, images), first, targets), targets, mask)
 
-    Args:
-        images: ``(N, 8, 8)``.
-        truth: ``(N,)``, the digits.
-        lengths: ``(N,)``, letters that were spelled, with the end.
-        confidences: ``(N, LONGEST, V)``.
-    """
-    figure = Figure(figsize=(10.8, 0.95 * -(-len(images) // 2)), layout="constrained")
-    grid = figure.subplots(-(-len(images) // 2), 4, squeeze=False, width_ratios=(1, 6, 1, 6))
+
+def score(params, images, classes):
+    """Shares of names and of characters that are right when the network reads its own characters, and the loss."""
+    same = spell(params, images).ids == jnp.asarray(SPELLED)[classes].T
+    mask = length_mask(jnp.asarray(LENGTHS)[classes], LONGEST)
+    characters = jnp.sum(same & mask) / jnp.sum(mask)
+    return {"exact": jnp.mean(same.all(axis=0)), "characters": characters, "loss": loss(params, images, classes)}
+
+
+task = Task(
+    learner=batch_learner(model.init, loss, optimizer_of(options), clip=options.clip),
+    batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
+    score=score,
+    validation=parts.validation,
+    test=parts.test,
+    facts=facts,
+    memory=memory_of_training(
+        options,
+        model,
+        steps=LONGEST,
+        outputs=CHARACTERS.size,
+        inputs=64,
+        scored=LONGEST * len(parts.test.classes),
+    ),
+)
+
+# %% [markdown]
+# ## Training
+#
+# The same network is trained from several seeds, and each is evaluated on the test part at its end.
+
+# %%
+KIND = "tanh to GRU"
+run = open_study(options, {KIND: task})
+networks, scores = train(options, run, {KIND: task})
+table = score_table(
+    run,
+    scores,
+    baselines=baselines,
+    legend="H: of the decoder. Exact: names of test digits without an error; characters: right at their place, ends "
+    "among them; mean over seeds ± half their range. Nats: cross-entropy of a whole name under teacher forcing.",
+)
+table
+
+# %% [markdown]
+# A name is exact only if every character is, so this curve rises late: first the network learns the lengths and the
+# common characters, then which digit is on the image.
+
+# %%
+curves = learning_curves(run, "exact", y="names without an error", baselines=baselines["exact"])
+curves
+
+# %% [markdown]
+# ## What the network writes
+#
+# Below, each image stands beside the name that the first network writes for it, with its likeliest characters at each
+# place; the longer a bar, the larger the network's confidence. The first character decides most: after "s" the network
+# must still tell six from seven, after "z" there is only one way to go on. First come digits whose names are exact, one
+# of each, then some with errors.
+
+# %%
+params = first_network(networks, KIND)
+images, truth = parts.test
+written = spell(params, images)
+first = jnp.full(truth.shape, END)
+logits = one_to_many(model.decoder, params, encode(params, images), first, written.ids)
+confidences = np.asarray(jax.nn.softmax(logits)).transpose(1, 0, 2)  # (N, LONGEST, V)
+ids, lengths = np.asarray(written.ids).T, np.asarray(written.lengths)
+right = (ids == SPELLED[truth]).all(axis=1)
+WRONG_SHOWN = 8
+one_of_each = [np.flatnonzero((truth == digit) & right)[:1] for digit in range(len(NAMES))]
+chosen = np.concatenate([*one_of_each, np.flatnonzero(~right)[:WRONG_SHOWN]])
+
+
+def spelled_figure(chosen):
+    """A figure of these test images, two a row: the digit, and the likeliest characters at each place."""
+    lines = max(1, -(-len(chosen) // 2))
+    figure = Picture(figsize=(10.8, 0.95 * lines), layout="constrained")
+    grid = figure.subplots(lines, 4, squeeze=False, width_ratios=(1, 6, 1, 6))
     for axis in grid.flat:
         axis.set_axis_off()
-    for n, (digit, letters) in enumerate(zip(grid[:, ::2].flat, grid[:, 1::2].flat, strict=True)):
-        if n == len(images):
-            break
-        digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=1)
-        told = LETTERS.decode(SPELLED[truth[n]])
-        draw_confidences(letters, told[: lengths[n]], confidences[n][: lengths[n]], LETTERS.characters, top=3)
-        letters.set_xlim(-0.1, LONGEST)
-    return figure
+    for n, image, name in zip(chosen, grid[:, ::2].flat, grid[:, 1::2].flat, strict=False):
+        image.imshow(images[n], cmap="gray_r", vmin=0, vmax=1)
+        true_name = CHARACTERS.decode(SPELLED[truth[n]])[: lengths[n]]
+        draw_confidences(name, true_name, confidences[n][: lengths[n]], CHARACTERS.characters, top=3)
+        name.set_xlim(-0.1, LONGEST)
+    return with_fonts(figure)
 
 
-def about_spelled(truth: np.ndarray, right: np.ndarray) -> str:
-    """The sentence under the spelled digits, of their classes and whether each is spelled right."""
-    digits, wrong = len(np.unique(truth[right])), int((~right).sum())
-    drawn = [f"one of each of the {digits} digits that it spells right"] if digits else []
-    drawn += [f"{min(wrong, WRONG_SHOWN)} of those that it misspells"] if wrong else []
+def describe_spelled(truth, right):
+    """The sentence under the names, from the classes and whether each name is exact."""
+    exact, wrong = len(np.unique(truth[right])), int((~right).sum())
+    shown = [f"one of each of the {exact} digits whose names are exact"] if exact else []
+    shown += [f"{min(wrong, WRONG_SHOWN)} of those with errors"] if wrong else []
     return (
-        f"The first network misspells {wrong} of {len(truth)} test digits. Here are {' and '.join(drawn)}, with the "
-        "likeliest letters of each place: green if right, red a wrong first guess; ⏎ is the end."
+        f"The first network writes {wrong} of {len(truth)} names of test digits with errors. Shown are "
+        f"{' and '.join(shown)}, with the likeliest characters at each place: green if right, red for a wrong first "
+        "guess; ⏎ is the end."
     )
 
 
-def show(model: EncoderDecoder, parts: Parts, run: Run, networks: Networks, chance: dict, scores: Scores) -> Shown:
-    """Draws the figures of the first network."""
-    params = first_of(networks, NAME)
-    images, truth = parts.test
-    written = spell(model, params, images)
-    told = one_to_many(model.decoder, params, see(model, params, images), jnp.full(truth.shape, END), written.ids)
-    ids, confidences = np.asarray(written.ids).T, np.asarray(jax.nn.softmax(told)).transpose(1, 0, 2)
-    right = (ids == SPELLED[truth]).all(axis=1)
-    one_of_each = [np.flatnonzero((truth == digit) & right)[:1] for digit in range(CLASSES)]
-    chosen = np.concatenate([*one_of_each, np.flatnonzero(~right)[:WRONG_SHOWN]])
-    figure = spelled_figure(images[chosen], truth[chosen], np.asarray(written.lengths)[chosen], confidences[chosen])
-    rows = [
-        (
-            image,
-            truth[image],
-            place,
-            LETTERS.decode([letter]).strip() or "end",
-            f"{confidences[image, place, letter]:.4f}",
-        )
-        for image in chosen
-        for place, letter in enumerate(ids[image])
-    ]
-    run.draw("spelled", figure, ("image", "truth", "place", "letter", "confidence"), rows)
-    wrong = [f"{NAMES[truth[i]]} read as " + LETTERS.decode(ids[i]).split("\n")[0] for i in np.flatnonzero(~right)]
-    sections = [
-        Section("Spelled", "spelled", about_spelled(truth, right)),
-        draw_curves(run, scores, "exact", chance, "names spelled right"),
-    ]
-    samples = {"Names that were not right": "\n".join(wrong)} if wrong else {}
-    answer = f"Of unseen digits {shown(scores[NAME]['exact'])} are spelled without a fault, letter after letter."
-    return Shown(answer, sections, samples)
+spelled = add_figure(
+    run,
+    "spelled",
+    spelled_figure(chosen),
+    ("image", "truth", "place", "character", "confidence"),
+    [
+        (n, truth[n], place, CHARACTERS.decode([i]).strip() or "end", f"{confidences[n, place, i]:.4f}")
+        for n in chosen
+        for place, i in enumerate(ids[n])
+    ],
+    title="Spelled",
+    sentence=describe_spelled(truth, right),
+)
+spelled
 
+# %% [markdown]
+# These are the first names with errors. Most of them are correct names of another digit: the image was taken for that
+# digit. A name that is no word at all would be an error of the decoder.
 
 # %%
-def main(argv: list[str] | None = None) -> int:
-    """Runs the experiment; returns the exit code."""
-    with wrong_use():
-        config, default = read_options(Config, SMOKE, argv)
-        parts = load_digits()
-        model = make_model(config)
-        tasks = {NAME: make_task(config, model, parts)}
-        run = open_study(config, tasks)
-    chance = {"the commonest digit's name": majority(parts)}
-    return conduct(
-        run,
-        (config, default),
-        tasks,
-        lambda networks, scores: show(model, parts, run, networks, chance, scores),
-        script="digit_names.py",
-        title="One to many: an image is spelled",
-        question=f"{len(parts.train.classes):,} handwritten digits to learn from, {len(parts.test.classes)} to test on",
-        baselines={"exact": chance},
-        legend="H: of the decoder. Exact: names of test digits without a fault; letters: right at their place, ends "
-        "among them; mean over seeds ± half their range. Nats: cross-entropy of a whole name under teacher forcing.",
-    )
+errors = [f"{NAMES[truth[n]]} became {CHARACTERS.decode(ids[n]).partition(chr(10))[0]}" for n in np.flatnonzero(~right)]
+errors[:20]
 
+# %% [markdown]
+# ## The page
+#
+# The run folder now holds the params of every network, the metrics, each figure with its numbers, and one page with all
+# of it, `report.html`, which needs no other file.
 
-if __name__ == "__main__":
-    sys.exit(main())
+# %%
+publish(
+    run,
+    options,
+    script="experiments/digit_names.py",
+    title="One to many: the name of a digit",
+    question=f"{len(parts.train.classes):,} handwritten digits to train on, {len(parts.test.classes)} to test on",
+    answer=f"{percent(scores[KIND]['exact'])} of unseen digits get their name without an error.",
+    sections=[spelled, curves],
+    table=table,
+    samples={"Names with errors": "\n".join(errors)} if errors else {},
+    details={"baselines": baselines},
+)

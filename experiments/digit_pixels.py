@@ -1,172 +1,230 @@
 # %% [markdown]
 # # Many to one: a digit, pixel by pixel
 #
-# The image of a digit is read as a sequence of 64 numbers, row by row, and only the last state says which digit it was.
-# What tanh, ReLU, GRU and LSTM make of it, at equal numbers of parameters; and, of the same networks, how often they
-# would be right if they had to say it after each pixel: when do they know?
+# Many inputs, one output. The image of a digit is read as a sequence of 64 numbers, row by row, and only the last state
+# decides which digit it is. The first pixels are then 64 steps back, so a network must carry what it has read. This
+# script compares tanh, ReLU, GRU and LSTM at equal numbers of parameters. It also reads the output of the same networks
+# after each pixel: how early is the digit recognised?
 #
 # Le, Jaitly, Hinton. A simple way to initialize recurrent networks of rectified linear units. 2015 (on larger images).
 
 # %%
 import dataclasses
-import sys
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-import jax
-import numpy as np
-from _digits import CLASSES, Parts, draw_batches, load_digits, majority
-from _showing import Scores, Shown, conduct, draw_curves, shown
-from _study import Study, optimizer, read_options, require_room
-from _training import Networks, Task, classify, needs_of, open_study
-from rnn_jax.lab.plots import ScoreCurve, score_figure
-from rnn_jax.lab.report import Section
+from rnn_jax.lab.options import StudyOptions, read_options, require_choices
 
-from rnn_jax import Cell, gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
-from rnn_jax.counting import matching_size, parameter_count
-from rnn_jax.lab.runs import Run, wrong_use
-from rnn_jax.training import batch_learner
-
-CELLS = {"tanh": vanilla, "relu": irnn, "gru": gru, "lstm": lstm}
-"""``relu`` begins with the identity as W_hh."""
+CELLS = ("tanh", "relu", "gru", "lstm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Study):
+class Options(StudyOptions):
     """Which digit is it, read as a sequence of 64 pixels? tanh, ReLU, GRU and LSTM at equal numbers of parameters."""
 
-    cells: tuple[str, ...] = tuple(CELLS)
+    SMOKE: ClassVar = {"cells": ("gru",), "hidden_size": 12, "seeds": 1, "evaluations": 2, "updates": 10}
+
+    cells: tuple[str, ...] = CELLS
     """Of tanh, relu, gru, lstm."""
     hidden_size: int = 64
     """Units of the LSTM that sets the number of parameters; every cell gets as many units as give the same number."""
     updates: int = 120
-    """Optimizer steps from one look to the next."""
+    """Optimizer steps from one evaluation to the next."""
     out: Path = Path("runs/digit_pixels/default")
     """The run folder."""
 
 
-SMOKE = {"cells": ("gru",), "hidden_size": 12, "seeds": 1, "looks": 2, "updates": 10}
-
+options = read_options(Options)
+require_choices(options, "cells", CELLS)
+options
 
 # %% [markdown]
-# ## The networks
+# ## The digits as sequences
+#
+# The images are handwritten digits of 8 × 8 pixels, divided into three parts: to train on, to evaluate on while a
+# network is trained, and to evaluate on once. In training each image is moved at random by up to one pixel, which gives
+# more examples of the same digits.
+
+# %%
+from functools import partial
+
+import jax
+import numpy as np
+
+from rnn_jax import gru, irnn, lstm, many_to_many, many_to_one, readout, vanilla
+from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.data import digits, draw_moved_digits, majority_accuracy
+from rnn_jax.lab.figures import Curve, curve_figure, image_figure
+from rnn_jax.lab.loop import Task, optimizer_of
+from rnn_jax.lab.memory import memory_of_training, require_memory
+from rnn_jax.lab.page import add_figure, learning_curves, percent, publish, score_table
+from rnn_jax.lab.study import class_scores, open_study, train
+from rnn_jax.training import batch_learner
+
+parts, classes = digits(), 10
+image_figure(parts.train.images[:9], [str(digit) for digit in parts.train.classes[:9]])
+
+# %% [markdown]
+# This is what a network reads of the first two images: 64 numbers, one after the other. Every eight steps a new row
+# begins, and what is close in the image, one pixel below the other, is eight steps apart in the sequence.
 
 
 # %%
-def make_models(config: Config) -> dict[str, Cell]:
-    """A network for each cell, with the parameters of an LSTM of ``hidden_size`` units, or nearly.
-
-    Raises:
-        ValueError: for an unknown cell, or none.
-    """
-    unknown = [name for name in config.cells if name not in CELLS]
-    if unknown or not config.cells:
-        raise ValueError(
-            f"--cells got {unknown[0] if unknown else 'nothing'!r}; want one or more of {', '.join(CELLS)}"
-        )
-    twice = next((name for name in config.cells if config.cells.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"--cells got {twice} twice; want each cell once")
-
-    def make(name: str, hidden_size: int) -> Cell:
-        return readout(CELLS[name](1, hidden_size), CLASSES)
-
-    require_room(config, hidden_size=16 * parameter_count(make("lstm", config.hidden_size)))
-    budget = parameter_count(make("lstm", config.hidden_size))
-    return {name: make(name, matching_size(partial(make, name), budget)) for name in config.cells}
-
-
-def as_sequence(images: Any) -> Any:
-    """``(N, 8, 8) -> (64, N, 1)``: a pixel at each step."""
+def as_sequence(images):
+    """``(N, 8, 8) -> (64, N, 1)``: one pixel at each step."""
     return images.reshape(-1, 64).T[..., None]
 
 
-def make_task(config: Config, model: Cell, parts: Parts) -> Task:
-    """What is learned from what."""
+pixels = np.arange(1, 65)
+sequences = as_sequence(parts.train.images[:2])[..., 0]
+names = [f"image {n + 1}, a {parts.train.classes[n]}" for n in range(2)]
+curve_figure({name: (pixels, sequences[:, n]) for n, name in enumerate(names)}, x="pixel", y="ink")
 
-    def score(params: Any, images: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
-        xs = as_sequence(images)
-        return classify(many_to_one(model, params, model.start(params, classes.shape), xs), classes)
+# %% [markdown]
+# The score to compare with needs no network: always guess the commonest digit.
+
+# %%
+baselines = {"accuracy": {"the commonest digit": majority_accuracy(parts)}}
+baselines
+
+# %% [markdown]
+# ## The networks
+#
+# Each network reads one number at a step and has ten outputs. `relu` begins with the identity as W_hh, so its state
+# keeps its length at first. An LSTM has four products where tanh has one; so that none has an advantage, each cell gets
+# the number of units H with which it has as many parameters as the LSTM.
+
+# %%
+cell_of = {"tanh": vanilla, "relu": irnn, "gru": gru, "lstm": lstm}
+
+
+def make_model(name, hidden_size):
+    """A cell that reads one pixel at a step, with ten outputs."""
+    return readout(cell_of[name](1, hidden_size), classes)
+
+
+budget = parameter_count(make_model("lstm", options.hidden_size))
+require_memory(options, hidden_size=16 * budget)
+sizes = {name: matching_size(partial(make_model, name), budget) for name in options.cells}
+models = {name: make_model(name, H) for name, H in sizes.items()}
+facts = {name: {"hidden_size": sizes[name], "parameters": parameter_count(models[name])} for name in models}
+facts
+
+# %% [markdown]
+# ## Training
+#
+# `many_to_one` reads the whole sequence and returns the output of the last step. All networks see the same batches in
+# the same order, with the same learning rates, and the gradient of the last step goes back through all 64.
+
+
+# %%
+def make_task(name):
+    """The task of one kind of network."""
+    model = models[name]
+
+    def score(params, images, digit):
+        xs, h0 = as_sequence(images), model.start(params, digit.shape)
+        return class_scores(many_to_one(model, params, h0, xs), digit)
 
     return Task(
         learner=batch_learner(
-            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer(config), clip=config.clip
+            model.init, lambda params, *batch: score(params, *batch)["loss"], optimizer_of(options), clip=options.clip
         ),
-        batches=lambda rng, look: draw_batches(parts.train, rng, config.updates, config.batch_size),
+        batches=lambda rng, number: draw_moved_digits(parts.train, rng, options.updates, options.batch_size),
         score=score,
         validation=parts.validation,
         test=parts.test,
-        facts={
-            "hidden_size": jax.eval_shape(model.init, jax.random.key(0)).W_hy.shape[0],
-            "parameters": parameter_count(model),
-        },
-        needs=needs_of(config, model, steps=64, outputs=CLASSES, numbers=64, scored=64 * len(parts.test.classes)),
+        facts=facts[name],
+        memory=memory_of_training(
+            options, model, steps=64, outputs=classes, inputs=64, scored=64 * len(parts.test.classes)
+        ),
     )
 
+
+tasks = {name: make_task(name) for name in models}
+run = open_study(options, tasks)
+networks, scores = train(options, run, tasks)
+table = score_table(
+    run,
+    scores,
+    baselines=baselines,
+    legend="Accuracy: test digits that are recognised, mean over seeds ± half their range; nats: cross-entropy of a "
+    "digit.",
+)
+table
 
 # %% [markdown]
-# ## When do they know?
+# The learning curves show how fast each kind learns. The gated cells, GRU and LSTM, can keep their state over many
+# steps, and so the gradient reaches the first pixels; tanh has to find weights with which it does.
+
+# %%
+curves = learning_curves(run, "accuracy", y="digits recognised", baselines=baselines["accuracy"])
+curves
+
+# %% [markdown]
+# ## How early is the digit recognised?
+#
+# The networks were trained on their last output only. But the readout can be applied to every state: `many_to_many`
+# returns the output after each pixel. Until the ink of a digit begins, nothing can be known; many digits are decided
+# before the last rows.
 
 
 # %%
-def right_after_each_pixel(model: Cell, params: Any, images: Any, classes: Any) -> jax.Array:
-    """``(64,)``: how often the outputs after each pixel, which no training has asked for, name the right digit."""
-    ys = many_to_many(model, params, model.start(params, classes.shape), as_sequence(images))
-    return (ys.argmax(axis=-1) == classes).mean(axis=1)
+def accuracy_after_each_pixel(model, params, images, digit):
+    """``(64,)``: the share of images whose digit has the largest output after each pixel."""
+    ys = many_to_many(model, params, model.start(params, digit.shape), as_sequence(images))
+    return (ys.argmax(axis=-1) == digit).mean(axis=1)
 
 
-def show(models: dict[str, Cell], parts: Parts, run: Run, networks: Networks, chance: dict, scores: Scores) -> Shown:
-    """Draws what the networks know after each pixel."""
-    curves = {}
-    for name in scores:
-        measure = jax.jit(partial(right_after_each_pixel, models[name]))
-        found = np.array([measure(params, *parts.test) for params in networks[name].values()])
-        curves[name] = ScoreCurve(np.arange(1, 65), found.T)
-    figure = score_figure(curves, chance, "test digits named right", "pixels read, eight a row")
-    rows = [(name, k, f"{right:.4f}") for name, c in curves.items() for k, right in enumerate(c.values.mean(1), 1)]
-    run.draw("after_each_pixel", figure, ("cell", "pixels", "accuracy"), rows)
-    sections = [
-        draw_curves(run, scores, "accuracy", chance, "digits read right"),
-        Section("When do they know?", "after_each_pixel", about_pixels(curves)),
-    ]
-    told = ", ".join(f"{name} {shown(of['accuracy'])}" for name, of in scores.items())
-    return Shown(f"After 64 pixels the network names the digit: {told}.", sections)
+after = {}
+for name, of_seed in networks.items():
+    accuracy = jax.jit(partial(accuracy_after_each_pixel, models[name]))
+    after[name] = Curve(pixels, np.array([accuracy(params, *parts.test) for params in of_seed.values()]).T)
 
 
-def about_pixels(curves: Mapping[str, ScoreCurve]) -> str:
-    """The sentence under the scores after each pixel."""
-    known = {name: np.flatnonzero(curve.values.mean(1) > 0.5) for name, curve in curves.items()}
+def describe_pixels(curves):
+    """The sentence under the accuracies after each pixel, ``{kind: Curve}``."""
+    above = {name: np.flatnonzero(curve.values.mean(1) > 0.5) for name, curve in curves.items()}
+    first = [f"{name} {k[0] + 1} pixels" if k.size else f"{name} never" for name, k in above.items()]
     return (
-        "The same networks, asked after every pixel though they were trained to answer after the last. They first name "
-        "more than half of the digits right after "
-        + ", ".join(f"{name} {k[0] + 1} pixels" if k.size else f"{name} never" for name, k in known.items())
-        + "."
+        "The outputs of the same networks after each pixel, although only the last output was trained. They first "
+        f"recognise more than half of the digits after {', '.join(first)}."
     )
 
+
+after_each_pixel = add_figure(
+    run,
+    "after_each_pixel",
+    curve_figure(
+        after,
+        x="pixels read, eight a row",
+        y="test digits recognised",
+        baselines=baselines["accuracy"],
+        percent=True,
+    ),
+    ("cell", "pixels", "accuracy"),
+    [(name, k, f"{mean:.4f}") for name, curve in after.items() for k, mean in enumerate(curve.values.mean(1), 1)],
+    title="How early is the digit recognised?",
+    sentence=describe_pixels(after),
+)
+after_each_pixel
+
+# %% [markdown]
+# ## The page
+#
+# The run folder now holds the params of every network, the metrics, each figure with its numbers, and one page with all
+# of it, `report.html`, which needs no other file.
 
 # %%
-def main(argv: list[str] | None = None) -> int:
-    """Runs the experiment; returns the exit code."""
-    with wrong_use():
-        config, default = read_options(Config, SMOKE, argv)
-        parts, models = load_digits(), make_models(config)
-        tasks = {name: make_task(config, model, parts) for name, model in models.items()}
-        run = open_study(config, tasks)
-    chance = {"the commonest digit": majority(parts)}
-    return conduct(
-        run,
-        (config, default),
-        tasks,
-        lambda networks, scores: show(models, parts, run, networks, chance, scores),
-        script="digit_pixels.py",
-        title="Many to one: a digit, pixel by pixel",
-        question=f"{', '.join(models)} at equal numbers of parameters on {len(parts.train.classes):,} digits",
-        baselines={"accuracy": chance},
-        legend="Accuracy: test digits named right, mean over seeds ± half their range; nats: cross-entropy of a digit.",
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+recognised = ", ".join(f"{name} {percent(of['accuracy'])}" for name, of in scores.items())
+publish(
+    run,
+    options,
+    script="experiments/digit_pixels.py",
+    title="Many to one: a digit, pixel by pixel",
+    question=f"{', '.join(models)} at equal numbers of parameters on {len(parts.train.classes):,} digits",
+    answer=f"After 64 pixels these shares of unseen digits are recognised: {recognised}.",
+    sections=[curves, after_each_pixel],
+    table=table,
+    details={"baselines": baselines},
+)

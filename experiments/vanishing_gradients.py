@@ -106,7 +106,7 @@ from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.named_cells import equal_models, make_cell, make_model
 from rnn_jax.lab.own_cells import digests_of
-from rnn_jax.lab.page import Table, add_figure, curve_rows, publish, seed_curves
+from rnn_jax.lab.page import Table, add_figure, curve_rows, metric_curves, publish
 from rnn_jax.lab.study import initial_params, open_study, train
 from rnn_jax.lab.tasks import character_task
 from rnn_jax.training import batch_learner
@@ -242,7 +242,7 @@ adding_bands = {
 sections, errors = [], {name: float(scores[f"{name} adding"]["loss"].mean()) for name in adding_cells}
 if adding_cells:
     after = adding_bands["after training"]
-    curves = {name: seed_curves(run, f"{name} adding", "loss", x="step") for name in adding_cells}
+    curves = {name: metric_curves(run.folder, "loss")[f"{name} adding"] for name in adding_cells}
     kept = {name: sentences.ln_kept(band) for name, band in after.items()}
     figure, rows = cost_figure(after, curves, {"always 1": ADDING_BASELINE}), curve_rows(curves)
     title = f"Act 1: what a vanishing gradient costs (adding problem, {options.steps} steps)"
@@ -307,7 +307,7 @@ sections[-1] if sections else "no network is finished"
 # %%
 if text_cells:
     train_of, validation_of = (
-        {name: seed_curves(run, f"{name} text", "loss", x="tokens", split=split) for name in text_cells}
+        {name: metric_curves(run.folder, "loss", "tokens", split)[f"{name} text"] for name in text_cells}
         for split in ("train", "validation")
     )
     text_curves = {

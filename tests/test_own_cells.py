@@ -1,6 +1,5 @@
-"""Cells of one's own in the experiments: found with what they import, refused in one line, never taken for another."""
+"""Your own cells in the experiments: found with what they import, refused in one line, never mistaken for another."""
 
-import importlib
 import re
 
 import jax
@@ -8,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax.lab.commands import exit_code_of
+from rnn_jax.lab.named_cells import equal_models, make_model
+from rnn_jax.lab.own_cells import digests_of
+from tests.scripts import run_here
 from tests.wrong_command_lines import CELL, FILES, UNSAFE
 
-pytestmark = pytest.mark.usefixtures("scripts_find_their_modules")
 WITH_A_NEIGHBOUR = """
 from __future__ import annotations
 import dataclasses
@@ -32,17 +34,21 @@ def write(folder, name="mine.py", source=CELL):
 
 
 def made(name, size=5, hidden_size=4):
-    return importlib.import_module("_cells").make_model(name, size, hidden_size)
+    return make_model(name, size, hidden_size)
 
 
-def test_a_file_of_ones_own_may_have_dataclasses_and_import_its_neighbours(tmp_path):
+def test_your_own_file_may_have_dataclasses_and_import_its_neighbours(tmp_path):
     (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
     model = made(write(tmp_path, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *")))
     params = model.init(jax.random.key(0))
     np.testing.assert_allclose(model.step(params, jnp.ones(4), 2), 0.25 + jnp.tanh(SCALE * params.cell[2]), rtol=1e-6)
 
 
-SAYS = {
+def equal_models_of(name):
+    return equal_models((name,), 5, 4)
+
+
+MESSAGES = {
     "raises.py": "which raised ZeroDivisionError at raises.py:1: division by zero",
     "exits.py": "which raised SystemExit at exits.py:2: no",
     "imports.py": "which raised ModuleNotFoundError at imports.py:1: No module named 'what_is_not_there'",
@@ -62,9 +68,9 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("file", SAYS)
-def test_whatever_is_wrong_in_a_file_of_ones_own_is_one_line_with_its_line(file, tmp_path):
-    with jax.enable_x64(False), pytest.raises(ValueError, match=re.escape(SAYS[file])) as caught:
+@pytest.mark.parametrize("file", MESSAGES)
+def test_every_error_in_your_own_file_is_one_line_with_its_line(file, tmp_path):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=re.escape(MESSAGES[file])) as caught:
         made(write(tmp_path, file, FILES[file]))
     assert str(caught.value).startswith(f"cell got '{tmp_path / file}:leaky'")
     assert "\n" not in str(caught.value)
@@ -104,7 +110,7 @@ leaky = Maker()
 """
 
 
-def test_whatever_can_be_called_may_make_a_cell(tmp_path):
+def test_any_callable_may_make_a_cell(tmp_path):
     made(write(tmp_path, source=CELL + MAKER))
 
 
@@ -121,7 +127,7 @@ def test_a_function_whose_name_no_file_table_or_figure_can_bear_is_refused(name,
     with pytest.raises(
         ValueError, match=r"want FILE.py:function, the function's name of letters, digits and underscores"
     ):
-        importlib.import_module("_cells").equal_models((f"{tmp_path / 'names.py'}:{name}",), 5, 4)
+        equal_models_of(f"{tmp_path / 'names.py'}:{name}")
 
 
 READS_IDS = CELL.replace("x @ params", "params.at[x].get(mode='fill', fill_value=jnp.nan)")
@@ -143,24 +149,24 @@ def test_a_cell_whose_state_counts_in_integers_is_refused_where_gradients_by_lag
     name = write(tmp_path, source=source.replace("init, start, step", outputs))
     made(name)
     with pytest.raises(ValueError, match=r"whose state is int\d\d\[\d+\]; want floating numbers to derive by"):
-        importlib.import_module("_cells").equal_models((name,), 5, 4)
+        equal_models_of(name)
     with pytest.raises(ValueError, match=r"whose output is int\d\d\[\d+\]; want one array of floating numbers"):
         made(write(tmp_path, "output.py", source))
 
 
-def test_what_a_cell_raises_only_as_it_learns_is_one_line_too(tmp_path, capsys):
+def test_an_error_that_a_cell_raises_only_in_training_is_one_line_too(tmp_path, capsys):
     model = made(
         write(tmp_path, source=CELL.replace("return 0.9", "assert x.shape[0] != 3, 'three'\n        return 0.9"))
     )
     params = model.init(jax.random.key(0))
-    from _study import carry_out
-
-    assert carry_out(lambda: model.step(params, jnp.ones((3, 4)), jnp.arange(3)), lambda status: None) == 1
+    with pytest.raises(AssertionError) as caught:
+        model.step(params, jnp.ones((3, 4)), jnp.arange(3))
+    assert exit_code_of(caught.value) == 1
     said = "mine.py', which raised AssertionError at mine.py:13: three\n"
     assert capsys.readouterr().err == f"error: cell got '{tmp_path}/{said}"
 
 
-def test_a_cell_that_reads_neither_is_told_both_ways(tmp_path):
+def test_the_error_of_a_cell_that_reads_neither_names_both_ways(tmp_path):
     with pytest.raises(ValueError, match=r"\(a character is read as a one-hot vector \(5,\), or as its id\)"):
         made(write(tmp_path, "wide.py", FILES["wide.py"]))
 
@@ -175,28 +181,34 @@ def test_cells_of_equal_parameters_need_parameters_that_grow(tmp_path):
     with pytest.raises(
         ValueError, match=r"one_size.py:leaky', which raised ValueError: make got a model of \d+ parameters with"
     ):
-        importlib.import_module("_cells").equal_models((name,), 5, 4)
+        equal_models_of(name)
 
 
 @pytest.mark.parametrize("changed", ["mine.py", "near_by.py"])
-@pytest.mark.parametrize("script", ["vanishing_gradients", "char_lm"])
-def test_a_run_whose_cell_was_changed_is_not_gone_on_with(script, changed, tmp_path, monkeypatch, capsys):
-    experiment = importlib.import_module(script)
-    monkeypatch.setattr(experiment, "carry_out", lambda work, publish: 0)
+def test_the_digest_of_a_cell_is_of_its_file_and_of_those_that_it_imports(changed, tmp_path):
     (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
-    (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 400)
     name = write(tmp_path, source=WITH_A_NEIGHBOUR + CELL)
-    options = ["--smoke", "--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
-    options += ["--cells" if script == "vanishing_gradients" else "--cell", name]
-    assert experiment.main(options) == 0
-    assert experiment.main([*options, "--resume"]) == 0
+    before = digests_of(["gru", name])
+    assert list(before) == ["cell_sha256"]
+    assert digests_of([name, "lstm"]) == before
     with (tmp_path / changed).open("a") as file:
         file.write("# another\n")
-    with pytest.raises(SystemExit) as caught:
-        experiment.main([*options, "--resume"])
-    assert caught.value.code == 2
+    assert digests_of([name]) != before
+    assert digests_of(["gru", "lstm"]) == {}
+
+
+def test_a_study_whose_cell_was_changed_is_not_gone_on_with(tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rnn_jax.lab.loop.compile_program", interrupted)  # no network is trained here
+    name = write(tmp_path)
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 400)
+    words = ["--smoke", "--text", tmp_path / "text.txt", "--out", tmp_path / "run", "--cells", name]
+    assert run_here("vanishing_gradients", *words) == 130
+    assert run_here("vanishing_gradients", *words, "--resume") == 130
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# another\n")
+    capsys.readouterr()
+    assert run_here("vanishing_gradients", *words, "--resume") == 2
     assert "--resume got another configuration (cell_sha256 was " in capsys.readouterr().err
-    if script == "char_lm":
-        with pytest.raises(SystemExit):
-            experiment.main(["sample", str(tmp_path / "run")])
-        assert "got another content since the run; want the one it was trained with" in capsys.readouterr().err

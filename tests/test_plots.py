@@ -8,19 +8,22 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-from rnn_jax.lab.plots import (
+
+from rnn_jax.lab.figures import (
     COLOURS,
     Band,
+    Curve,
     LearningCurve,
-    ScoreCurve,
     alignment_figure,
     confidence_figure,
     confusion_figure,
+    curve_figure,
     gain_figure,
     gradient_figure,
+    image_figure,
+    images_of,
     lag_figure,
     learning_figure,
-    score_figure,
 )
 
 
@@ -61,12 +64,38 @@ def test_a_gain_figure_has_a_map_for_each_cell_and_an_edge_where_the_gradient_ke
     figure.draw_without_rendering()
 
 
-def test_a_score_figure_draws_means_and_bars_to_clear():
-    curve = ScoreCurve(np.arange(1.0, 5), np.array([[0.1, 0.3], [0.5, 0.7], [0.8, 0.8], [0.9, 1.0]]))
-    axis = score_figure({"gru": curve}, {"chance": 0.25}, "right", "seen").axes[0]
-    lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in axis.get_lines()}
-    np.testing.assert_allclose(lines.pop("gru"), [0.2, 0.6, 0.8, 0.95])
-    assert [set(line) for line in lines.values()] == [{0.25}]
+def test_a_curve_figure_draws_means_bands_and_baselines():
+    curve = Curve(np.arange(1.0, 5), np.array([[0.1, 0.3], [0.5, 0.7], [0.8, 0.8], [0.9, 1.0]]))
+    for percent in (True, False):
+        figure = curve_figure({"gru": curve}, x="steps", y="right", baselines={"chance": 0.25}, percent=percent)
+        axis = figure.axes[0]
+        lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in axis.get_lines()}
+        np.testing.assert_allclose(lines.pop("gru"), [0.2, 0.6, 0.8, 0.95])
+        assert [set(line) for line in lines.values()] == [{0.25}]
+        heights = axis.collections[0].get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose([heights.min(), heights.max()], [0.1, 1.0])
+    decades = curve_figure({"a": (np.arange(3), np.array([1.0, 10, 100]))}, x="updates", y="loss", log=True).axes[0]
+    assert decades.get_yscale() == "log"
+
+
+def test_images_are_drawn_dark_where_the_number_is_large_each_under_its_title():
+    images = np.random.default_rng(0).uniform(size=(11, 8, 8))
+    figure = image_figure(images, [f"a {n}" for n in range(11)], [f"is {n}" for n in range(11)], colour="red")
+    shown = [axis for axis in figure.axes if axis.images]
+    np.testing.assert_array_equal([axis.images[0].get_array() for axis in shown], images)
+    assert [(axis.get_title(), axis.texts[0].get_text()) for axis in shown] == [
+        (f"a {n}", f"is {n}") for n in range(11)
+    ]
+    assert to_hex(shown[0].images[0].cmap(1.0)) == "#000000"
+    assert image_figure(images[:0], []).axes
+
+
+def test_a_figure_displays_itself_in_a_notebook_as_svg_with_its_text():
+    figure = curve_figure({"gru": (np.arange(3), np.arange(3))}, x="updates", y="loss")
+    svg = figure._repr_svg_()
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert "updates" in svg
+    assert svg == images_of(figure)["svg"].decode() == figure._repr_svg_(), "the same figure, the same file"
 
 
 def test_a_confusion_figure_shades_by_share_and_writes_counts():
@@ -113,8 +142,9 @@ def test_every_name_and_character_can_stand_in_every_figure():
         learning_figure({name: LearningCurve(k, row, row) for name in NAMES}, 2.0, dict.fromkeys(NAMES, 1.0)),
         gain_figure({name: np.ones((2, 3)) * k for name in NAMES}, [0.5, 2.0]),
         gradient_figure(k, dict.fromkeys(NAMES, k + 1), dict.fromkeys(NAMES, k / 3)),
-        score_figure({name: ScoreCurve(k, row) for name in NAMES}, {}, NAMES[1], NAMES[2]),
+        curve_figure({name: Curve(k, row) for name in NAMES}, x=NAMES[1], y=NAMES[2]),
         confusion_figure(np.eye(count, dtype=int), NAMES),
+        image_figure(np.zeros((count, 2, 2)), NAMES, NAMES),
         alignment_figure(letters, "a", np.ones((1, len(letters)))),
         confidence_figure(letters, letters, np.eye(len(letters)), letters, top=1),
     ]
@@ -145,8 +175,9 @@ def test_figures_of_nothing_and_of_what_is_not_finite_are_drawn():
         gain_figure({"a": np.full((2, 3), np.nan)}, [0.5, 2.0]),
         gradient_figure(np.arange(3.0), {"a": nan}, {"b": nan}),
         gradient_figure(none, {}, {}),
-        score_figure({}, {}, "a", "b"),
-        score_figure({"a": ScoreCurve(np.arange(3.0), nan[:, None])}, {"b": np.nan}, "a", "b"),
+        curve_figure({}, x="a", y="b"),
+        curve_figure({"a": Curve(np.arange(3.0), nan[:, None])}, x="a", y="b", baselines={"b": np.nan}, percent=True),
+        image_figure(np.full((1, 8, 8), np.nan), ["a"]),
         confusion_figure(np.zeros((2, 2), int), ["a", "b"]),
         confidence_figure("a", "b", np.full((1, 2), np.nan), "ab"),
         alignment_figure("ab", "c", np.full((1, 2), np.nan)),

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from rnn_jax.lab.report import Section, write_report
 
 from rnn_jax.lab.checkpoints import Checkpoints, save_params
-from rnn_jax.lab.runs import open_run, read_json, read_metrics, wrong_use
+from rnn_jax.lab.commands import wrong_use
+from rnn_jax.lab.page import Table, add_figure, shortened, write_page
+from rnn_jax.lab.runs import open_run, read_json, read_metrics
 from tests.laboratory import as_a_user_has_it, refused
 from tests.test_runs import Config
 
@@ -151,13 +152,18 @@ def test_a_run_and_its_report_lie_in_a_folder_of_any_name(tmp_path, name):
     run.log(step=1, wall_s=1.0)
     figure = Figure((1, 1))
     figure.text(0, 0, "中文")
-    run.draw("curves", figure, (name,), [(name,)])
-    section = Section(name, "curves", "<script>alert(1)</script>")
-    page = {"title": name, "question": name, "answer": "<b>", "legend": "&lt;", "rerun": f"python {run.folder}"}
-    write_report(run, **page, columns=[name], rows=[["<i>"]], sections=[section], samples={"<u>": "</pre><script>"})
+    bad = "<script>alert(1)</script>"
+    section = add_figure(run, "curves", figure, (name,), [(name,)], title=name, sentence=bad)
+    page = {"title": name, "question": name, "answer": "<b>", "rerun": f"python {run.folder}"}
+    table = Table([name], [["<i>"]], "&lt;")
+    write_page(run, **page, is_smoke=False, table=table, sections=[section], samples={"<u>": "</pre><script>"})
     html = (run.folder / "report.html").read_text()
     assert not re.search("<(script|b|i|u)>", html)
     assert html.count("</pre>") == 4
+    inline = section._repr_html_() + table._repr_html_()
+    assert not re.search("<(script|b|i|u)>", inline)
+    assert inline.startswith("<svg")
+    assert "&lt;i&gt;" in inline
     svg = (run.folder / "figures" / "curves.svg").read_text()
     assert "中文" in svg
     open_run(tmp_path / name, Config(text=Path(name)), resume=True)
@@ -167,9 +173,25 @@ def test_a_run_and_its_report_lie_in_a_folder_of_any_name(tmp_path, name):
 
 def test_a_report_of_nothing_is_a_page(tmp_path):
     run = open_run(tmp_path / "run", Config())
-    page = dict.fromkeys(("title", "question", "answer", "legend", "rerun"), "")
-    write_report(run, **page, columns=[], rows=[], sections=[], samples={})
+    page = dict.fromkeys(("title", "question", "answer", "rerun"), "")
+    write_page(run, **page, is_smoke=False, table=Table([], []), sections=[], samples={})
     assert "In numbers" not in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("is_smoke", [True, False])
+def test_the_page_of_a_smoke_run_has_a_banner_and_its_title_too(tmp_path, is_smoke):
+    run = open_run(tmp_path / "run", Config())
+    page = {"title": "Dates", **dict.fromkeys(("question", "answer", "rerun"), "")}
+    write_page(run, **page, is_smoke=is_smoke, table=Table([], []), sections=[], samples={})
+    html = (run.folder / "report.html").read_text()
+    assert ("<title>Dates (smoke run)</title>" in html) == is_smoke
+    assert ("its numbers mean nothing" in html) == is_smoke
+
+
+def test_a_long_sample_is_cut_on_the_page_and_whole_in_its_file():
+    text = "\n".join(map(str, range(100)))
+    assert shortened(text).splitlines()[-2:] == ["39", "… and 60 more lines in samples.txt"]
+    assert shortened("a\nb", 2) == "a\nb"
 
 
 def test_a_path_may_be_a_string(tmp_path, monkeypatch):

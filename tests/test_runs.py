@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_jax.lab.runs import command_line, open_run, parse, read_metrics, uninterrupted, wrong_use
+from rnn_jax.lab.commands import command_line, parse, uninterrupted, wrong_use
+from rnn_jax.lab.runs import open_run, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +28,7 @@ class Config:
     text: Path | None = None
     out: Path = Path("x")
     resume: bool = False
+    extend: bool = False
     overwrite: bool = False
 
 
@@ -129,6 +131,31 @@ def test_the_command_to_run_again_is_ready_for_a_shell():
     words = shlex.split(command_line("x.py", config, Config()))[2:]
     assert parse(Config, words) == dataclasses.replace(config, resume=False, overwrite=True)
     assert command_line("x.py", Config(size=3), Config(size=1)) == "python x.py --size 3 --overwrite"
+
+
+def test_a_run_is_extended_only_in_the_named_options_and_only_to_more(tmp_path):
+    folder = open_run(tmp_path / "r", Config(size=3, text=Path("a"))).folder
+    assert open_run(folder, Config(size=4, text=Path("a")), extend=("size",)).folder == folder
+    assert json.loads((folder / "config.json").read_text())["size"] == 4
+    with pytest.raises(ValueError, match="--extend got size 3, where the run has 4; want at least these"):
+        open_run(folder, Config(size=3, text=Path("a")), extend=("size",))
+    with pytest.raises(ValueError, match=r"--resume got another configuration \(text was 'a', now 'b'\)"):
+        open_run(folder, Config(size=4, text=Path("b")), extend=("size",))
+    with pytest.raises(ValueError, match="got both"):
+        open_run(folder, Config(size=4, text=Path("a")), extend=("size",), overwrite=True)
+
+
+def test_rows_written_anew_hold_their_times_apart(tmp_path):
+    run = open_run(tmp_path / "r", Config())
+    run.log(step=9)
+    rows = [{"cell": "gru", "seed": 0, "split": "train", "step": k, "loss": 0.5, "wall_s": k / 2} for k in (1, 2)]
+    run.write_rows([*rows, {"cell": "gru", "seed": 0, "split": "test", "step": 2, "loss": float("inf")}])
+    metrics = read_metrics(run.folder)
+    assert [row["step"] for row in metrics] == [1, 2, 2]
+    assert not any("wall_s" in row for row in metrics)
+    assert [row["wall_s"] for row in read_metrics(run.folder, "timings.jsonl")] == [0.5, 1.0]
+    assert run.rows()[:2] == rows
+    assert run.rows()[2]["loss"] is None
 
 
 def test_overwriting_begins_anew(tmp_path):

@@ -1,7 +1,6 @@
 """Every sentence of a report that states a number states that of its data, whatever the data are."""
 
 import importlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -9,7 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rnn_jax.lab.plots import Band, ScoreCurve
+
+from rnn_jax.lab.figures import Band
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 LN10, INF, NAN = math.log(10), math.inf, math.nan
@@ -31,11 +31,6 @@ def of(module):
 
 def line(*median):
     return Band(*[np.array(median, float)] * 3)
-
-
-def curve(*scores):
-    """A learning curve of two evaluations that ends at these scores, one for each seed."""
-    return ScoreCurve(np.array([10, 20]), np.stack([np.zeros(len(scores)), np.array(scores)]))
 
 
 POWERS = [(-INF, "nothing"), (NAN, "unknown"), (INF, "more than a number can hold"), (0.0, "1"), (-1.0, "0.1")]
@@ -165,27 +160,6 @@ def test_the_last_score_and_the_skipped_updates_of_a_model_of_letters():
     assert report.about_updates(12.0).endswith(" 12 were skipped as not finite.")
 
 
-def test_skipped_updates_are_counted_once_for_each_network():
-    about_skipped = of("_study").about_skipped
-    rows = [("gru", 0, 2), ("gru", 0, 5), ("gru", 1, 1000), ("lstm", 0, 0)]
-    told = about_skipped([{"cell": cell, "seed": seed, "skipped": n} for cell, seed, n in rows])
-    assert told == " Updates that were skipped, as something was not finite: 1,005 of gru."
-    assert about_skipped([]) == about_skipped([{"cell": "gru", "seed": 0}]) == ""
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [([0.5], "50.0 %"), ([0.0, 0.0], "0.0 ± 0.0 %"), ([1.0, 1.0], "100.0 ± 0.0 %"), ([0.9, 1.0, 0.92], "94.0 ± 5.0 %")],
-)
-def test_a_score_is_told_as_the_mean_of_its_seeds_and_half_their_range(values, told):
-    assert of("_showing").shown(np.array(values)) == told
-
-
-def test_curves_are_told_by_the_mean_of_their_last_score():
-    told = of("_showing").about_curves({"gru": curve(0.25, 0.75), "lstm": curve(0.0)}, {"guess": 0.1, "best": 1.0})
-    assert "validation, gru 50.0 %, lstm 0.0 % at the end; the bar to clear: guess 10.0 %, best 100.0 %." in told
-
-
 @pytest.mark.parametrize(
     ("exact", "told"),
     [
@@ -197,34 +171,6 @@ def test_curves_are_told_by_the_mean_of_their_last_score():
 )
 def test_the_hardest_languages_are_named_where_there_are_any(exact, told):
     assert of("_dates_report").about_languages(["French", "Turkish", "Finnish"], np.array(exact)).endswith(told)
-
-
-def test_misread_digits_are_all_that_lie_off_the_diagonal():
-    about_misread = of("digit_class").about_misread
-    assert about_misread(np.array([[3, 1], [2, 4]])) == (
-        "The first network misreads 3 of 10 test digits. In red what the first of them were taken for."
-    )
-    assert about_misread(np.eye(2, dtype=int)) == "The first network misreads 0 of 2 test digits."
-
-
-@pytest.mark.parametrize(
-    ("right", "misspells", "shows"),
-    [
-        ([1, 1, 1, 1, 1], 0, "one of each of the 3 digits that it spells right,"),
-        ([0, 0, 0, 0, 0], 5, "5 of those that it misspells,"),
-        ([1, 1, 0, 1, 0], 2, "one of each of the 2 digits that it spells right and 2 of those that it misspells,"),
-    ],
-)
-def test_what_is_said_to_be_spelled_right_is_right(right, misspells, shows):
-    says = of("digit_names").about_spelled(np.array([7, 7, 7, 2, 3]), np.array(right, bool))
-    assert f"misspells {misspells} of 5 test digits. Here are {shows}" in says
-
-
-def test_pixels_are_counted_until_the_mean_of_the_seeds_is_above_a_half():
-    never = ScoreCurve(np.arange(1, 4), np.array([[0.1], [0.5], [0.5]]))
-    soon = ScoreCurve(np.arange(1, 4), np.array([[0.0, 0.4], [0.2, 0.9], [0.9, 0.9]]))
-    told = of("digit_pixels").about_pixels({"tanh": never, "gru": soon})
-    assert told.endswith("right after tanh never, gru 2 pixels.")
 
 
 def test_the_next_letter_is_told_by_accuracy_and_cost():
@@ -248,18 +194,3 @@ def test_the_languages_taken_for_each_other_are_counted_both_ways():
     assert told.endswith("Czech and Slovak are taken for each other most often, 7 times.")
     for counts in (np.eye(3, dtype=int), np.zeros((3, 3), int)):
         assert about_confusion("gru", names, counts).endswith("None is taken for another.")
-
-
-@pytest.mark.parametrize("smoke", [True, False])
-def test_the_page_of_a_smoke_run_says_so_in_its_title_and_in_a_sentence(smoke, tmp_path, monkeypatch):
-    showing, written = of("_showing"), {}
-    monkeypatch.setattr(showing, "write_report", lambda run, **page: written.update(page))
-    (tmp_path / "config.json").write_text(json.dumps({"smoke": smoke}), encoding="utf-8")
-    (tmp_path / "metrics.jsonl").touch()
-    run = SimpleNamespace(folder=tmp_path, write_json=lambda name, value: None)
-    options = (of("_study").Study(), of("_study").Study())
-    page = {"script": "dates.py", "title": "Dates", "question": "?", "legend": "", "baselines": {}}
-    showing.publish(run, options, "interrupted", {}, lambda: None, **page)
-    assert written["title"] == ("Dates (smoke run)" if smoke else "Dates")
-    assert written["answer"].startswith("The run is interrupted; no network was finished.")
-    assert ("This is a smoke run" in written["answer"]) == smoke

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from rnn_jax.lab.commands import begin_command, in_notebook, notebook_words, parse
 
-__all__ = ["Options", "StudyOptions", "default_options", "read_options", "require_positive"]
+__all__ = ["Options", "StudyOptions", "default_options", "read_options", "require_choices", "require_positive"]
 
 LARGEST = 2**31 - 1
 """The largest integer: counters of updates and places on a device have 32 bits."""
@@ -48,7 +48,7 @@ class Options:
     resume: bool = False
     """Go on in the run folder; what is finished is kept."""
     extend: bool = False
-    """Go on with a finished run, of more seeds, cells or evaluations."""
+    """Go on with a finished run, for more evaluations."""
     overwrite: bool = False
     """Delete the run that is in the folder."""
 
@@ -61,6 +61,8 @@ class StudyOptions(Options):
     """Networks of each kind, at most 10,000."""
     workers: int = 2
     """Networks that are trained at the same time, at most 256, each on its own core as far as there are cores."""
+    extend: bool = False
+    """Go on with a finished run, of more seeds or cells."""
 
 
 Config = TypeVar("Config", bound=Options)
@@ -117,6 +119,18 @@ def require_positive(config: Options, *names: str, kind: str = "integer") -> Non
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+
+
+def require_choices(config: Options, name: str, choices: Collection[str]) -> None:
+    """Raises a ValueError unless an option of several values has at least one, each of ``choices`` and given once."""
+    option, values = f"--{name.replace('_', '-')}", getattr(config, name)
+    unknown = [value for value in values if value not in {*choices}]
+    if unknown or not values:
+        wrong = repr(unknown[0]) if unknown else "nothing"
+        raise ValueError(f"{option} got {wrong}; want one or more of {', '.join(choices)}")
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice:
+        raise ValueError(f"{option} got {twice} twice; want each once")
 
 
 def _require_representable(config: Any) -> None:

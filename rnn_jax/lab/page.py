@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from rnn_jax.lab.commands import command_line, end_command
 from rnn_jax.lab.figures import Curve, curve_figure
+from rnn_jax.lab.files import FilePath
 from rnn_jax.lab.options import Options, default_options
 from rnn_jax.lab.progress import print_table
 from rnn_jax.lab.runs import Run, read_json, read_metrics
@@ -23,10 +24,10 @@ __all__ = [
     "add_figure",
     "curve_rows",
     "learning_curves",
+    "metric_curves",
     "percent",
     "publish",
     "score_table",
-    "seed_curves",
 ]
 
 DIVERGED = 100.0
@@ -114,28 +115,38 @@ def learning_curves(
         x: the field of the metrics along the horizontal axis.
         unit: of x, for the axis.
     """
+    curves = metric_curves(run.folder, score, x)
     columns = ("cell", "seed", x, score)
     rows = [tuple(row[c] for c in columns) for row in read_metrics(run.folder) if row["split"] == "validation"]
-    curves = {kind: seed_curves(run, kind, score, x=x) for kind in dict.fromkeys(row[0] for row in rows)}
     figure = curve_figure(curves, x=f"{unit} read by each network", y=y, baselines=baselines, percent=True)
     sentence = describe_curves(curves, baselines)
     return add_figure(run, "learning_curves", figure, columns, rows, title="While learning", sentence=sentence)
 
 
-def seed_curves(run: Run, kind: str, score: str, *, x: str, split: str = "validation") -> Curve:
-    """A score of one kind of network while it is trained, ``Curve(x (N,), values (N, S))``; not finite is NaN.
+def metric_curves(folder: FilePath, score: str, x: str = "step", split: str = "validation") -> dict[str, Curve]:
+    """A score while each kind of network was trained, from the metrics of a run; NaN where it is not finite.
 
     Args:
-        run: of a study.
-        kind: of network.
+        folder: of a run.
         score: its name in the metrics.
-        x: the field of the metrics along the horizontal axis.
+        x: the field of the metrics along the horizontal axis: step, examples or tokens.
         split: train or validation.
+
+    Returns:
+        ``{kind: Curve((N,), (N, S))}`` for N evaluations of S seeds; a network that has fewer evaluations than the
+        others of its kind, because it is still in training, is left out.
     """
-    rows = [row for row in read_metrics(run.folder) if (row["cell"], row["split"]) == (kind, split)]
-    seeds = dict.fromkeys(row["seed"] for row in rows)
-    points = np.array([[(row[x], row[score]) for row in rows if row["seed"] == s] for s in seeds], float)  # (S, N, 2)
-    return Curve(points[0, :, 0], points[:, :, 1].T)
+    points: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in read_metrics(folder):
+        if row["split"] == split and score in row and x in row:
+            value = float("nan") if row[score] is None else row[score]
+            points.setdefault(row["cell"], {}).setdefault(row.get("seed", 0), []).append((row[x], value))
+    curves = {}
+    for kind, of_seed in points.items():
+        longest = max(map(len, of_seed.values()))
+        whole = np.array([of_one for of_one in of_seed.values() if len(of_one) == longest], float)  # (S, N, 2)
+        curves[kind] = Curve(whole[0, :, 0], whole[:, :, 1].T)
+    return curves
 
 
 def curve_rows(curves: Mapping[str, Curve]) -> list[tuple[Any, ...]]:

@@ -155,7 +155,8 @@ def open_run(
             it computes, and are left out.
         facts: more that must be equal for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
-        extend: names of fields that may differ when the run goes on; with any, ``resume`` is meant.
+        extend: names of fields that may grow when the run goes on: numbers that become larger, or lists that become
+            longer. If any is given, ``resume`` is meant.
         overwrite: delete what an earlier run wrote into the folder.
 
     Raises:
@@ -176,7 +177,7 @@ def open_run(
             raise ValueError(f"--out got {folder}, where {name} is a symbolic link; want files of its own: remove it")
     starts, old = [], folder.is_dir() and any(map(_counts, folder.iterdir()))
     if old:
-        starts = _starts_of_old_run(folder, wanted, resume, overwrite, {*MAY_CHANGE, *extend})
+        starts = _starts_of_old_run(folder, wanted, resume, overwrite, extend)
     _claim(folder)
     if overwrite:
         _delete_run(folder)
@@ -212,7 +213,7 @@ def _counts(path: Path) -> bool:
 
 
 def _starts_of_old_run(
-    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, may_change: set[str]
+    folder: Path, wanted: dict[str, Any], resume: bool, overwrite: bool, extend: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Its ``env.json``; a ValueError unless this is a run's folder that may be resumed or overwritten."""
     if not (resume or overwrite):
@@ -226,10 +227,15 @@ def _starts_of_old_run(
         return []
     if not killed_at_once:
         before = _read(folder / "config.json", dict)
-        differ = sorted(k for k in (before.keys() | wanted.keys()) - may_change if before.get(k) != wanted.get(k))
+        same = (before.keys() | wanted.keys()) - {*MAY_CHANGE, *extend}
+        differ = sorted(k for k in same if before.get(k) != wanted.get(k))
         if differ:
             named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
             raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
+        for name in before.keys() & {*extend}:
+            was, now = before[name], wanted[name]
+            if not ({*was} <= {*now} if isinstance(was, list) else was <= now):
+                raise ValueError(f"--extend got {name} {now!r}, where the run has {was!r}; want at least these")
     return _read(folder / "env.json", list) if "env.json" not in missing else []  # killed before it was written
 
 

@@ -63,14 +63,18 @@ def open_study(
     at_once = min(options.workers, options.seeds * len(tasks))
     require_memory(options, seeds=finished, workers=at_once * sum(of_one.values()))
     if facts is None:
-        parts = [part for task in tasks.values() for part in (task.validation, task.test or ())]
-        leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts)]
-        facts = {"data_sha256": hashlib.sha256(b"".join(leaves)).hexdigest()}
+        digests = sorted({_digest((task.validation, task.test)) for task in tasks.values()})
+        facts = {"data_sha256": digests[0] if len(digests) == 1 else digests}
     facts = {**facts, **digests_of([options.optimizer], "optimizer_sha256")}
     extend = ("seeds", "cells") if options.extend else ()
     return open_run(
         options.out, options, facts=facts, resume=options.resume, extend=extend, overwrite=options.overwrite
     )
+
+
+def _digest(parts: Any) -> str:
+    """The SHA-256 of all arrays of these parts."""
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(parts))).hexdigest()
 
 
 def train(

@@ -1,13 +1,47 @@
-"""Figures of a classifier."""
+"""Figures of a classifier: images with their classes, and which class is taken for which."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from rnn_jax.lab.figures.style import Picture, plain, with_fonts
 
-__all__ = ["confusion_counts", "confusion_figure"]
+__all__ = ["confusion_counts", "confusion_figure", "image_figure"]
+
+
+def image_figure(
+    images: Float[np.ndarray, "N height width"],
+    titles: Sequence[str],
+    below: Sequence[str] = (),
+    *,
+    colour: str = "black",
+    across: int = 9,
+) -> Picture:
+    """Grey images in rows, dark where the number is large.
+
+    Args:
+        images: numbers from 0 (white) to 1 (black).
+        titles: a line above each image.
+        below: a line below each image, if given.
+        colour: of the titles.
+        across: images in a row.
+
+    >>> figure = image_figure(np.zeros((10, 8, 8)), [str(digit) for digit in range(10)])
+    >>> sum(bool(axis.images) for axis in figure.axes), figure.axes[9].get_title()
+    (10, '9')
+    """
+    lines = max(1, -(-len(images) // across))
+    figure = Picture(figsize=(1.2 * across, (1.75 if below else 1.55) * lines), layout="constrained")
+    axes = figure.subplots(lines, across, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for n, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+        axis.set_title(plain(title), color=colour, fontsize=11)
+        if below:
+            axis.text(0.5, -0.05, plain(below[n]), ha="center", va="top", fontsize=11, transform=axis.transAxes)
+    return with_fonts(figure)
 
 
 def confusion_counts(

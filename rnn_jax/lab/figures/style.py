@@ -2,7 +2,8 @@
 
 import functools
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -17,23 +18,27 @@ STYLE = {"linewidth": 1.8, "solid_capstyle": "round"}
 """Of lines."""
 
 
+AnyFigure = TypeVar("AnyFigure", bound=Figure)
+
+
 class Picture(Figure):
     """A matplotlib figure that a notebook displays as the last value of a cell, without ``%matplotlib inline``."""
 
     def _repr_svg_(self) -> str:
         """The figure as SVG."""
-        return images_of(self)["svg"].decode("utf-8")
+        return images_of(self, ("svg",))["svg"].decode("utf-8")
 
 
-def images_of(figure: Figure) -> dict[str, bytes]:
-    """The figure as PNG and SVG, ``{"png": bytes, "svg": bytes}``; both have one layout."""
+def images_of(figure: Figure, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """The files of a figure, ``{"png": bytes, "svg": bytes}``, all with one layout.
+
+    The SVG holds text as text, which makes it ten times smaller.
+    """
     images = {}
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "rnn_jax"}
-    ):  # text as text: a tenth of the size
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rnn_jax"}):
         with_fonts(figure).draw_without_rendering()
         figure.set_layout_engine("none")
-        for kind in ("png", "svg"):
+        for kind in kinds:
             image = io.BytesIO()
             figure.savefig(image, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
             images[kind] = image.getvalue()
@@ -51,7 +56,7 @@ def plain(name: str, longest: int = 60) -> str:
     return f"\u200b{text}" if text.startswith("_") else text  # which matplotlib leaves out of legends
 
 
-def with_fonts(figure: Figure) -> Picture:
+def with_fonts(figure: AnyFigure) -> AnyFigure:
     """The figure, whose texts take the characters that the usual font lacks from others that are installed.
 
     What no font has is a box in a PNG; an SVG with ``svg.fonttype`` none holds the characters themselves.
