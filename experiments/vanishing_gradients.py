@@ -63,8 +63,7 @@ class Options(StudyOptions):
 
 
 options = read_options(Options)
-require_positive(options, "steps", "text_updates", "window", "lags", "probes", "sweep_lags")
-require_positive(options, "characters")
+require_positive(options, "steps", "text_updates", "window", "lags", "probes", "sweep_lags", "characters")
 if options.gains < 2:
     raise ValueError(f"--gains got {options.gains}; want at least 2")
 options
@@ -182,10 +181,8 @@ held_out, unseen = (lanes(part, max(1, min(64, len(part) // 256))) for part in (
 print(text.vocabulary.decode(parts.validation[:200]))
 
 # %%
-make_text_model = partial(make_model, vocabulary_size=text.vocabulary.size)
-text_models = equal_models(
-    options.cells, lambda name, H: make_text_model(name, hidden_size=H), options.text_hidden_size
-)
+size = text.vocabulary.size
+text_models = equal_models(options.cells, lambda name, H: make_model(name, size, H), options.text_hidden_size)
 {name: (H, parameter_count(model)) for name, (H, model) in text_models.items()}
 
 # %% [markdown]
@@ -200,7 +197,7 @@ tasks |= {
 }
 facts = {"text_sha256": text.sha256, **digests_of(options.cells)}
 models = [model for _, model in text_models.values()]
-run = open_study(options, tasks, facts=facts, needs=memory_of_measurements(options, models, text.vocabulary.size))
+run = open_study(options, tasks, facts=facts, needs=memory_of_measurements(options, models, size))
 run.write_json("vocab.json", list(text.vocabulary.characters))
 networks, scores = train(options, run, tasks)
 {kind: {name: values.round(4).tolist() for name, values in of.items()} for kind, of in scores.items()}
@@ -246,10 +243,8 @@ if adding_cells:
     kept = {name: sentences.ln_kept(band) for name, band in after.items()}
     figure, rows = cost_figure(after, curves, {"always 1": ADDING_BASELINE}), curve_rows(curves)
     title = f"Act 1: what a vanishing gradient costs (adding problem, {options.steps} steps)"
-    sentence = sentences.describe_cost(errors, kept)
-    sections += [
-        add_figure(run, "cost", figure, ("cell", "updates", "seed", "error"), rows, title=title, sentence=sentence)
-    ]
+    columns, sentence = ("cell", "updates", "seed", "error"), sentences.describe_cost(errors, kept)
+    sections += [add_figure(run, "cost", figure, columns, rows, title=title, sentence=sentence)]
     title, sentence = "Act 1: the gradient before and after training", sentences.describe_lags(adding_bands)
     sections += [add_lag_figure(run, "gradient_in_adding", adding_bands, title=title, sentence=sentence)]
 sections[0] if sections else "no network of act 1 is finished"
@@ -313,8 +308,8 @@ if text_cells:
     text_curves = {
         name: LearningCurve(curve.x, train_of[name].values, curve.values) for name, curve in validation_of.items()
     }
-    sentence = sentences.describe_text(validation_of, text.vocabulary.size)
-    figure, rows = learning_figure(text_curves, chance=float(np.log(text.vocabulary.size))), curve_rows(validation_of)
+    sentence = sentences.describe_text(validation_of, size)
+    figure, rows = learning_figure(text_curves, chance=float(np.log(size))), curve_rows(validation_of)
     columns = ("cell", "tokens", "seed", "nats")
     sections += [add_figure(run, "learning_curves", figure, columns, rows, title="Act 2: learning", sentence=sentence)]
 sections[-1] if sections else "no network is finished"

@@ -13,7 +13,7 @@ import pytest
 from rnn_jax.lab.runs import read_json, read_metrics
 from tests.notebooks import NOTEBOOKS, code_cells, computes_or_shows, kernel
 from tests.scripts import EXPERIMENTS, ROOT, SCRIPTS, finish, run_here, start
-from tests.wrong_command_lines import lines_of, outcomes
+from tests.wrong_command_lines import CELL, lines_of, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +148,108 @@ def test_ctrl_c_as_a_network_ends_leaves_a_folder_that_agrees_with_itself(place,
     assert (folder / "report.html").is_file() == bool(tested)
     if place == "save_params":
         assert tested, "a network that is being saved is kept"
+
+
+def test_the_figures_show_the_gradients_of_a_linear_cell(tmp_path):
+    code, *_ = finish(
+        start("vanishing_gradients", "--smoke", "--cells", "linear-orthogonal", "--out", tmp_path / "run")
+    )
+    assert code == 0
+    rows = np.genfromtxt(tmp_path / "run/figures/gain_sweep.csv", delimiter=",", names=True, usecols=(1, 2, 3))
+    np.testing.assert_allclose(rows["ln_norm_less_lag_0"], rows["lag"] * np.log(rows["gain"]), rtol=1e-3, atol=1e-3)
+    summary = read_json(tmp_path / "run/summary.json")["cells"]["linear-orthogonal"]
+    np.testing.assert_allclose(summary["slope"][0], 0, atol=1e-4)
+    np.testing.assert_allclose(summary["leading_gain"][0], 1, rtol=1e-4)
+
+
+def test_your_own_cell_joins_the_main_job_in_a_folder_of_any_name(tmp_path):
+    (tmp_path / "mine.py").write_text(CELL)
+    folder = tmp_path / "no [" / "b] $x_{$"  # markup of rich and of mathtext
+    words = ["--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder]
+    code, out, err = finish(start("vanishing_gradients", *words))
+    assert (code, err) == (0, "")
+    assert "leaky" in out
+    assert list(read_json(folder / "summary.json")["cells"]) == ["leaky"]
+
+
+def test_a_cell_that_diverges_is_shown_as_diverged(tmp_path):
+    folder = tmp_path / "run"
+    wild = ["--learning-rate", 1000, "--clip", 1e9]
+    code, out, err = finish(
+        start("vanishing_gradients", "--smoke", "--cells", "relu", "--seeds", 1, *wild, "--out", folder)
+    )
+    assert (code, err) == (0, "")
+    assert "diverged" in out
+    assert "diverged" in (folder / "report.html").read_text()
+
+
+WRONG = {
+    "--sise 3": "--sise",
+    "--hidden-size 0": "hidden_size got 0; want a positive integer",
+    "--hidden-size many": "'many'",
+    "--cells swoosh": "cell got 'swoosh'; want one of tanh, relu",
+    "--cells tanh-wild": "cell got the start 'wild' in 'tanh-wild'; want one of gaussian",
+    "--cells": "--cells got nothing",
+    "--cells lstm-gaussian lstm": "--cells got lstm twice",
+    "--cells lstm-": "cell got the start ''",
+    "--cells min_gru-identity": "want none, as it has no W_hh",
+    "--cells none.py:leaky": "whose file none.py is not there",
+    "--window 0": "--window got 0; want a positive integer",
+    "--gains 1": "--gains got 1; want at least 2",
+    "--text TMP/none.txt": "which is no file",
+    "--text TMP/empty.txt": "which is empty",
+    "--text TMP/latin.txt": "which is not UTF-8 at byte 3",
+    "--text TMP/short.txt": "text got 40 characters; want at least",
+    "--text TMP/medium.txt": "text got 2280 characters; want at least",
+    "--text TMP/single.txt": "text got a single distinct character",
+    "--learning-rate nan": "--learning-rate got nan; want a positive number",
+    "--optimizer none.py:mine": "whose file none.py is not there",
+    "--out TMP/full": "is not empty; want --resume, --overwrite or another folder",
+    "--resume --overwrite": "got both",
+}
+
+
+def test_wrong_use_gives_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "short.txt").write_text("to be or not to be, " * 2)
+    (tmp_path / "medium.txt").write_text("to be or not to be " * 120)
+    (tmp_path / "single.txt").write_text("a" * 5000)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").write_text("x")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    for line, message in WRONG.items():
+        assert run_here("vanishing_gradients", *line.replace("TMP", str(tmp_path)).split()) == 2, line
+        out, err = capsys.readouterr()
+        assert out == "", line
+        assert message in err, line
+        assert err.count("\n") == 1, line
+        assert sorted(tmp_path.rglob("*")) == before, line
+
+
+SAMPLE = [
+    "char_lm --smoke --layers 1000000000",
+    "char_lm --smoke --temperatures 0.5 0.8 1.0 --temperatures 0.5 0.8 1.0",
+    "dates --smoke --examples 200 --examples 1000000000",
+    "digit_class --smoke --batch-size 1000000000",
+    "digit_class --smoke --optimizer THINGS/raises.py:leaky",
+    "digit_names --smoke --decoder-size 1000000000",
+    "next_character --smoke --characters 1000000000",
+    "vanishing_gradients --smoke --seeds 99999999999999999999",
+    "vanishing_gradients --smoke --probes 1000000000",
+    "vanishing_gradients --smoke --cells THINGS/names.py:../../../pwned",
+    "vanishing_gradients --smoke --cells THINGS/no_arguments.py:leaky",
+    "word_language --smoke --hidden-size 0",
+    "word_language --smoke --out ",
+]
+"""Lines that once wrote, hung, ended in a traceback, or began what could not end."""
+
+
+def test_wrong_command_lines_are_refused_in_one_line_and_right_ones_begin():
+    lines = [line for script in SCRIPTS for line in lines_of(script.stem)]
+    chosen = [line for line in lines if " ".join([line.script, *line.argv]) in SAMPLE]
+    assert len(chosen) == len(SAMPLE)
+    right = next(line for line in lines if line.script == "digit_class" and line.right)
+    found = {" ".join([line.script, *line.argv]): outcome for line, outcome, _ in outcomes([*chosen, right])}
+    assert found == {**dict.fromkeys(SAMPLE, "refused"), " ".join([right.script, *right.argv]): "accepted"}

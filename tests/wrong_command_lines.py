@@ -1,7 +1,7 @@
 """Wrong command lines of every experiment, counted: ``python -m tests.wrong_command_lines [EXPERIMENT …]``.
 
-Every option of every experiment, as its dataclass has it, is tried with ten kinds of wrong value, also with one that is
-only too large, and ``--cell`` and ``--cells`` with wrong files of one's own. A line is refused well when it ends with
+Every option of every experiment, as its dataclass has it, is tried with ten kinds of wrong value, one of which is only
+too large, and ``--cell``, ``--cells`` and ``--optimizer`` with wrong files. A line is refused well when it ends with
 exit code 2, one line on stderr, nothing on stdout and nothing written; right lines among them (``--seed 0``) are
 accepted. Experiments run inside a worker process, which ends each line where training would begin, and is itself ended
 when a line takes longer than ``PATIENCE``. Prints a table of outcomes, then every line that was not refused well; the
@@ -10,7 +10,6 @@ exit code is 1 if there are any. A sample of the lines is part of the suite (tes
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 import os
@@ -25,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
-EXPERIMENTS = ROOT / "experiments"
+from tests.scripts import EXPERIMENTS, ROOT, definitions, run_here
+
 PATIENCE = 40  # seconds for one line, on a machine that others use too
 MEMORY = 10 * 2**30  # bytes that the worker may take
 
@@ -45,12 +44,12 @@ VALUES = {
 """One word for each kind of wrong value; besides, every option is repeated."""
 BASE = {"dates": ["--examples", "200"]}
 """What makes a right line quick, besides ``--smoke``."""
-VALID = {"text": "THINGS/text.txt", "prompt": "e", "ask": "e", "data": "tiny_shakespeare", "run": "THINGS/run"}
+VALID = {"text": "THINGS/text.txt", "prompt": "e", "questions": "e", "data": "tiny_shakespeare", "run": "THINGS/run"}
 VALID |= {"runs": "THINGS/run"}
 """A right value where the default is empty."""
-FREE = {"prompt", "ask", "out"}
+FREE = {"prompt", "questions", "out"}
 """Options for which a word of letters, or a name of a new folder, is right."""
-MAY_BE_ZERO = {"seed", "dropout", "k1", "minutes", "weight_decay", "patience", "parameters", "own_words"}
+MAY_BE_ZERO = {"seed", "dropout", "k1", "minutes", "weight_decay", "patience", "parameters", "sampling_rate"}
 MAY_BE_ZERO |= {"temperature", "temperatures"}
 MAY_BE_EMPTY = {"data", "prompt"}
 MAY_BE_LARGE = {"seed", "patience", "clip", "learning_rate", "weight_decay", "temperature", "temperatures"}
@@ -101,7 +100,7 @@ FILES = {
     "names.py": f"{CELL}\nfor name in {UNSAFE}:\n    globals()[name] = leaky\n",
     "we[/b]ird$x_{$.py": "1 / 0\n",
 }
-"""Wrong files of one's own."""
+"""Wrong files of cells and optimizers."""
 NAMES = [f"THINGS/{file}:leaky" for file in FILES if file != "names.py"]
 NAMES += [f"THINGS/names.py:{name}" for name in UNSAFE]
 NAMES += ["THINGS/none_there.py:leaky", "THINGS/folder:leaky", "THINGS/file:leaky", ":", "x:"]
@@ -118,20 +117,28 @@ class Line(NamedTuple):
     """Whether it may be accepted."""
 
 
+def option_classes(script: str) -> dict[str, type]:
+    """The options of an experiment, ``{command: dataclass}``; the command is empty for the first or only one."""
+    if (EXPERIMENTS / f"{script}.py").exists() and "runpy" not in (EXPERIMENTS / f"{script}.py").read_text():
+        return {"": definitions(script)["Options"]}
+    folder = next(path for path in EXPERIMENTS.iterdir() if path.name in (EXPERIMENTS / f"{script}.py").read_text())
+    commands = sorted(path.stem for path in folder.glob("*.py"))
+    return {"" if c == "train" else c: definitions(f"{folder.name}/{c}")["Options"] for c in commands}
+
+
 def lines_of(script: str) -> Iterator[Line]:
     """Every line of an experiment."""
-    module = importlib.import_module(script)
-    classes = [value for value in vars(module).values() if hasattr(value, "__dataclass_fields__")]
-    for kind in (kind for kind in classes if kind.__module__ == script):
-        begin = [] if kind.__name__ == "Config" else [kind.__name__.lower()]
+    classes = option_classes(script)
+    for command, kind in classes.items():
         hints = typing.get_type_hints(kind, include_extras=True)
         for field in dataclasses.fields(kind):
-            yield from lines_of_option(script, begin, field, positional=hasattr(hints[field.name], "__metadata__"))
-    for option in ("cell", "cells"):
-        if option in {field.name for field in dataclasses.fields(module.Config)} and script != "digit_pixels":
-            for name in NAMES:
-                right = option == "cell" and "one_size" in name  # of no use where cells get equal parameters
-                yield Line(script, [*base(script), f"--{option}", name], option, "own cell", right)
+            positional = hasattr(hints[field.name], "__metadata__")
+            yield from lines_of_option(script, [command] if command else [], field, positional=positional)
+    options = {field.name for field in dataclasses.fields(classes[""])}
+    for option in {"cell", "cells", "optimizer"} & options if script != "digit_pixels" else {"optimizer"}:
+        for name in NAMES:
+            right = option == "cell" and "one_size" in name  # of no use where cells get equal parameters
+            yield Line(script, [*base(script), f"--{option}", name], option, "own file", right)
 
 
 def base(script: str) -> list[str]:
@@ -172,31 +179,13 @@ def cut_short() -> None:
     """Makes every experiment end where training would begin, with the bytes of what it would hold first."""
     import jax
 
-    def size(f: Any, *args: Any) -> int:
+    from rnn_jax.lab import loop
+
+    def compile_program(options: Any, f: Any, *args: Any) -> Any:
         leaves = jax.tree.leaves(jax.eval_shape(f, *args))
-        return sum(leaf.size * 4 for leaf in leaves)
+        raise Accepted(sum(leaf.size * 4 for leaf in leaves))
 
-    def compiled(config: Any, f: Any, *args: Any) -> Any:
-        raise Accepted(size(f, *args))
-
-    def go_on(config: Any, run: Any, job: Any, *rest: Any) -> Any:
-        learner, _ = job.learner(config.looks)
-        raise Accepted(size(lambda: learner.init(jax.random.key(0), batch_shape=(config.batch_size,))))
-
-    def carry_out(work: Any, publish: Any) -> int:
-        study = importlib.import_module("_study")
-        try:
-            work()
-        except study.FAULTS as error:
-            study.tell(error)
-            return 1
-        return 0
-
-    places = {"compiled": compiled, "go_on": go_on, "carry_out": carry_out}
-    for module in list(sys.modules.values()):
-        if str(getattr(module, "__file__", "")).startswith(str(EXPERIMENTS)):
-            for name in places.keys() & vars(module).keys():
-                setattr(module, name, places[name])
+    loop.compile_program = compile_program
 
 
 def tried(script: str, argv: list[str]) -> dict[str, Any]:
@@ -204,13 +193,10 @@ def tried(script: str, argv: list[str]) -> dict[str, Any]:
     import jax
 
     out, err = io.StringIO(), io.StringIO()
-    module, ended = importlib.import_module(script), {}
-    cut_short()
+    ended: dict[str, Any] = {}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            ended = {"code": module.main(argv)}
-        except SystemExit as stop:
-            ended = {"code": stop.code}
+            ended = {"code": run_here(script, *argv)}
         except Accepted as accepted:
             ended = {"code": "accepted", "bytes": accepted.args[0]}
         except BaseException:
@@ -224,11 +210,9 @@ def serve() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    sys.path.insert(0, str(EXPERIMENTS))
-    sys.argv = ["experiment.py"]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    importlib.import_module("_showing")  # and with it whatever is slow to begin
+    cut_short()
     answers.write("ready\n")
     answers.flush()
     for request in sys.stdin:
@@ -264,7 +248,7 @@ class Worker(NamedTuple):
 
 def started() -> Worker:
     """A new worker, ready."""
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXPERIMENTS}", "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.wrong_command_lines", "--serve"]
     stdin, stdout, stderr = subprocess.PIPE, subprocess.PIPE, subprocess.DEVNULL
     process = subprocess.Popen(command, text=True, env=env, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=stderr)
@@ -302,7 +286,7 @@ def prepare(things: Path) -> None:
 
 def finished_run(things: Path) -> None:
     """A finished run of ``char_lm.py``, for its other words."""
-    options = ["--smoke", "--looks", "1", "--updates", "1", "--out", str(things / "run")]
+    options = ["--smoke", "--evaluations", "1", "--updates", "1", "--out", str(things / "run")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(EXPERIMENTS / "char_lm.py"), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
@@ -331,7 +315,6 @@ def outcomes(lines: Sequence[Line], run: bool = True) -> Iterator[tuple[Line, st
 
 def main(scripts: Sequence[str]) -> int:
     """Tries every line and prints the table; returns the exit code."""
-    sys.path.insert(0, str(EXPERIMENTS))
     names = scripts or sorted(path.stem for path in EXPERIMENTS.glob("[!_]*.py"))
     lines = [line for name in names for line in lines_of(name)]
     table: dict[str, Counter[str]] = {}
