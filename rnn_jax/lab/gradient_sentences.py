@@ -46,6 +46,8 @@ def describe_cost(errors: Mapping[str, float], kept: Mapping[str, float]) -> str
     order = sorted(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
     cells = "; ".join(
         f"{name} has an error of {errors[name]:.2g} and {power_of_ten(kept[name] / np.log(10))} of the gradient left"
+        if errors[name] < DIVERGED
+        else f"{name} has diverged"
         for name in order
     )
     return f"Always answering 1 has an error of {ADDING_BASELINE:.3f}. After training, from best to worst: {cells}."
