@@ -73,8 +73,8 @@ def test_the_cost_is_told_from_the_smallest_error_on():
     ("errors", "sentence"),
     [
         ({"gru": 0.001, "lstm": 0.02, "tanh": 0.166}, "gru, lstm learn the adding problem; tanh stays at chance."),
-        ({"gru": 0.1, "mine": NAN}, "gru learns a part of it; mine stays at chance."),
-        ({"relu": 1e9, "tanh": 0.17}, "relu, tanh stay at chance."),
+        ({"gru": 0.1, "mine": NAN}, "gru learns a part of the adding problem; mine diverges."),
+        ({"relu": 1e9, "mine": INF, "tanh": 0.17}, "tanh stays at chance; relu, mine diverge."),
         ({}, "No network of the adding problem was finished."),
     ],
 )

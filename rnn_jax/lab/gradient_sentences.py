@@ -114,13 +114,18 @@ def describe_sweep(maps: Mapping[str, np.ndarray], gains: np.ndarray) -> str:
 
 def describe_answer(errors: Mapping[str, float], steps: int) -> str:
     """The answer of the page, of the errors of the adding problem."""
-    solved = [name for name, error in errors.items() if error < ADDING_BASELINE / 4]
-    chance = [name for name, error in errors.items() if error > 0.9 * ADDING_BASELINE or np.isnan(error)]
-    between = [name for name in errors if name not in {*solved, *chance}]
-    lines = [f"{', '.join(solved)} {'learn' if len(solved) > 1 else 'learns'} the adding problem"] if solved else []
-    lines += [f"{', '.join(between)} {'learn' if len(between) > 1 else 'learns'} a part of it"] if between else []
-    lines += [f"{', '.join(chance)} {'stay' if len(chance) > 1 else 'stays'} at chance"] if chance else []
-    return f"Over {steps} steps, {'; '.join(lines)}." if lines else "No network of the adding problem was finished."
+    groups: dict[str, list[str]] = {"learn": [], "learn a part of": [], "stay at": [], "diverge": []}
+    for name, error in errors.items():
+        verb = "learn" if error < ADDING_BASELINE / 4 else "learn a part of"
+        verb = verb if error < 0.9 * ADDING_BASELINE else "stay at" if error < DIVERGED else "diverge"
+        groups[verb].append(name)
+    objects = {"learn": " the adding problem", "learn a part of": " the adding problem", "stay at": " chance"}
+    parts = []
+    for verb, names in groups.items():
+        first, _, rest = verb.partition(" ")
+        form = first if len(names) > 1 else f"{first}s"
+        parts += [f"{', '.join(names)} {form}{rest and ' ' + rest}{objects.get(verb, '')}"] if names else []
+    return f"Over {steps} steps, {'; '.join(parts)}." if parts else "No network of the adding problem was finished."
 
 
 def numbers_of_text(measured: Sequence[tuple[np.ndarray, ...]], nats: np.ndarray) -> dict[str, Any]:
@@ -150,20 +155,22 @@ def half_life(slope: float) -> float:
 
 def table_row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:
     """The row of one cell, of its headline numbers; those that are missing are dashes."""
-    nothing, unknown = (float("nan"), float("nan")), float("nan")
-    nats, error = numbers.get("test_nats", unknown), numbers.get("adding_error", unknown)
-    seeds = np.asarray(numbers.get("test_nats_of_seeds", (0.0,)))
-    spread = f" ± {(seeds.max() - seeds.min()) / 2:.3f}" if not np.isnan(nats) else ""
+    nothing = (float("nan"), float("nan"))
+    nats, seeds = numbers.get("test_nats"), np.asarray(numbers.get("test_nats_of_seeds", (0.0,)))
     return (
         name,
-        "diverged" if error >= DIVERGED else in_table(error, ".2g"),
+        in_table(numbers.get("adding_error"), ".2g"),
         " → ".join(power_of_ten(kept / np.log(10)) for kept in numbers.get("adding_ln_kept", nothing)),
-        "diverged" if nats >= DIVERGED else in_table(nats, ".3f") + spread,
-        " → ".join(in_table(steps, ".3g") for steps in numbers.get("half_life", nothing)),
-        " → ".join(in_table(gain, ".2f") for gain in numbers.get("leading_gain", nothing)),
+        in_table(nats, ".3f") + (f" ± {(seeds.max() - seeds.min()) / 2:.3f}" if nats and nats < DIVERGED else ""),
+        " → ".join(in_table(steps, ".3g", "—") for steps in numbers.get("half_life", nothing)),
+        " → ".join(in_table(gain, ".2f", "—") for gain in numbers.get("leading_gain", nothing)),
     )
 
 
-def in_table(number: float, format_: str) -> str:
-    """A number of a table; a dash for NaN."""
-    return "—" if np.isnan(number) else format(number, format_).replace("inf", "∞").replace("-", "−")
+def in_table(number: float | None, format_: str, diverged: str = "diverged") -> str:
+    """A number of a table; a dash for None, and ``diverged`` for NaN or a loss of a network that has diverged."""
+    if number is None:
+        return "—"
+    if np.isnan(number) or (diverged == "diverged" and number >= DIVERGED):
+        return diverged
+    return format(number, format_).replace("inf", "∞").replace("-", "−")
