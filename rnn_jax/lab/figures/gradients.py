@@ -116,7 +116,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         limit: nats at which the colours end; a gradient of exactly zero is as blue as can be, and grey is where the
             state itself has overflowed.
     """
-    across = min(max(1, len(maps)), 3)
+    across = 2 if len(maps) == 4 else min(max(1, len(maps)), 3)
     down = max(1, -(-len(maps) // across))
     figure = Picture(figsize=(3.9 * across, 3.3 * down), layout="constrained")
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
