@@ -10,9 +10,9 @@ from _cells import short
 from _char_lm_training import Job, best_file, best_params
 from _study import of_skipped, of_smoke, show_table, titled
 from _text import draw_confidences
-
 from rnn_jax.lab.plots import LearningCurve, gradient_figure, learning_figure
 from rnn_jax.lab.report import Section, write_report
+
 from rnn_jax.lab.runs import Run, command_line, read_metrics
 from rnn_jax.losses import bits_per_char, perplexity
 

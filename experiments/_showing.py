@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from _study import Study, carry_out, of_skipped, of_smoke, show_table, titled
 from _training import Networks, Task, finished, learn_all
-
 from rnn_jax.lab.plots import ScoreCurve, score_figure
 from rnn_jax.lab.report import Section, write_report
+
 from rnn_jax.lab.runs import Run, command_line, read_metrics
 
 Scores = dict[str, dict[str, np.ndarray]]

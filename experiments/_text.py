@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rnn_jax.lab.plots import confidence_figure
+from rnn_jax.lab.report import Section
 
 from rnn_jax import Cell, rollout
 from rnn_jax.data.text import Vocabulary, vocabulary
 from rnn_jax.data.texts import named_text, python_reference, read_text
 from rnn_jax.decoding import sample
-from rnn_jax.lab.plots import confidence_figure
-from rnn_jax.lab.report import Section
 from rnn_jax.lab.runs import Run
 
 SHOWN = 72  # letters of the picture

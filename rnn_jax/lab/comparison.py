@@ -9,7 +9,7 @@ import numpy as np
 
 from rnn_jax.lab.figures import Curve, Picture, curve_figure
 from rnn_jax.lab.files import FilePath
-from rnn_jax.lab.page import Table, validation_curves
+from rnn_jax.lab.page import Table, metric_curves
 
 __all__ = ["Comparison", "compare_runs"]
 
@@ -55,7 +55,7 @@ def compare_runs(folders: Sequence[FilePath], score: str = "loss", *, x: str = "
     """
     curves: dict[str, Curve] = {}
     for name, folder in zip(_names_of(folders), folders, strict=True):
-        of_run = validation_curves(folder, score, x)
+        of_run = metric_curves(folder, score, x)
         if not of_run:
             raise ValueError(f"comparison got {folder}, which has no evaluation with the score {score!r}; want a run")
         curves |= {f"{name}: {kind}" if len(of_run) > 1 else name: curve for kind, curve in of_run.items()}

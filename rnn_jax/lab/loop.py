@@ -40,6 +40,8 @@ class Task(NamedTuple):
     """Characters in a batch, for tasks that count them."""
     facts: Mapping[str, Any] = {}
     """Fields of every row of the metrics: hidden size, number of parameters."""
+    options: Options | None = None
+    """The options of this task, where they differ from those of the study in updates, batch size or learning rate."""
     memory: Mapping[str, float] = {}
     """Bytes that one network needs while it is trained, by option (``memory_of_training``)."""
 
@@ -153,7 +155,8 @@ def evaluations(
     >>> [e.row["step"] for e in evaluations(options, task, programs, state, np.random.default_rng(0))]
     [20, 40]
     """
-    rate = learning_rate(options)
+    own = task.options or options
+    rate = learning_rate(own)
     for number in range(first, options.evaluations):
         batches, begin = task.batches(rng, number), time.perf_counter()
         state, info = jax.block_until_ready(programs.learn(state, batches))
@@ -164,7 +167,7 @@ def evaluations(
             "step": made,
             "batches": read,
             "skipped": read - made,
-            "examples": read * options.batch_size,
+            "examples": read * own.batch_size,
         }
         row |= {"learning_rate": float(np.asarray(rate(made - 1)))}
         row |= {"wall_s": round(seconds, 3), "compile_s": programs.compile_s}

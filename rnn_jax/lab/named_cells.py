@@ -1,5 +1,6 @@
 """Cells by name, for scripts that compare them: those of the library, and your own from a file."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import rnn_jax as rnn
@@ -82,22 +83,34 @@ def start_of(name: str) -> str:
     return start or ("gaussian" if kind in RECURRENT else "own")
 
 
-def equal_models(names: tuple[str, ...], vocabulary_size: int, hidden_size: int) -> dict[str, tuple[int, Cell]]:
-    """``{name: (hidden_size, model)}``, each with the parameters of an LSTM of ``hidden_size`` units, or nearly.
+def equal_models(
+    names: Sequence[str], make: Callable[[str, int], Cell], hidden_size: int
+) -> dict[str, tuple[int, Cell]]:
+    """``{short name: (hidden_size, model)}``: models with nearly as many parameters as that of an LSTM.
+
+    Args:
+        names: of cells, as in ``make_cell``.
+        make: ``(name, hidden_size) -> model``.
+        hidden_size: units of the LSTM.
 
     Raises:
-        ValueError: for no name, the same name twice, one that ``make_model`` refuses, or a state of integers.
+        ValueError: for no name, the same name twice, one that ``make`` refuses, or a state of integers.
     """
+    require_distinct(names)
+    budget = parameter_count(make("lstm", hidden_size))
+    sizes = {}
+    for name in names:
+        with naming(name):
+            sizes[name] = matching_size(partial(make, name), budget)
+            require_floating_state(name, make(name, sizes[name]))
+    return {short(name): (H, make(name, H)) for name, H in sizes.items()}
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Raises a ValueError for no name of a cell, or the same one twice."""
     if not names:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
     same = [short(name).removesuffix("-gaussian") for name in names]
     twice = next((name for name in same if same.count(name) > 1), None)
     if twice:
         raise ValueError(f"--cells got {twice} twice; want each cell once")
-    budget = parameter_count(make_model("lstm", vocabulary_size, hidden_size))
-    sizes = {}
-    for name in names:
-        with naming(name):
-            sizes[name] = matching_size(partial(make_model, name, vocabulary_size), budget)
-            require_floating_state(name, make_model(name, vocabulary_size, sizes[name]))
-    return {short(name): (H, make_model(name, vocabulary_size, H)) for name, H in sizes.items()}

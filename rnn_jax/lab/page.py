@@ -23,11 +23,12 @@ __all__ = [
     "Table",
     "TextBlock",
     "add_figure",
+    "curve_rows",
     "learning_curves",
+    "metric_curves",
     "percent",
     "publish",
     "score_table",
-    "validation_curves",
 ]
 
 DIVERGED = 100.0
@@ -129,7 +130,7 @@ def learning_curves(
         x: the field of the metrics along the horizontal axis.
         unit: of x, for the axis.
     """
-    curves = validation_curves(run.folder, score, x)
+    curves = metric_curves(run.folder, score, x)
     columns = ("cell", "seed", x, score)
     rows = [tuple(row[c] for c in columns) for row in read_metrics(run.folder) if row["split"] == "validation"]
     figure = curve_figure(curves, x=f"{unit} read by each network", y=y, baselines=baselines, percent=True)
@@ -137,13 +138,14 @@ def learning_curves(
     return add_figure(run, "learning_curves", figure, columns, rows, title="While learning", sentence=sentence)
 
 
-def validation_curves(folder: FilePath, score: str, x: str = "step") -> dict[str, Curve]:
-    """A score on the validation part while each kind of network was trained, from the metrics of a run.
+def metric_curves(folder: FilePath, score: str, x: str = "step", split: str = "validation") -> dict[str, Curve]:
+    """A score while each kind of network was trained, from the metrics of a run; NaN where it is not finite.
 
     Args:
         folder: of a run.
         score: its name in the metrics.
         x: the field of the metrics along the horizontal axis: step, examples or tokens.
+        split: train or validation.
 
     Returns:
         ``{kind: Curve((N,), (N, S))}`` for N evaluations of S seeds; a network that has fewer evaluations than the
@@ -151,7 +153,7 @@ def validation_curves(folder: FilePath, score: str, x: str = "step") -> dict[str
     """
     points: dict[str, dict[int, list[tuple[float, float]]]] = {}
     for row in read_metrics(folder):
-        if row["split"] == "validation" and score in row:
+        if row["split"] == split and score in row and x in row:
             value = float("nan") if row[score] is None else row[score]
             points.setdefault(row["cell"], {}).setdefault(row.get("seed", 0), []).append((row[x], value))
     curves = {}
@@ -160,6 +162,15 @@ def validation_curves(folder: FilePath, score: str, x: str = "step") -> dict[str
         whole = np.array([of_one for of_one in of_seed.values() if len(of_one) == longest], float)  # (S, N, 2)
         curves[kind] = Curve(whole[0, :, 0], whole[:, :, 1].T)
     return curves
+
+
+def curve_rows(curves: Mapping[str, Curve]) -> list[tuple[Any, ...]]:
+    """The numbers of curves as rows of a table: label, x, seed, value."""
+    return [
+        (label, curve.x[n], seed, value)
+        for label, curve in curves.items()
+        for (n, seed), value in np.ndenumerate(curve.values)
+    ]
 
 
 def describe_curves(curves: Mapping[str, Curve], baselines: Mapping[str, float]) -> str:

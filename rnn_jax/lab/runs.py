@@ -288,7 +288,8 @@ def _jsonable(value: Any) -> Any:
         return {k: _jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(v) for v in value]
-    value = value.item() if hasattr(value, "item") else value
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -3,7 +3,7 @@
 from rnn_jax.lab.figures.classes import confusion_counts, confusion_figure, image_figure
 from rnn_jax.lab.figures.bars import share_figure
 from rnn_jax.lab.figures.curves import Curve, LearningCurve, curve_figure, learning_figure
-from rnn_jax.lab.figures.gradients import Band, gain_figure, gradient_figure, lag_figure
+from rnn_jax.lab.figures.gradients import Band, band_of, cost_figure, gain_figure, gradient_figure, lag_figure
 from rnn_jax.lab.figures.style import COLOURS, Picture, images_of, plain, with_fonts
 from rnn_jax.lab.figures.texts import alignment_figure, confidence_figure, draw_confidences
 
@@ -14,9 +14,11 @@ __all__ = [
     "LearningCurve",
     "Picture",
     "alignment_figure",
+    "band_of",
     "confidence_figure",
     "confusion_counts",
     "confusion_figure",
+    "cost_figure",
     "curve_figure",
     "draw_confidences",
     "gain_figure",

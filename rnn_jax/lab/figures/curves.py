@@ -43,11 +43,7 @@ def curve_figure(
     """
     figure = Picture(figsize=(10.8, 4.0), layout="constrained")
     axis = figure.subplots()
-    for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
-        points, values = (np.asarray(part, float) for part in curve)
-        seeds = values.reshape(len(points), -1)
-        axis.plot(points, seeds.mean(1), color=colour, label=plain(label), **STYLE)
-        axis.fill_between(points, seeds.min(1), seeds.max(1), color=colour, alpha=0.15, linewidth=0)
+    draw_curves(axis, curves)
     draw_baselines(axis, baselines or {})
     if log:
         axis.set_yscale("log")
@@ -61,6 +57,15 @@ def curve_figure(
     add_legend(axis, loc="lower right" if percent else "best")
     add_grid(axis)
     return with_fonts(figure)
+
+
+def draw_curves(axis: Any, curves: Mapping[str, Any]) -> None:
+    """The mean over seeds of each curve, and a band from the lowest seed to the highest."""
+    for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        points, values = (np.asarray(part, float) for part in curve)
+        seeds = values.reshape(len(points), -1)
+        axis.plot(points, seeds.mean(1), color=colour, label=plain(label), **STYLE)
+        axis.fill_between(points, seeds.min(1), seeds.max(1), color=colour, alpha=0.15, linewidth=0)
 
 
 def draw_baselines(axis: Any, baselines: Mapping[str, float]) -> None:

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from matplotlib import colors
 from matplotlib.ticker import MaxNLocator
 
+from rnn_jax.lab.figures.curves import draw_baselines, draw_curves
 from rnn_jax.lab.figures.style import COLOURS, STYLE, Picture, add_grid, add_legend, plain, with_fonts
 
-__all__ = ["Band", "gain_figure", "gradient_figure", "lag_figure"]
+__all__ = ["Band", "band_of", "cost_figure", "gain_figure", "gradient_figure", "lag_figure"]
 
 FLOAT32_FLOOR = float(np.log(np.finfo(np.float32).tiny))
 """ln of the smallest normal float32: below it an ordinary gradient rounds to nothing."""
@@ -24,8 +25,21 @@ class Band(NamedTuple):
     high: Float[np.ndarray, " N"]
 
 
+def band_of(curves: Float[np.ndarray, "K *examples"]) -> Band:
+    """10 %, 50 % and 90 % of ``(K, …)`` over all examples whose first value is finite.
+
+    >>> print(band_of(np.array([[0.0, 2.0, np.nan], [1.0, 3.0, 4.0]])).high)
+    [2. 3.]
+    """
+    flat = np.asarray(curves, float).reshape(len(curves), -1)
+    known = flat[:, ~np.isnan(flat).any(axis=0)]
+    if not known.size:
+        return Band(*[np.full(len(flat), np.nan)] * 3)
+    return Band(*np.quantile(known, (0.1, 0.5, 0.9), axis=1, method="nearest"))
+
+
 def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Picture:
-    """Gradient norm against lag, on a logarithmic scale; one panel a title, one line a label.
+    """Gradient norm against lag, on a logarithmic scale: one panel for each title, one line for each label.
 
     Args:
         panels: ``{title: {label: band}}``, bands of ln‖∂L_T/∂state_{T−k}‖ over k = 0, 1, ….
@@ -35,15 +49,28 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Picture:
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
-        for label, band in lines.items():
-            colour = COLOURS[labels.index(label) % len(COLOURS)]
-            shown = Band(*(np.where(np.isfinite(row), row, np.nan) / np.log(10) for row in band))
-            k = np.arange(len(shown.median))
-            axis.plot(k, shown.median, color=colour, label=plain(label), **STYLE)
-            axis.fill_between(k, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
+        draw_lags(axis, lines, labels)
         axis.set_title(plain(title))
-        axis.set_xlabel("lag k, steps back")
-        add_grid(axis)
+    scale_lags(axes)
+    axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
+    add_legend(axes[-1])
+    return with_fonts(figure)
+
+
+def draw_lags(axis: Any, lines: Mapping[str, Band], labels: Sequence[str]) -> None:
+    """Bands of ln‖∂L_T/∂state_{T−k}‖ on axes; a label has the same colour everywhere by its place in ``labels``."""
+    for label, band in lines.items():
+        colour = COLOURS[labels.index(label) % len(COLOURS)]
+        shown = Band(*(np.where(np.isfinite(row), row, np.nan) / np.log(10) for row in band))
+        k = np.arange(len(shown.median))
+        axis.plot(k, shown.median, color=colour, label=plain(label), **STYLE)
+        axis.fill_between(k, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
+    axis.set_xlabel("lag k, steps back")
+    add_grid(axis)
+
+
+def scale_lags(axes: Sequence[Any]) -> None:
+    """Powers of ten on the vertical axis, no further than 10^±60, and a line where float32 ends."""
     lowest, highest = axes[0].get_ylim()
     if lowest < 60 and highest > -60:
         axes[0].set_ylim(max(lowest, -60.0), min(highest, 60.0))
@@ -51,10 +78,32 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Picture:
         for axis in axes:
             axis.axhline(FLOAT32_FLOOR / np.log(10), color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
         axes[0].text(1, FLOAT32_FLOOR / np.log(10), "float32 floor", color="0.4", fontsize=8, va="bottom")
-    axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].yaxis.set_major_formatter(lambda y, _: f"$10^{{{y:g}}}$")
-    add_legend(axes[-1])
+
+
+def cost_figure(bands: Mapping[str, Band], curves: Mapping[str, Any], baselines: Mapping[str, float]) -> Picture:
+    """What a vanishing gradient costs: on the left the gradient against the lag, on the right the error.
+
+    Args:
+        bands: ``{label: band}`` of ln‖∂L_T/∂state_{T−k}‖ after training.
+        curves: ``{label: (updates, errors)}`` with errors ``(N, S)`` of S seeds, on a logarithmic axis.
+        baselines: ``{label: error}``, dashed lines.
+    """
+    figure = Picture(figsize=(10.8, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_lags(left, bands, list(bands))
+    scale_lags([left])
+    left.set_title("Gradient after training")
+    left.set_ylabel("gradient norm, relative to lag 0")
+    draw_curves(right, curves)
+    draw_baselines(right, baselines)
+    right.set_yscale("log")
+    right.set_title("Error while learning")
+    right.set_xlabel("updates")
+    right.set_ylabel("mean squared error")
+    add_grid(right)
+    add_legend(left, loc="lower left")
     return with_fonts(figure)
 
 
@@ -67,7 +116,7 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
         limit: nats at which the colours end; a gradient of exactly zero is as blue as can be, and grey is where the
             state itself has overflowed.
     """
-    across = min(max(1, len(maps)), 3)
+    across = 2 if len(maps) == 4 else min(max(1, len(maps)), 3)
     down = max(1, -(-len(maps) // across))
     figure = Picture(figsize=(3.9 * across, 3.3 * down), layout="constrained")
     axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
