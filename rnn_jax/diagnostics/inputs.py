@@ -1,4 +1,4 @@
-"""Which inputs moved which output."""
+"""Gradients of outputs with respect to inputs."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from rnn_jax.diagnostics.states import require_steps
 
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
-    """‖∂f_k/∂x_t‖ for every number f_k of a sequence and each of its steps: an alignment without attention.
+    """‖∂f_k/∂x_t‖ for every output f_k of a function of one sequence, and every step: an alignment without attention.
 
     Args:
-        f: of one sequence, without batch axes; for example the log-odds of each letter that a decoder writes, which
-            unlike their probabilities keep a gradient when the decoder is sure.
+        f: the model as a function of one sequence, without batch axes. An example is the log-odds of each character
+            that a decoder generates: where a probability is near 0 or 1, its gradient vanishes, that of log-odds not.
         xs: ``(T, I)``; ids as one-hot vectors.
 
     Raises:
-        ValueError: for steps that are ids.
+        ValueError: for ids.
 
-    Example: a linear network that halves its memory at each step.
+    Example: a linear network whose state halves at each step.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import rollout, vanilla
