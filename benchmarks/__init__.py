@@ -1,1 +1,1 @@
-"""Timings against the code one would write without us: one module that measures, one script a question."""
+"""Timings against the code that a user would write without this library: one script for each question."""

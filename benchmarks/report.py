@@ -1,4 +1,4 @@
-"""What a benchmark's command shows: a table, and one last line with the median and the worst ratio."""
+"""The command line of benchmarks, and its output: a table, and a last line with the median and the worst ratio."""
 
 import dataclasses
 import sys
@@ -15,17 +15,17 @@ from benchmarks.timing import Record, Side, Spread, append
 from rnn_jax.lab.runs import parse, wrong_use
 
 LOSING = 1.05
-"""A case is marked as losing when ours takes more than this many times as long as the baseline."""
+"""A case loses when the ratio, seconds of ours over seconds of the baseline, is above this number."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times ours against its baselines on whatever device jax finds, and keeps the figures as JSON lines."""
+    """Times the library against baselines on the device that jax finds, and appends the results as JSON lines."""
 
     quick: bool = False
     """Few cases, few repetitions."""
     out: Path | None = None
-    """Append the JSON lines to this file; by default to benchmarks/results/."""
+    """The file to which results are appended; by default one in benchmarks/results/ for each benchmark."""
 
 
 def command(*runs: Callable[[bool], Iterable[Record]]) -> None:
@@ -37,7 +37,7 @@ def command(*runs: Callable[[bool], Iterable[Record]]) -> None:
 
 
 def show(records: Iterable[Record]) -> None:
-    """Prints the records of one benchmark as a table that grows as they come, and the summary below it."""
+    """Prints the records of one benchmark as a table that grows with each record, and a summary below it."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     shown: list[Record] = []
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -49,7 +49,7 @@ def show(records: Iterable[Record]) -> None:
 
 
 def table(records: list[Record]) -> Table:
-    """A row for each record; cases that lose are red and say so."""
+    """A table with a row for each record; cases that lose are red, with the word loses in the last column."""
     first = records[0]
     where = f"{first.environment.device_kind}, jax {first.environment.jax}"
     grid = Table(
@@ -67,10 +67,10 @@ def table(records: list[Record]) -> Table:
 
 
 def cells(record: Record) -> list[str]:
-    """A record's row, as text; where there are two figures, ours comes first."""
+    """The cells of a record's row; where there are two numbers, ours is the first."""
     ours, baseline, ratio, _ = record.figures
     return [
-        case_in_words(record),
+        case_name(record),
         milliseconds(ours.seconds),
         milliseconds(baseline.seconds),
         f"{ratio.median:.2f}",
@@ -80,8 +80,8 @@ def cells(record: Record) -> list[str]:
     ]
 
 
-def case_in_words(record: Record) -> str:
-    """A record's case: words stand alone, numbers behind their names."""
+def case_name(record: Record) -> str:
+    """The case of a record in one line: texts, and numbers after their names."""
     case = record.case.items()
     return " ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in case)
 
@@ -92,21 +92,21 @@ def milliseconds(seconds: Spread) -> str:
 
 
 def mebibytes(side: Side) -> str:
-    """The temporaries, in MiB; ? where they are not reported."""
+    """The temporaries in MiB; ? where the backend does not report them."""
     return "?" if side.temp_bytes is None else f"{side.temp_bytes / 2**20:.2f}"
 
 
 def is_losing(record: Record) -> bool:
-    """Whether ours takes more than ``LOSING`` times as long as the baseline, in the median of the pairs."""
+    """Whether the median of the ratio over the pairs is above ``LOSING``."""
     return record.figures.ratio.median > LOSING
 
 
 def summary(records: list[Record]) -> str:
-    """One line: how many cases lose, the median ratio over the cases, and the worst one."""
+    """One line: the number of cases that lose, the median ratio over the cases, and the worst case."""
     worst = max(records, key=lambda record: record.figures.ratio.median)
     median = np.median([record.figures.ratio.median for record in records])
     losing = sum(map(is_losing, records))
     return (
         f"{worst.benchmark}: {losing} of {len(records)} cases lose by more than {LOSING - 1:.0%}; "
-        f"median ratio {median:.2f}, worst {worst.figures.ratio.median:.2f} ({case_in_words(worst)})"
+        f"median ratio {median:.2f}, worst {worst.figures.ratio.median:.2f} ({case_name(worst)})"
     )

@@ -1,4 +1,4 @@
-"""Measures two programs against each other, pair by pair, and keeps the figures as JSON lines."""
+"""Timings of two programs in pairs of runs, and results as JSON lines."""
 
 import json
 import re
@@ -16,13 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Spread(NamedTuple):
-    """How a repeated figure is spread, in the figure's unit."""
+    """The distribution of a repeated measurement, in its unit."""
 
     median: float
     minimum: float
     lower_quartile: float
     upper_quartile: float
-    """The interquartile range runs from the lower to the upper one."""
+    """The interquartile range is from ``lower_quartile`` to ``upper_quartile``."""
 
 
 class Program(NamedTuple):
@@ -36,16 +36,16 @@ class Program(NamedTuple):
 
 
 class Side(NamedTuple):
-    """What one of the two programs costs."""
+    """The cost of one of the two programs."""
 
     seconds: Spread
     """Of one run."""
     compile_seconds: float
     """Tracing, lowering and compiling, once."""
     temp_bytes: int | None
-    """Temporaries; None where the backend does not report them."""
+    """Size of the temporaries; None where the backend does not report it."""
     held_bytes: int | None
-    """Arguments, outputs and temporaries less what they share; None where the backend does not report it."""
+    """Size of arguments, outputs and temporaries, shared buffers once; None where the backend does not report it."""
 
 
 class Comparison(NamedTuple):
@@ -63,7 +63,7 @@ class Record(NamedTuple):
 
     benchmark: str
     baseline: str
-    """What ours is compared with."""
+    """Name of the baseline."""
     case: dict[str, str | int]
     quick: bool
     figures: Comparison
@@ -71,11 +71,11 @@ class Record(NamedTuple):
 
 
 def compile_program(f: Callable[..., Any], *args: Any) -> Program:
-    """Compiles ``f`` for these arguments, apart from running it.
+    """``f`` compiled for these arguments, with the time that compilation took.
 
     Args:
         f: a function of arrays.
-        args: pytrees of arrays; each run of the program takes these.
+        args: pytrees of arrays, the arguments of every run.
     """
     begin = time.perf_counter()
     compiled = jax.jit(f).lower(*args).compile()
@@ -90,7 +90,7 @@ def compile_program(f: Callable[..., Any], *args: Any) -> Program:
 
 
 def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int | None, int | None]:
-    """Bytes of temporaries, and of all that is held at once; None, None where the backend does not report."""
+    """Bytes of temporaries, and of all buffers at once; None, None where the backend does not report them."""
     memory = compiled.memory_analysis()
     if memory is None:
         return None, None
@@ -99,7 +99,7 @@ def memory_bytes(compiled: jax.stages.Compiled) -> tuple[int | None, int | None]
 
 
 def require_equal(ours: Any, baseline: Any, tolerance: float) -> None:
-    """Raises an AssertionError unless two pytrees hold the same numbers.
+    """Raises an AssertionError unless two pytrees have the same numbers.
 
     Args:
         ours, baseline: pytrees with leaves of equal shapes in equal order; the containers may differ.
@@ -117,11 +117,11 @@ def require_equal(ours: Any, baseline: Any, tolerance: float) -> None:
 def compare(
     ours: Program, baseline: Program, *, seconds: float, min_pairs: int = 9, max_pairs: int = 1000
 ) -> Comparison:
-    """Runs two programs in interleaved pairs, each of them first in every other pair.
+    """The times of two programs, run in pairs; each is the first in every other pair.
 
     Args:
         ours, baseline: compiled, and run at least once before.
-        seconds: no pair begins after this long, once there are ``min_pairs``.
+        seconds: no pair begins after this time, unless there are fewer than ``min_pairs``.
         min_pairs, max_pairs: bounds on the number of pairs.
     """
     times: list[tuple[float, float]] = []
@@ -155,17 +155,17 @@ def spread(samples: np.ndarray) -> Spread:
 
 
 def results_file(record: Record) -> Path:
-    """Where a record is kept by default: ``benchmarks/results/<benchmark>-<device kind>.jsonl``."""
+    """The file of a record by default: ``benchmarks/results/<benchmark>-<device kind>.jsonl``."""
     kind = re.sub(r"[^a-z0-9]+", "-", record.environment.device_kind.lower()).strip("-")
     return ROOT / "benchmarks" / "results" / f"{record.benchmark}-{kind}.jsonl"
 
 
 def append(records: Iterable[Record], out: Path | None = None) -> Iterator[Record]:
-    """Passes records on, each appended to its file as one JSON line as soon as it comes.
+    """The same records one by one, each appended to its file as a line of JSON.
 
     Args:
-        records: what a benchmark's ``run`` yields.
-        out: one file for all of them; without it, each goes to its ``results_file``.
+        records: of a benchmark's ``run``.
+        out: one file for all records; without it, each has its ``results_file``.
     """
     for record in records:
         path = out or results_file(record)
@@ -176,10 +176,10 @@ def append(records: Iterable[Record], out: Path | None = None) -> Iterator[Recor
 
 
 def json_line(record: Record) -> str:
-    """A record as one line of JSON that ends in a newline; named tuples become objects."""
+    """A record as one line of JSON with a newline at its end; named tuples become objects."""
     return json.dumps(as_dict(record), allow_nan=False) + "\n"
 
 
 def as_dict(value: Any) -> Any:
-    """The same value with every NamedTuple in it made a dict."""
+    """A value in which every NamedTuple is replaced by a dict."""
     return {name: as_dict(field) for name, field in value._asdict().items()} if hasattr(value, "_asdict") else value

@@ -21,7 +21,7 @@ from rnn_jax import (
     summarise_lags,
     vanilla,
 )
-from rnn_jax.diagnostics.states import parts_read
+from rnn_jax.diagnostics.states import recurrent_parts
 from tests.cases import CASES
 from tests.laboratory import example
 
@@ -95,7 +95,7 @@ def test_lag_gradients_equal_products_of_step_jacobians(name):
 
     lags, (jacobians, of_what_is_read), adjoint = measure(params, h0, xs)
     parts, unravel = jax.tree.leaves(h0), ravel_pytree(h0)[1]
-    is_read = np.repeat(parts_read(cell, params, h0, xs[0]), [part.size for part in parts])
+    is_read = np.repeat(recurrent_parts(cell, params, h0, xs[0]), [part.size for part in parts])
     np.testing.assert_allclose(jacobians[:, is_read][:, :, is_read], of_what_is_read, rtol=1e-12)
     assert not jacobians[:, :, ~is_read].any()
     for k in range(7):

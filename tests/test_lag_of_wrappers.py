@@ -123,13 +123,13 @@ UNREAD = {"residual": ["x"], "stack": ["x"], "output dropout": ["mask"]}
 
 @pytest.mark.parametrize("name", CASES)
 def test_only_what_wrappers_put_beside_the_output_is_never_read(name):
-    from rnn_jax.diagnostics.states import parts_read
+    from rnn_jax.diagnostics.states import recurrent_parts
 
     cell, x = CASES[name].cell, jnp.zeros(CASES[name].x)
     params = cell.init(jax.random.key(0))
     h = cell.start(params)
     paths = [jax.tree_util.keystr(path[-1:], simple=True) for path, _ in jax.tree.leaves_with_path(h)]
-    read = parts_read(cell, params, h, x)
+    read = recurrent_parts(cell, params, h, x)
     assert [path for path, mark in zip(paths, read, strict=True) if not mark] == UNREAD.get(name, [])
 
 

@@ -33,7 +33,7 @@ def continue_prompt(
 ) -> Decoded:
     """The ids that a model generates after a prompt, which it reads from its start state.
 
-    Memory does not grow with the length of the prompt.
+    One state is kept in memory while the prompt is read, however long it is.
 
     Args:
         cell, params, key: as in ``sample``.
@@ -77,7 +77,7 @@ def continue_prompt(
 def confidences(cell: Cell, params: Params, ids: Integer[ArrayLike, "T *batch"]) -> Float[Array, "T *batch V"]:
     """p(next id) at every place of a sequence, read from the start state: the softmax of a model's logits.
 
-    No state is kept but that of the current step, so the result is all that grows with T.
+    One state is kept in memory, so nothing but the result grows with T.
 
     Args:
         cell, params: as in ``sample``.

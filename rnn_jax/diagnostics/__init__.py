@@ -1,4 +1,4 @@
-"""Measurements of what a recurrent network can learn."""
+"""Measurements of gradients: over lags, of single steps, and with respect to inputs."""
 
 from rnn_jax.diagnostics.inputs import input_gradients, log_odds
 from rnn_jax.diagnostics.jacobians import leading_gain, step_jacobian

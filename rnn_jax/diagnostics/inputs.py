@@ -13,16 +13,16 @@ __all__ = ["input_gradients", "log_odds"]
 
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
-    """‖∂f_k/∂x_t‖ for every number f_k of a sequence and each of its steps: an alignment without attention.
+    """‖∂f_k/∂x_t‖ for every output f_k of a function of one sequence, and every step: an alignment without attention.
 
     Args:
         f: of one sequence, without batch axes; for example the ``log_odds`` of each character that a decoder writes.
         xs: ``(T, I)``; ids as one-hot vectors.
 
     Raises:
-        ValueError: for steps that are ids.
+        ValueError: for ids.
 
-    Example: a linear network that halves its memory at each step.
+    Example: a linear network whose state halves at each step.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import rollout, vanilla

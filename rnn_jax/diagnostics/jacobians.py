@@ -1,11 +1,11 @@
-"""The Jacobian of one step, of all of the state that the recurrence reads."""
+"""The Jacobian of one step, with respect to the parts of the state on which later states depend."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.states import layout_of, parts_read
+from rnn_jax.diagnostics.states import layout_of, recurrent_parts
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Params, State
@@ -13,11 +13,11 @@ from rnn_jax.types import Cell, Params, State
 
 @compiled("cell")
 def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, "S S"]:
-    """∂state_t/∂state_{t−1} at one example: row i holds the gradient of entry i of the new state.
+    """∂state_t/∂state_{t−1} for one example: row i is the gradient of entry i of the new state.
 
-    It is of the S numbers of those parts of the state that the recurrence reads. A part that is only seen, such as the
-    input that ``residual`` adds, is carried but passes nothing on: a wrapped cell has the Jacobian of the cell inside.
-    A complex number counts as two, its real and its imaginary part.
+    S counts the numbers in the recurrent parts of the state, those on which later states depend. A part that only the
+    output uses, such as the input that ``residual`` adds, is left out: a wrapped cell has the Jacobian of the cell
+    inside. A complex number counts as two, its real and its imaginary part.
 
     Args:
         cell, params: any cell and its weights.
@@ -25,7 +25,7 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
         x: one input ``(I,)``, or one integer id.
 
     Raises:
-        ValueError: for a layer, which has no steps, or a state that is not floating.
+        ValueError: for a layer, which has no single steps, or a state that is not floating.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import vanilla
@@ -36,20 +36,23 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
     True
     """
     layout = layout_of(cell, params, h)
-    read = np.repeat(parts_read(cell, params, h, x), [part.size for part in layout.split(layout.row(h))])
+    recurrent = np.repeat(recurrent_parts(cell, params, h, x), [part.size for part in layout.split(layout.row(h))])
     with jax.default_matmul_precision("highest"):  # as in lag_gradients
         J = jax.jacrev(lambda row: layout.row(cell.step(params, layout.state(row), x)))(layout.row(h))
-    return J[np.ix_(read, read)]
+    return J[np.ix_(recurrent, recurrent)]
 
 
 @compiled("cell")
 def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, ""]:
-    """The largest singular value of ∂state_t/∂state_{t−1}: the most by which one step can multiply a gradient.
+    """The largest singular value of ∂state_t/∂state_{t−1}: the largest factor by which one step can scale a gradient.
 
-    Where it stays below a bound that is less than 1 the gradient must vanish; above 1 it may explode.
+    If it stays below a bound less than 1, the gradient vanishes; above 1 it may explode.
 
     Args:
-        cell, params, h, x: as in ``step_jacobian``, and so are the errors.
+        cell, params, h, x: as in ``step_jacobian``.
+
+    Raises:
+        ValueError: as ``step_jacobian``.
 
     Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013.
     """

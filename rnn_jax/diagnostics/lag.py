@@ -1,4 +1,4 @@
-"""How far back does the gradient reach? Its norm at every lag, from one backward pass, in log space."""
+"""The norm of the gradient at every lag, from one backward pass, in log space."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.diagnostics.scaled import Scaled, log_norm_of, map_in_bands, scaled
-from rnn_jax.diagnostics.states import layout_of, parts_read, require_steps
+from rnn_jax.diagnostics.states import layout_of, recurrent_parts, require_steps
 from rnn_jax.machinery.checks import require_numbers
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
@@ -21,18 +21,18 @@ class LagGradients(NamedTuple):
     """ln‖∂L_T/∂state_{T−k}‖ in nats, for every lag k = 0 … T and every example; K = T + 1."""
 
     log_norm: Float[Array, "K *batch"]
-    """Of all parts that the recurrence reads; −∞ where the gradient is exactly zero."""
+    """Of all recurrent parts of the state together; −∞ where the gradient is exactly zero."""
     log_norm_of: PyTree
-    """Of each part of the state apart: ``LSTMState(h, c)``, each ``(K, *batch)``."""
+    """Of each part of the state alone, such as ``LSTMState(h, c)``; each ``(K, *batch)``."""
 
 
 class LagSummary(NamedTuple):
-    """What is read off a gradient-against-lag curve."""
+    """Statistics of curves of gradient against lag."""
 
     slope: Float[Array, "*batch"]
-    """Nats a step, by least squares over the lags with a gradient: below 0 it vanishes, above 0 it explodes."""
+    """Nats a step, by least squares over the lags with a gradient: negative if it vanishes, positive if it explodes."""
     half_life: Float[Array, "*batch"]
-    """Steps in which the gradient halves, ln 2 / −slope; ∞ where it does not shrink."""
+    """Number of steps in which the gradient halves, ln 2 / −slope; ∞ where it does not shrink."""
     quantiles: Float[Array, "Q K"]
     """Quantiles of ln‖∂L_T/∂state_{T−k}‖ over all examples, a row for each q."""
 
@@ -43,24 +43,25 @@ def lag_gradients(
 ) -> LagGradients:
     """The norm of ∂L_T/∂state_{T−k} for every lag k = 0 … T, for each example of a batch.
 
-    The adjoint a_t = ∂L_T/∂state_t runs back once, a_{t−1} = (∂state_t/∂state_{t−1})ᵀ a_t. Each of its numbers has an
-    exponent of its own, so a gradient of e^−2000 is as exact in float32 as one of 1, beside one of e^2000 too: −∞ is
-    said of what is exactly zero. Numbers of like size are pulled back together: ordinary adjoints cost one product a
-    step, others one for each 2^32 between their sizes that there are numbers at. What underflows inside one step still
-    does: a step that shrinks by more than 10^38, or the derivative of a gate that is 0 or 1 to all digits.
+    The adjoint a_t = ∂L_T/∂state_t is computed in one backward pass, a_{t−1} = (∂state_t/∂state_{t−1})ᵀ a_t. Each of
+    its numbers has its own exponent, so a gradient of e^−2000 is as exact in float32 as one of 1, even beside one of
+    e^2000, and −∞ means exactly zero. Numbers of similar size are multiplied together: ordinary adjoints cost one
+    product a step, others one for each factor of 2^32 between their sizes. Underflow inside a single step remains: a
+    step that shrinks by more than 10^38, or the derivative of a gate that is 0 or 1 to all digits.
 
-    The total is over those parts of the state that the recurrence reads. What is only seen of a state, such as the
-    input that ``residual`` adds, is reported among the parts alone: a wrapped cell has the totals of the cell inside.
+    The total is over the recurrent parts of the state, those on which later states depend. A part that only the output
+    uses, such as the input that ``residual`` adds, has a curve of its own and no share in the total: a wrapped cell has
+    the totals of the cell inside.
 
     Args:
         cell: any cell.
         params: its weights.
         h0: the state before the first step, with the batch axes of ``xs``.
         xs: ``(T, *batch, I)`` or ids ``(T, *batch)``.
-        loss: ``(y_T) -> L_T (*batch,)``: a loss of the last output, for each example alone.
+        loss: ``(y_T) -> L_T (*batch,)``: a loss of the last output, one number for each example.
 
     Returns:
-        Norms in log space; index k along the leading axis is the lag. They cannot be differentiated.
+        Norms in log space; the index k along the leading axis is the lag. They cannot be differentiated.
 
     Raises:
         ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, or a loss that is not
@@ -86,7 +87,7 @@ def lag_gradients(
     def log_norms(adjoint: Scaled) -> list[Float[Array, "*batch"]]:
         return [log_norm_of(Scaled(*part)) for part in zip(*map(layout.split, adjoint), strict=True)]
 
-    with jax.default_matmul_precision("highest"):  # fast modes of accelerators would blur the norms
+    with jax.default_matmul_precision("highest"):  # the fast modes of accelerators round more
         h_T, hs = rollout(cell, params, h0, xs)
         h0 = laid_out(h0, like=h_T)
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
@@ -106,9 +107,11 @@ def lag_gradients(
     parts = [
         jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), before, strict=True)
     ]
-    read = parts_read(cell, params, h0, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs))
-    log_norms_read = jnp.stack([part for part, is_read in zip(parts, read, strict=True) if is_read])
-    return LagGradients(0.5 * jax.nn.logsumexp(2 * log_norms_read, axis=0), jax.tree.unflatten(layout.tree, parts))
+    recurrent = recurrent_parts(
+        cell, params, h0, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    )
+    total = jnp.stack([part for part, counts in zip(parts, recurrent, strict=True) if counts])
+    return LagGradients(0.5 * jax.nn.logsumexp(2 * total, axis=0), jax.tree.unflatten(layout.tree, parts))
 
 
 def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0.1, 0.5, 0.9)) -> LagSummary:
@@ -116,13 +119,16 @@ def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0
 
     Args:
         log_norm: ``(K, *batch)`` nats, as in ``LagGradients``.
-        q: the quantiles wanted, each in [0, 1], taken at the nearest example; examples that are NaN are left out.
+        q: the quantiles, each in [0, 1], at the nearest example; examples that are NaN are left out.
 
     Returns:
         The slope of each example, its half-life, and quantiles over all examples. Lags of −∞ are left out of the fit:
-        an LSTM's c that is not seen has no gradient at lag 0, and lives later. A gradient that has died by the last
-        lag, at −∞, has slope −∞ and half-life 0. Both are NaN where there is no gradient at any lag, or a living one
-        at one lag alone, and where the state has overflowed.
+        c of an LSTM that is not part of the output has no gradient at lag 0, but has one later. A gradient of −∞ at the
+        last lag has slope −∞ and half-life 0. Both are NaN where no lag has a gradient, where only one lag has one and
+        the last is not −∞, and where the state has overflowed.
+
+    Raises:
+        ValueError: for a q outside [0, 1].
     """
     require_numbers("q", q, lambda level: 0 <= level <= 1, "quantiles in [0, 1]")
     slope = _slope(widened(log_norm))
@@ -133,16 +139,16 @@ def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0
 
 
 def _slope(log_norm: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
-    """Σ (k − k̄)(y_k − ȳ) / Σ (k − k̄)² over the lags that are finite; −∞ for a gradient that has died by the last."""
-    alive = jnp.isfinite(log_norm)
-    count = jnp.sum(alive, axis=0, keepdims=True, dtype=log_norm.dtype)
+    """Σ (k − k̄)(y_k − ȳ) / Σ (k − k̄)² over finite lags; −∞ if the gradient is zero at the last lag."""
+    finite = jnp.isfinite(log_norm)
+    count = jnp.sum(finite, axis=0, keepdims=True, dtype=log_norm.dtype)
 
     def centred(values: Array) -> Array:
-        values = jnp.where(alive, values, 0)
-        return jnp.where(alive, values - jnp.sum(values, axis=0, keepdims=True) / count, 0)
+        values = jnp.where(finite, values, 0)
+        return jnp.where(finite, values - jnp.sum(values, axis=0, keepdims=True) / count, 0)
 
     k = centred(jnp.expand_dims(jnp.arange(len(log_norm), dtype=log_norm.dtype), range(1, log_norm.ndim)))
     fitted = jnp.sum(k * centred(log_norm), axis=0) / jnp.sum(k * k, axis=0)
-    dead = jnp.isneginf(log_norm)
-    unknown = jnp.any(~alive & ~dead, axis=0) | (count[0] == 0)
-    return jnp.where(unknown, jnp.nan, jnp.where(dead[-1], -jnp.inf, fitted))
+    zero = jnp.isneginf(log_norm)
+    unknown = jnp.any(~finite & ~zero, axis=0) | (count[0] == 0)
+    return jnp.where(unknown, jnp.nan, jnp.where(zero[-1], -jnp.inf, fitted))

@@ -1,4 +1,4 @@
-"""A state as one row of real numbers, and which of its parts the recurrence reads."""
+"""A state as one row of real numbers, and its recurrent parts, those on which later states depend."""
 
 import functools
 import math
@@ -15,20 +15,20 @@ from rnn_jax.types import Cell, Params, State
 
 
 class Layout(NamedTuple):
-    """How the parts of a state lie in a row of its S real numbers; a complex number is two of them."""
+    """The order of the parts of a state in a row of its S real numbers; a complex number is two of them."""
 
     tree: Any
     parts: tuple[jax.ShapeDtypeStruct, ...]
-    """Shape and type of each part at one example."""
+    """Shape and type of each part for one example."""
 
     @property
     def dtype(self) -> DTypeLike:
-        """The type of a row, which holds the numbers of every part."""
+        """The type of a row, which can hold the numbers of every part."""
         return functools.reduce(jnp.promote_types, [jnp.finfo(part.dtype).dtype for part in self.parts])
 
     @property
     def maxexp(self) -> int:
-        """Powers of 2 that every part can hold."""
+        """The largest exponent of 2 that every part can hold."""
         return min(int(jnp.finfo(part.dtype).maxexp) for part in self.parts)
 
     def row(self, state: State) -> Float[Array, "*batch S"]:
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
         return jnp.split(row, np.cumsum([_size(part) for part in self.parts])[:-1], axis=-1)
 
     def state(self, row: Float[Array, "*batch S"]) -> State:
-        """The state whose numbers these are."""
+        """The state with these numbers, the inverse of ``row``."""
         leaves = []
         for part, numbers in zip(self.parts, self.split(row), strict=True):
             real = numbers.astype(jnp.finfo(part.dtype).dtype)
@@ -57,7 +57,7 @@ def layout_of(cell: Cell, params: Params, h: State) -> Layout:
     """The layout of a state ``h``, with or without batch axes.
 
     Raises:
-        ValueError: for a layer, which has no steps, or a state that is not floating.
+        ValueError: for a layer, which has no single steps, or a state that is not floating.
     """
     if not isinstance(cell, Cell):
         raise ValueError(f"cell got a {type(cell).__name__}; want a Cell: only a step has a Jacobian")
@@ -71,20 +71,20 @@ def layout_of(cell: Cell, params: Params, h: State) -> Layout:
 
 
 def require_steps(xs: PyTree) -> None:
-    """Raises a ValueError for a sequence that is None."""
+    """Raises a ValueError for a sequence without arrays, such as None."""
     if not jax.tree.leaves(xs):
         raise ValueError("xs got None; want steps (T, *batch, I): jnp.zeros((T, 0)) for a network without inputs")
 
 
-def parts_read(cell: Cell, params: Params, h: State, x: PyTree) -> list[bool]:
-    """Whether the recurrence reads a part of the state, for each part; where it reads none, all count as read.
+def recurrent_parts(cell: Cell, params: Params, h: State, x: PyTree) -> list[bool]:
+    """Whether later states depend on a part of the state, for each part; all True if they depend on none.
 
-    What is never read, such as the input that ``residual`` adds to the output, has no part in what comes later.
+    A part that only the output uses is not recurrent, such as the input that ``residual`` adds to the output.
     """
     jaxpr = jax.make_jaxpr(lambda h, x: cell.step(params, h, x))(h, x).jaxpr
-    _, read = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    read = read[: len(jax.tree.leaves(h))]
-    return read if any(read) else [True] * len(read)
+    _, is_used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    is_used = is_used[: len(jax.tree.leaves(h))]
+    return is_used if any(is_used) else [True] * len(is_used)
 
 
 def _is_complex(part: jax.ShapeDtypeStruct) -> bool:
