@@ -19,7 +19,7 @@ from _showing import Scores, Shown, conduct, confusion, draw_curves, shown
 from _study import Study, optimizer, read_options, require_known
 from _training import Networks, Task, classify, first_of, needs_of, open_study
 
-from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout, readout_layer
+from rnn_jax import Cell, Layer, bidirectional, gru, initializers, many_to_one, readout
 from rnn_jax.counting import parameter_count
 from rnn_jax.data.languages import LOCALES, locale_words
 from rnn_jax.data.parts import split
@@ -95,7 +95,7 @@ def make_models(config: Config, letters: Vocabulary) -> dict[str, Cell | Layer]:
     cell = gru(letters.size, config.hidden_size, input_init=initializers.unit_normal())
     return {
         "GRU": readout(cell, len(LOCALES)),
-        BOTH_WAYS: readout_layer(bidirectional(cell, cell), len(LOCALES)),
+        BOTH_WAYS: readout(bidirectional(cell, cell), len(LOCALES)),
     }
 
 

@@ -29,7 +29,7 @@ from rnn_jax.cells import (
     ugrnn,
     vanilla,
 )
-from rnn_jax.combinators import learned_start, mixed_precision, readout, residual, stack
+from rnn_jax.combinators import learned_start, mixed_precision, residual
 from rnn_jax.diagnostics import input_gradients, lag_gradients, leading_gain, step_jacobian, summarise_lags
 from rnn_jax.dropout import (
     dropout_mask,
@@ -40,8 +40,10 @@ from rnn_jax.dropout import (
     weight_drop,
     zoneout,
 )
+from rnn_jax.input_layers import dense_input, embedding
 from rnn_jax.keys import keyed
-from rnn_jax.layers import Layer, bidirectional, causal, readout_layer, stack_layers
+from rnn_jax.layers import Layer, bidirectional, stack
+from rnn_jax.readouts import Head, linear_head, mlp_head, readout
 from rnn_jax.schedules.driver import outputs, rollout
 from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
 from rnn_jax.topologies import (
@@ -56,11 +58,11 @@ from rnn_jax.types import Cell, Keyed, cell_from_step
 
 __all__ = [
     "Cell",
+    "Head",
     "Keyed",
     "Layer",
     "antisymmetric",
     "bidirectional",
-    "causal",
     "cell_from_step",
     "chrono_gru",
     "chrono_lstm",
@@ -69,8 +71,10 @@ __all__ = [
     "conv_lstm",
     "cornn",
     "ctrnn",
+    "dense_input",
     "diagonal",
     "dropout_mask",
+    "embedding",
     "encoder_decoder",
     "gru",
     "gru_reset_before",
@@ -88,6 +92,7 @@ __all__ = [
     "learned_start",
     "length_mask",
     "linear_bridge",
+    "linear_head",
     "lru",
     "lstm",
     "many_to_many",
@@ -97,6 +102,7 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "mixed_precision",
+    "mlp_head",
     "one_to_many",
     "one_to_one",
     "output_dropout",
@@ -104,7 +110,6 @@ __all__ = [
     "peephole_lstm",
     "projected_lstm",
     "readout",
-    "readout_layer",
     "residual",
     "reverse_sequence",
     "rollout",
@@ -112,7 +117,6 @@ __all__ = [
     "sequence_to_sequence",
     "slstm",
     "stack",
-    "stack_layers",
     "step_jacobian",
     "summarise_lags",
     "ugrnn",

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.combinators import inside, name_of, seen_of
+from rnn_jax.combinators import nested_cell, output_shape, params_name
 from rnn_jax.decoding.decoders import check_writer
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
@@ -29,7 +29,7 @@ class EncoderDecoder(NamedTuple):
     start: Start
     """``(params, batch_shape=()) -> h0`` of the encoder."""
     encode: Callable[..., State]
-    """``(params, h0, xs, **marks) -> the decoder's h0``; marks are those of ``rollout``. A ValueError for a
+    """``(params, h0, xs, **flags) -> the decoder's h0``; flags are those of ``rollout``. A ValueError for a
     source without a step, as far as that is known."""
     decoder: Cell
     """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
@@ -79,7 +79,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     using RNN encoder-decoder for statistical machine translation. 2014; there through a tanh.
     """
     key = jax.random.key(0)
-    s = seen_of(encoder, jax.eval_shape(encoder.init, key))
+    s = output_shape(encoder, jax.eval_shape(encoder.init, key))
     if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
         raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
     h0 = jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key)
@@ -154,7 +154,7 @@ def encoder_decoder(
     try:
         jax.eval_shape(lambda p: jnp.ones(check_writer(decoder, p, decoder.start(p), jnp.array(0))), shapes)
     except ValueError as error:
-        raise ValueError(f"decoder got {name_of(shapes)}: {error}") from error
+        raise ValueError(f"decoder got {params_name(shapes)}: {error}") from error
     layer = as_layer(encoder)
     across = bridge(layer, decoder)
     _check_bridge(layer, across, decoder)
@@ -166,11 +166,11 @@ def encoder_decoder(
     def start(params: EncoderDecoderParams, batch_shape: tuple[int, ...] = ()) -> State:
         return layer.start(params.encoder, batch_shape)
 
-    def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
-        require_source(require_sequence(xs), marks.get("lengths"), marks.get("mask"))
-        return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
+    def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **flags: Any) -> State:
+        require_source(require_sequence(xs), flags.get("lengths"), flags.get("mask"))
+        return across.cross(params, layer.rollout(params.encoder, h0, xs, **flags)[0])
 
-    return EncoderDecoder(init, start, encode, inside(decoder, "decoder"), layer.keyed)
+    return EncoderDecoder(init, start, encode, nested_cell(decoder, "decoder"), layer.keyed)
 
 
 def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import Dropped, drop
-from rnn_jax.combinators import name_of
-from rnn_jax.keys import each, feed, one_key, typed, unkey
+from rnn_jax.combinators import params_name
+from rnn_jax.keys import map_keys, one_key, typed_key, unkey, with_stream
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.sharding import where
@@ -42,15 +42,15 @@ def dropout_mask(
     networks from overfitting. 2014.
     """
     rate = require_rate(rate)
-    return kept(typed(key), rate, shape).astype(dtype) / (1 - rate)
+    return keep_mask(typed_key(key), rate, shape).astype(dtype) / (1 - rate)
 
 
-def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
+def keep_mask(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
     """True with probability 1 − rate, drawn for each key on its own."""
     require_batch_shape(shape, "shape")
     if tuple(shape[: key.ndim]) != key.shape:
         raise ValueError(f"keys got shape {key.shape}; want the batch axes of {shape}: use keyed(key, xs, batch_shape)")
-    return each(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
+    return map_keys(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
 
 
 @factory
@@ -75,7 +75,7 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(f"input_dropout got inputs of {x.dtype}; want floating ones: an id has no features")
             x = x * dropout_mask(key, rate, x.shape, x.dtype)
-        return cell.project(params, feed(cell, x, key, 1))
+        return cell.project(params, with_stream(cell, x, key, 1))
 
     return cell._replace(project=project, keyed=True)
 
@@ -100,7 +100,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
-        return cell.project(params, feed(cell, x, key, 1)), key
+        return cell.project(params, with_stream(cell, x, key, 1)), key
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> DroppedState:
         return undropped(params, cell.start(params, batch_shape))
@@ -150,7 +150,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
-        return cell.project(params, feed(cell, x, key, 1)), key
+        return cell.project(params, with_stream(cell, x, key, 1)), key
 
     def advance(params: Params, h: State, u: tuple[PyTree, Keys | None]) -> State:
         u, key = u
@@ -171,7 +171,7 @@ def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> 
         return new
     if key is None:
         return rate * old + (1 - rate) * new
-    return where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
+    return where(keep_mask(map_keys(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
 
 
 @factory
@@ -213,8 +213,8 @@ def variational_dropout(
     params = jax.eval_shape(cell.init, jax.random.key(0))
     if state_mask is not None and not hasattr(params, "W_hh"):
         raise ValueError(
-            f"variational_dropout got a state_mask for {name_of(params)}, whose params hold no W_hh; want a cell with "
-            "a recurrent matrix: wrap it before stack, readout and the like"
+            f"variational_dropout got a state_mask for {params_name(params)}, whose params hold no W_hh; want a cell "
+            "with a recurrent matrix: wrap it before stack, readout and the like"
         )
 
     def project(params: Params, x: PyTree) -> PyTree:
@@ -258,7 +258,9 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
 
     dropped = map_recurrent(thin, params)
     if next(keys) == 0:
-        raise ValueError(f"weight_drop got params of {name_of(params)}, which hold no W_hh; want a recurrent matrix")
+        raise ValueError(
+            f"weight_drop got params of {params_name(params)}, which hold no W_hh; want a recurrent matrix"
+        )
     return dropped
 
 

@@ -40,15 +40,15 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     return Keyed(xs, jax.random.split(one_key(key), (T, *batch_shape)))
 
 
-def typed(key: Any) -> Keys:
+def typed_key(key: Any) -> Keys:
     """A key, or an array of them, as typed ones: those of ``jax.random.PRNGKey`` are wrapped.
 
     Raises:
         ValueError: for what is no key.
 
-    >>> typed(jax.random.PRNGKey(0)) == jax.random.key(0), typed(jax.random.PRNGKey(0)).shape
+    >>> typed_key(jax.random.PRNGKey(0)) == jax.random.key(0), typed_key(jax.random.PRNGKey(0)).shape
     (Array(True, dtype=bool), ())
-    >>> typed(0)
+    >>> typed_key(0)
     Traceback (most recent call last):
     ValueError: key got int; want a key, such as jax.random.key(0) makes
     """
@@ -63,7 +63,7 @@ def typed(key: Any) -> Keys:
 
 def one_key(key: Any) -> PRNGKeyArray:
     """A key as a typed one; a ValueError for an array of keys, and for what is no key."""
-    key = typed(key)
+    key = typed_key(key)
     if key.shape:
         raise ValueError(f"key got {list(key.shape)} keys; want one")
     return key
@@ -86,7 +86,7 @@ def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:
     """The input and its key, None if it has none."""
-    return (x.x, typed(x.key)) if isinstance(x, Keyed) else (x, None)
+    return (x.x, typed_key(x.key)) if isinstance(x, Keyed) else (x, None)
 
 
 def require_draws(draws: bool, name: str, keys: Any) -> None:
@@ -97,14 +97,14 @@ def require_draws(draws: bool, name: str, keys: Any) -> None:
         )
 
 
-def feed(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
-    """What a cell or layer inside another is given: x, with a key of its own stream if there is one and it draws."""
+def with_stream(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
+    """The input of a cell or layer inside another: x, with a key of its own stream if there is one and it draws."""
     if key is None or not model.keyed:
         return x
-    return Keyed(x, each(lambda k: jax.random.fold_in(k, stream), key))
+    return Keyed(x, map_keys(lambda k: jax.random.fold_in(k, stream), key))
 
 
-def each(function: Callable, keys: Keys) -> PyTree:
+def map_keys(function: Callable, keys: Keys) -> PyTree:
     """``function`` of each key of an array, stacked along the array's axes."""
     for _ in range(keys.ndim):
         function = jax.vmap(function)

@@ -20,7 +20,7 @@ from rnn_jax.bridges import (
     linear_bridge,
 )
 from rnn_jax.decoding.decoders import check_writer
-from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
+from rnn_jax.keys import keyed, one_key, require_draws, unkey, with_stream
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_id, require_kept, require_number
 from rnn_jax.machinery.compiling import compiled
@@ -143,7 +143,7 @@ def _scheduled(
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
         k_coin, k_draw, k_cell = jax.random.split(key, 3)
-        h = cell.step(params, h, feed(cell, x, jax.random.split(k_cell, x.shape), 0))
+        h = cell.step(params, h, with_stream(cell, x, jax.random.split(k_cell, x.shape), 0))
         y = cell.output(params, h)
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
@@ -152,13 +152,13 @@ def _scheduled(
     return scan(step, (h0, first), (targets, keys))[1]
 
 
-def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
+def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
     """Many inputs, one output: what is seen of the last state.
 
     Args:
         model: a cell, or a layer: a bidirectional one is seen after each direction has read everything.
         params, h0, xs: as in ``rollout``; ``keyed(key, xs, batch_shape)`` for a model that draws.
-        **marks: mask, lengths, resets, cuts, as in ``rollout``.
+        **flags: mask, lengths, resets, cuts, as in ``rollout``.
 
     Returns:
         y ``(*batch, O)``.
@@ -179,20 +179,20 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
     (5, 2, 12)
     """
     layer = as_layer(model)
-    h_T, _ = layer.rollout(params, h0, xs, **marks)
+    h_T, _ = layer.rollout(params, h0, xs, **flags)
     return layer.output(params, h_T)
 
 
-def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
+def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
     """Many inputs, as many outputs, one at each step.
 
     Args:
-        model, params, h0, xs, **marks: as in ``many_to_one``.
+        model, params, h0, xs, **flags: as in ``many_to_one``.
 
     Returns:
         ys ``(T, *batch, O)``.
     """
-    return as_layer(model).apply(params, h0, xs, **marks)[1]
+    return as_layer(model).apply(params, h0, xs, **flags)[1]
 
 
 def read_targets(
@@ -220,7 +220,7 @@ def sequence_to_sequence(
     targets: Integer[ArrayLike, "T *batch"],
     *,
     key: PRNGKeyArray | None = None,
-    **marks: Any,
+    **flags: Any,
 ) -> Float[Array, "T *batch V"]:
     """Reads a sequence, then tells another: many-to-one joined with one-to-many, under teacher forcing.
 
@@ -230,7 +230,7 @@ def sequence_to_sequence(
         xs: the source ``(S, *batch, I)``, or ids ``(S, *batch)``, of any length.
         first, targets: as in ``one_to_many``.
         key: of all that encoder and decoder draw, each by its own stream; without it they take the mean.
-        **marks: mask, lengths and the like, of the source, as in ``rollout``.
+        **flags: mask, lengths and the like, of the source, as in ``rollout``.
 
     Raises:
         ValueError: for an empty source, keys beside xs that would reach the encoder alone, and as ``one_to_many``.
@@ -248,5 +248,5 @@ def sequence_to_sequence(
     k_encoder, k_decoder = (None, None) if key is None else jax.random.split(one_key(key))
     if model.keyed and k_encoder is not None:
         xs = keyed(k_encoder, xs, jnp.shape(first))
-    h = model.encode(params, h0, xs, **marks)
+    h = model.encode(params, h0, xs, **flags)
     return one_to_many(model.decoder, params, h, first, targets, key=k_decoder if draws else None)

@@ -8,9 +8,12 @@ them are batch.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, DTypeLike, Float, Key, PRNGKeyArray, PyTree
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.sharding import where_leading
 
 Params = PyTree
 State = PyTree
@@ -76,19 +79,60 @@ class Cell(NamedTuple):
         """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""
         return self.advance(params, h, self.project(params, x))
 
+    def restart(self, params: Params, h: State, first: Bool[Array, "*batch"]) -> State:
+        """The state ``h``, replaced by ``start`` in those examples whose next input is the first of a new sequence.
+
+        The counterpart of ``resets`` in ``rollout``, for a loop that makes one step at a time: an agent that acts in
+        several environments, some of which have just been reset. No gradient flows from the new state back to ``h``:
+        it is exactly zero, and NaN in ``h`` changes neither value nor gradient. A learned start receives its gradient.
+
+        Args:
+            params: the weights.
+            h: the state after the last step, with the batch axes ``(*batch)``.
+            first: True in each example that begins a new sequence.
+
+        Returns:
+            The state for the next ``step``.
+
+        Raises:
+            ValueError: when ``first`` is not boolean or has other axes than the batch axes of ``h``.
+
+        Example: two environments with a policy and a value head; the second environment is reset after each step.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnn_jax import gru, readout
+        >>> agent = readout(gru(input_size=3, hidden_size=8), {"policy": 4, "value": 1})
+        >>> params, observation = agent.init(jax.random.key(0)), jnp.ones((2, 3))
+        >>> h, first = agent.start(params, (2,)), jnp.array([True, True])
+        >>> for _ in range(5):
+        ...     h = agent.step(params, agent.restart(params, h, first), observation)
+        ...     actions = agent.output(params, h)["policy"].argmax(axis=-1)
+        ...     first = jnp.array([False, True])  # observation, first = environments.step(actions)
+        >>> bool((h[1] == agent.step(params, agent.start(params), observation[1])).all())
+        True
+        """
+        first, batch = jnp.asarray(first), batch_shape(self, params, h)
+        if first.dtype != jnp.bool_ or first.shape != batch:
+            raise ValueError(f"first got {first.dtype}{list(first.shape)}; want bool{list(batch)}, the batch axes of h")
+        return where_leading(first, self.start(params, batch), h)
+
+
+def batch_shape(model: Any, params: Params, h: State) -> tuple[int, ...]:
+    """The batch axes of a state: those that ``model.start(params)`` does not have."""
+    one = jax.tree.leaves(jax.eval_shape(model.start, params))[0]
+    many = jax.tree.leaves(h)[0]
+    return many.shape[: many.ndim - one.ndim]
+
 
 def require_cell(name: str, given: Any) -> None:
     """Raises a ValueError that names what stands in the place of a cell.
 
     >>> require_cell("cell", "gru")
     Traceback (most recent call last):
-    ValueError: cell got str; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, readout_layer and its ...
+    ValueError: cell got str; want a Cell, such as gru(3, 4) makes
     """
     if not isinstance(given, Cell):
-        raise ValueError(
-            f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, "
-            "readout_layer and its own apply"
-        )
+        raise ValueError(f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes")
 
 
 @factory

@@ -12,6 +12,7 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import initializers
+from rnn_jax.layers import as_layer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.machinery import factories
 from rnn_jax.training import window_learner
@@ -45,10 +46,13 @@ MAKERS = {
     "output_dropout": lambda: rnn.output_dropout(rnn.gru(I, H), 0.5),
     "zoneout": lambda: rnn.zoneout(rnn.gru(I, H), 0.5),
     "variational_dropout": lambda: rnn.variational_dropout(rnn.gru(I, H), state_mask=mask()),
-    "causal": lambda: rnn.causal(rnn.gru(I, H), reverse=True),
+    "layer of a cell": lambda: as_layer(rnn.gru(I, H), reverse=True),
     "bidirectional": lambda: rnn.bidirectional(rnn.gru(I, H), rnn.lstm(I, H), merge="sum"),
-    "stack_layers": lambda: rnn.stack_layers(rnn.causal(rnn.gru(I, H))),
-    "readout_layer": lambda: rnn.readout_layer(rnn.causal(rnn.gru(I, H)), 2),
+    "stack of layers": lambda: rnn.stack(rnn.bidirectional(rnn.gru(I, H), rnn.gru(I, H)), rnn.gru(2 * H, H)),
+    "readout of a layer": lambda: rnn.readout(as_layer(rnn.gru(I, H)), 2),
+    "heads": lambda: rnn.readout(rnn.gru(I, H), {"policy": 3, "value": rnn.mlp_head((5,), 1, activation="relu")}),
+    "embedding": lambda: rnn.embedding(rnn.gru(I, H), 9, I),
+    "dense_input": lambda: rnn.dense_input(rnn.gru(I, H), 7, I),
     "encoder_decoder": lambda: rnn.encoder_decoder(rnn.gru(I, H), rnn.readout(rnn.gru(5, H), 5)),
     "cell_from_step": lambda: rnn.cell_from_step(init, start, step),
     "learner": lambda: window_learner(rnn.readout(rnn.gru(I, H), I), cross_entropy, OPTIMIZER),

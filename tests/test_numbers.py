@@ -21,6 +21,7 @@ from rnn_jax.data.ngrams import witten_bell
 from rnn_jax.data.parts import split
 from rnn_jax.data.text import one_hot, streams
 from rnn_jax.diagnostics import summarise_lags
+from rnn_jax.layers import as_layer
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, random_params, refused
 
@@ -49,7 +50,7 @@ NO_SHAPE = [2, -1, "2", (2.0,), (-1,), (True,), (None,)]
 
 SIZES = {
     "readout output_size": partial(rnn.readout, cell),
-    "readout_layer output_size": partial(rnn.readout_layer, rnn.causal(cell)),
+    "readout of a layer output_size": partial(rnn.readout, as_layer(cell)),
     "streams batch_size": lambda n: streams(np.arange(9), n, 2),
     "streams window": lambda n: streams(np.arange(9), 2, n),
     "one_hot size": lambda n: one_hot(ids, n),

@@ -35,7 +35,6 @@ from rnn_jax import (
     scheduled_sampling,
     sequence_to_sequence,
     stack,
-    stack_layers,
     vanilla,
 )
 from rnn_jax.decoding import greedy
@@ -53,7 +52,7 @@ MODELS = {
     "stack to lstm": encoder_decoder(stack(gru(I, H), lstm(H, 2)), told(lstm(V, H))),
     "both ways to gru": encoder_decoder(bidirectional(gru(I, H), lstm(I, 2)), told(gru(V, H))),
     "layers to a learned start": encoder_decoder(
-        stack_layers(bidirectional(vanilla(I, 2), vanilla(I, 2)), bidirectional(gru(4, H), gru(4, H), merge="sum")),
+        stack(bidirectional(vanilla(I, 2), vanilla(I, 2)), bidirectional(gru(4, H), gru(4, H), merge="sum")),
         learned_start(told(lstm(V, 2))),
     ),
     "layer norm": encoder_decoder(layer_norm_lstm(I, H), told(layer_norm_lstm(V, H))),
@@ -139,7 +138,7 @@ def test_many_to_one_is_what_is_seen_last_and_many_to_many_what_is_seen_at_each_
 def test_both_directions_are_seen_last_where_each_has_read_everything():
     below, above = (lstm(I, H), gru(I, 2)), (gru(H + 2, 2), vanilla(H + 2, H))
     one = bidirectional(*below)
-    deep = stack_layers(one, bidirectional(*above))
+    deep = stack(one, bidirectional(*above))
     params = random_params(deep)
     xs = np.random.default_rng(0).normal(size=(S, B, I))
     beyond = np.arange(S)[:, None] >= LENGTHS

@@ -58,7 +58,9 @@ def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*
     return product(seen, W_hh)
 
 
-def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"]) -> Float[Array, "... O"]:
+def project_input(
+    x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"], name: str = "W_xh"
+) -> Float[Array, "... O"]:
     """u_t = W_xh x_t + b_h, where an integer x_t stands for the one-hot vector of that index.
 
     Args:
@@ -66,16 +68,22 @@ def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Ar
             the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never a neighbour's row.
         W_xh: ``(I, O)``.
         b_h: ``(O,)``.
+        name: of the matrix in an error.
 
     Raises:
         ValueError: when the last axis of a floating x is not I.
     """
+    return add_bias(rows_or_product(x, W_xh, name), b_h)
+
+
+def rows_or_product(x: Num[Array, "..."], W: Float[Array, "I O"], name: str = "W_xh") -> Float[Array, "... O"]:
+    """W x_t over the last axis, or the rows of W of integer ids; arguments and errors as in ``project_input``."""
     if jnp.issubdtype(x.dtype, jnp.integer):
-        return add_bias(rows(jnp.asarray(W_xh), x), b_h)
-    input_size = W_xh.shape[0]
+        return rows(jnp.asarray(W), x)
+    input_size = W.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
         raise MisfitError(
-            f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
+            f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as {name} "
             f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or another input_size to the cell"
         )
-    return affine(x, W_xh, b_h)
+    return product(x, W)

@@ -55,7 +55,7 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.schedules.driver import outputs, rollout, run
-from rnn_jax.schedules.scan import Marks, where
+from rnn_jax.schedules.scan import StepFlags, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
 
@@ -167,7 +167,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -309,7 +309,7 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _side_by_side(plan, params, h0, steps)
@@ -321,8 +321,8 @@ def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[
 
     def on(h: State, number: Array) -> tuple[State, State]:
         all_steps = take(plan, quiet_steps, number, plan.k1)
-        xs, marks = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.marks))
-        return run(plan.cell, quiet, h, xs, marks, all_steps.idle)[0], h
+        xs, flags = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.flags))
+        return run(plan.cell, quiet, h, xs, flags, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)
@@ -382,7 +382,7 @@ def streaming(
     """
     k2 = require_sequence(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
-    plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, Marks(mask, resets), lengths, counted=k1)
+    plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, StepFlags(mask, resets), lengths, counted=k1)
     value, ends = _one_window(plan, params, h, steps, k1)
     return value, ends.begin
 

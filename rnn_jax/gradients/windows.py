@@ -9,8 +9,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
-from rnn_jax.schedules.driver import batch_shape, outputs, read_marks, require_fit, run
-from rnn_jax.schedules.scan import Marks, idle_inputs
+from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run, step_flags
+from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from rnn_jax.types import Cell, Params, State, require_cell
 
 Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
@@ -21,7 +21,7 @@ class Steps(NamedTuple):
     """What a sequence brings at each of its steps, time leading, and what stands in for what is masked."""
 
     xs: PyTree
-    marks: Marks
+    flags: StepFlags
     targets: PyTree
     idle: PyTree
     """What masked steps read, ``(*batch, …)``; of the whole sequence, as a window may have no other."""
@@ -63,7 +63,7 @@ def read(
     loss: Loss,
     window: int,
     k1: int | None,
-    marks: Marks,
+    flags: StepFlags,
     lengths: Integer[Array, "..."] | None,
     counted: int | None = None,
 ) -> tuple[Plan, Steps]:
@@ -71,7 +71,7 @@ def read(
 
     Args:
         cell, params, h0, xs, targets, loss, window, k1, lengths: as in ``tbptt.chunked``.
-        marks: the mask and resets.
+        flags: the mask and resets.
         counted: steps that have targets, when not all.
     """
     require_cell("cell", cell)
@@ -84,12 +84,12 @@ def read(
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
     require_steps(T, xs=xs)
     require_steps(T if counted is None else counted, targets=targets)
-    marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
+    flags = step_flags(T, batch_shape(cell, params, h0), flags.mask, lengths, flags.resets, None, reverse=False)
     k1 = max(min(k1, T), 1)
     whole = -(-T // k1) * k1  # the last window ends here, if only in name
     begins_early = k1 < min(window, whole)  # windows wait before the first step, masked
-    mask = jnp.ones(T, bool) if marks.mask is None and begins_early else marks.mask
-    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
+    mask = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, flags, targets, idle_inputs(mask, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
@@ -117,18 +117,18 @@ def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
     def at(t: Array, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jnp.take(a, t, axis=0, mode="clip"), tree)
 
-    marks = at(t, steps.marks)
+    flags = at(t, steps.flags)
     if plan.k1 < plan.k2:
         begun = t >= 0
-        mask = begun if marks.mask is None else marks.mask & begun.reshape(-1, *[1] * (marks.mask.ndim - 1))
-        marks = marks._replace(mask=mask)
-    return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets), steps.idle)
+        mask = begun if flags.mask is None else flags.mask & begun.reshape(-1, *[1] * (flags.mask.ndim - 1))
+        flags = flags._replace(mask=mask)
+    return Steps(at(t, steps.xs), flags, at(t[len(t) - losses :], steps.targets), steps.idle)
 
 
 def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
     """The loss of a window's last steps, and where it leads."""
     require_fit(plan.cell, params, h, steps.xs)
-    h_T, hs = run(plan.cell, params, h, steps.xs, steps.marks, steps.idle)
+    h_T, hs = run(plan.cell, params, h, steps.xs, steps.flags, steps.idle)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))

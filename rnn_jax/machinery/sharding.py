@@ -89,6 +89,15 @@ def where(condition: Any, a: Any, b: Any) -> Array:
     return jnp.where(condition, a, b)
 
 
+def where_leading(condition: Bool[Array, "..."], a: PyTree, b: PyTree) -> PyTree:
+    """Pytree ``a`` where the condition over the leading axes is True, elsewhere ``b``."""
+
+    def leaf(a: Array, b: Array) -> Array:
+        return where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
+
+    return jax.tree.map(leaf, a, b)
+
+
 def varying_axes(tree: PyTree) -> frozenset[str]:
     """The axes of ``shard_map`` over which any array of a pytree varies."""
     return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in jax.tree.leaves(tree)))

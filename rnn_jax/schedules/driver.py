@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Integer, PyTree
 
 from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.schedules.scan import Marks, idle_inputs, scan
+from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
 from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
-from rnn_jax.types import Cell, Keyed, Params, State, require_cell
+from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
@@ -99,8 +99,8 @@ def _rolled(
 ) -> tuple[State, State]:
     """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
     require_fit(cell, params, h0, xs)
-    marks = read_marks(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
-    return run(cell, params, h0, xs, marks, idle_inputs(marks.mask, xs), reverse, schedule)
+    flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
+    return run(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
 
 
 def run(
@@ -108,14 +108,14 @@ def run(
     params: Params,
     h0: State,
     xs: PyTree,
-    marks: Marks,
+    flags: StepFlags,
     idle: PyTree,
     reverse: bool = False,
     schedule: str = "scan",
 ) -> tuple[State, State]:
-    """A rollout of what has been checked; ``marks`` and ``idle`` as a schedule takes them."""
-    fresh = None if marks.resets is None else cell.start(params, batch_shape(cell, params, h0))
-    return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, idle, reverse)
+    """A rollout of what has been checked; ``flags`` and ``idle`` as a schedule takes them."""
+    fresh = None if flags.resets is None else cell.start(params, batch_shape(cell, params, h0))
+    return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
@@ -129,13 +129,6 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
         ``ys``, ``(T, *batch, O)``.
     """
     return cell.output(params, hs)
-
-
-def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
-    """The batch axes of a state: those that ``cell.start(params)`` does not have."""
-    one = jax.tree.leaves(jax.eval_shape(cell.start, params))[0]
-    many = jax.tree.leaves(h)[0]
-    return many.shape[: many.ndim - one.ndim]
 
 
 def require_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
@@ -218,15 +211,15 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     return batch_misfit(cell, params, h0, xs)
 
 
-def read_marks(
+def step_flags(
     T: int,
     batch: tuple[int, ...],
-    mask: Bool[Array, "T ..."] | None,
-    lengths: Integer[Array, "..."] | None,
-    resets: Bool[Array, "T ..."] | None,
-    cuts: Bool[Array, "T ..."] | None,
-    reverse: bool,
-) -> Marks:
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+    cuts: Bool[Array, "T ..."] | None = None,
+    reverse: bool = False,
+) -> StepFlags:
     """What a rollout was told of its steps, checked, with lengths as a mask and borders in the order of reading."""
     if lengths is not None:
         if mask is not None:
@@ -235,22 +228,22 @@ def read_marks(
             )
         if jnp.shape(lengths) not in ((), batch):
             raise ValueError(f"lengths got shape {jnp.shape(lengths)}; want {batch}, one for each example")
-        mask = length_mask(lengths, T)
-    marks = Marks(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
-    for name, mark in marks._asdict().items():
-        check_mark(name, mark, T, batch)
+        mask = length_mask(jnp.asarray(lengths), T)
+    flags = StepFlags(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
+    for name, flag in flags._asdict().items():
+        require_flag(name, flag, T, batch)
     if not reverse:
-        return marks
-    return Marks(marks.mask, borders_from_the_other_side(marks.resets), borders_from_the_other_side(marks.cuts))
+        return flags
+    return StepFlags(flags.mask, borders_from_the_other_side(flags.resets), borders_from_the_other_side(flags.cuts))
 
 
-def check_mark(name: str, mark: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
-    """Raises a ValueError unless a mark is None, or boolean with time and any of the leading batch axes."""
-    if mark is None:
+def require_flag(name: str, flag: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a flag is None, or boolean with time and any of the leading batch axes."""
+    if flag is None:
         return
-    if mark.dtype != jnp.bool_ or mark.ndim == 0 or mark.shape[0] != T or mark.shape[1:] != batch[: mark.ndim - 1]:
+    if flag.dtype != jnp.bool_ or flag.ndim == 0 or flag.shape[0] != T or flag.shape[1:] != batch[: flag.ndim - 1]:
         each = ", ".join(map(str, (T, *batch)))
-        raise ValueError(f"{name} got {mark.dtype} {mark.shape}; want bool ({T},), or ({each}) for each example")
+        raise ValueError(f"{name} got {flag.dtype} {flag.shape}; want bool ({T},), or ({each}) for each example")
 
 
 def describe(state: State) -> str:

@@ -8,10 +8,11 @@ from jaxtyping import Array, Bool, PyTree
 
 from rnn_jax.machinery import sharding
 from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.types import Cell, Params, State
 
 
-class Marks(NamedTuple):
+class StepFlags(NamedTuple):
     """What is said about each step beside its input, ``(T, …)`` over the leading batch axes; None says nothing."""
 
     mask: Bool[Array, "T ..."] | None = None
@@ -23,20 +24,20 @@ class Marks(NamedTuple):
 
 
 def scan(
-    cell: Cell, params: Params, h0: State, xs: PyTree, marks: Marks, fresh: State, idle: PyTree, reverse: bool
+    cell: Cell, params: Params, h0: State, xs: PyTree, flags: StepFlags, fresh: State, idle: PyTree, reverse: bool
 ) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it.
 
     Args:
         cell, params, h0, xs: as in ``rollout``.
-        marks: as in ``Marks``; borders are those before the step in the order of reading.
+        flags: as in ``StepFlags``; borders are those before the step in the order of reading.
         fresh: what a reset puts in the state's place.
         idle: what the cell reads at masked steps, ``idle_inputs``.
         reverse: from the last step to the first.
     """
     wide, wide_fresh = widened(params), widened(fresh)
 
-    def step(h: State, inputs: tuple[PyTree, Marks]) -> tuple[State, State]:
+    def step(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         x, (mask, reset, cut) = inputs
         narrow = narrowed(wide, params)
         if cut is not None:
@@ -47,7 +48,7 @@ def scan(
         h = stepped if mask is None else where(mask, stepped, h)
         return h, h
 
-    return sharding.scan(step, h0, (xs, marks), reverse)
+    return sharding.scan(step, h0, (xs, flags), reverse)
 
 
 def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
@@ -74,15 +75,6 @@ def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
         return jax.lax.stop_gradient(where(jnp.any(mask, axis=0), held, none))
 
     return jax.tree.map(leaf, xs)
-
-
-def where(condition: Bool[Array, "..."], a: State, b: State) -> State:
-    """a where the condition over the leading batch axes is True, elsewhere b."""
-
-    def leaf(a: Array, b: Array) -> Array:
-        return sharding.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
-
-    return jax.tree.map(leaf, a, b)
 
 
 def stop_gradient_where(cut: Bool[Array, "..."], h: State) -> State:
