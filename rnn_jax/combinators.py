@@ -182,21 +182,21 @@ def require_fit_above(below: Cell, above: Cell, layer: int) -> None:
     """Raises a ValueError that names both cells, unless one step of ``above`` accepts the output of ``below``."""
     params = jax.eval_shape(below.init, jax.random.key(0))
     y = output_shape(below, params)
-    require_one_array(f"layer {layer - 1} of stack ({params_name(params)})", y)
-    reader, problem = params_name(jax.eval_shape(above.init, jax.random.key(0))), input_problem(above, y)
-    if problem:
+    if problem := input_problem(above, y):
+        require_one_array(f"layer {layer - 1} of stack ({params_name(params)})", y)
+        reader = params_name(jax.eval_shape(above.init, jax.random.key(0)))
         raise ValueError(
             f"stack got layer {layer - 1} ({params_name(params)}), whose output is {y.dtype}{list(y.shape)}, under "
             f"layer {layer} ({reader}), which does not accept it: {problem}"
         )
 
 
-def input_problem(cell: Cell, x: jax.ShapeDtypeStruct) -> str:
-    """The first line of the error of one step with an input of this shape and type, or an empty text."""
+def input_problem(cell: Cell, x: PyTree) -> str:
+    """The first line of the error of one step with an input of these shapes and types, or an empty text."""
     params = jax.eval_shape(cell.init, jax.random.key(0))
     try:
         jax.eval_shape(lambda p, x: cell.step(p, cell.start(p), x), params, x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         return str(error).splitlines()[0]
     return ""
 

@@ -236,6 +236,9 @@ def _stacked_layers(layers: tuple[Layer, ...]) -> Layer:
                 h_T, hs = layer.rollout(p, h, with_stream(layer, below, key, number), **flags)
             except ValueError as error:
                 raise ValueError(f"layer {number} of stack ({params_name(p)}): {error}") from error
+            except (TypeError, AttributeError):
+                require_one_array(f"layer {number - 1} of stack", below)
+                raise
             ends.append(h_T)
             states.append(hs)
         return tuple(ends), tuple(states)
