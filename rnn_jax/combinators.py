@@ -232,7 +232,7 @@ def params_name(params: Params) -> str:
 def field_of(params: Params, field: str) -> Params:
     """A field of params; a ValueError for params without it."""
     if not hasattr(params, field):
-        raise ValueError(f"params got {type(params).__name__}, which hold no {field}; want those of model.init(key)")
+        raise ValueError(f"params got {type(params).__name__}, which hold no {field}; want those that init(key) makes")
     return getattr(params, field)
 
 
