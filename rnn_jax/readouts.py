@@ -12,7 +12,7 @@ from rnn_jax.cells.affine import affine
 from rnn_jax.combinators import output_shape, require_one_array
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, Model, nested, require_model
-from rnn_jax.machinery.checks import in_one_line, require_positive
+from rnn_jax.machinery.checks import in_one_line, is_whole, require_numbers, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer, Params, State
 
@@ -104,6 +104,8 @@ def mlp_head(
     [(8, 16), (16, 2)]
     """
     phi = activation_named(activation)
+    require_numbers("hidden_sizes", hidden_sizes, lambda n: is_whole(n) and n >= 1, "positive sizes, such as (64,)")
+    require_positive(output_size=output_size)
     layers = [linear_head(n, weight_init=weight_init, bias_init=bias_init) for n in (*hidden_sizes, output_size)]
 
     def init(key: PRNGKeyArray, y: Array) -> tuple[LinearParams, ...]:

@@ -50,7 +50,13 @@ NO_SHAPE = [2, -1, "2", (2.0,), (-1,), (True,), (None,)]
 
 SIZES = {
     "readout output_size": partial(rnn.readout, cell),
-    "readout of a layer output_size": partial(rnn.readout, as_layer(cell)),
+    "readout_of_a_layer output_size": partial(rnn.readout, as_layer(cell)),
+    "linear_head output_size": rnn.linear_head,
+    "mlp_head output_size": partial(rnn.mlp_head, (3,)),
+    "embedding vocabulary_size": lambda n: rnn.embedding(cell, n, 3),
+    "embedding embedding_size": lambda n: rnn.embedding(rnn.gru(2 if isinstance(n, np.uint8) else 1, 2), 5, n),
+    "dense_input input_size": lambda n: rnn.dense_input(cell, n, 3),
+    "dense_input output_size": lambda n: rnn.dense_input(rnn.gru(2 if isinstance(n, np.uint8) else 1, 2), 5, n),
     "streams batch_size": lambda n: streams(np.arange(9), n, 2),
     "streams window": lambda n: streams(np.arange(9), 2, n),
     "one_hot size": lambda n: one_hot(ids, n),
@@ -91,6 +97,11 @@ SHAPES = {
     "dropout_mask shape": lambda s: rnn.dropout_mask(KEY, 0.1, s),
 }
 OTHERS = {
+    "mlp_head hidden_sizes": (
+        lambda sizes: rnn.mlp_head(sizes, 2),
+        [(0,), (2.5,), 4, ("a",), (True,), None, (NAN,)],
+        [(), (3,), (np.int8(2), 1)],
+    ),
     "scheduled_sampling rate": (
         lambda r: rnn.scheduled_sampling(model, model_params, KEY, jnp.zeros(4), 0, jnp.ones(2, int), r),
         NO_CHANCE,
@@ -181,7 +192,7 @@ ELSEWHERE = {
     "perplexity nats": "any number",
 }
 PLACES = (
-    "bridges choices counting datasets decoding diagnostics gradients layers losses ngrams sequences text topologies "
+    "bridges counting data decoding diagnostics gradients input_layers layers losses readouts sequences topologies "
     "training"
 )
 HELPERS = {"check_writer", "drawn", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}

@@ -154,7 +154,7 @@ def test_heads_without_a_name_are_refused(size):
 def test_a_head_of_no_size_and_outputs_that_are_no_array_are_refused():
     refused(lambda: readout(CORE, {"value": 0}), "output_size got 0; want a positive integer")
     refused(lambda: readout(CORE, "value"), "output_size got 'value'; want a positive integer")
-    refused(lambda: mlp_head((0,), 2), "output_size got 0; want a positive integer")
+    refused(lambda: mlp_head((0,), 2), "hidden_sizes got 0; want positive sizes")
     key = jax.random.key(0)
     says = "got the output a dictionary of policy, value; want one array: put a readout with several heads on top"
     refused(lambda: stack(AGENT, gru(3, 4)), f"layer 0 of stack (Head of LSTM) {says}")
