@@ -1,7 +1,7 @@
 """Input layers: an embedding of ids, or a dense layer, in front of a cell or a layer."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from rnn_jax.schedules.scan import idle_inputs, unmasked
 from rnn_jax.types import Cell, Initializer, Keyed, Params, State, batch_shape
 
 __all__ = ["DenseInputParams", "EmbeddingParams", "dense_input", "embedding"]
-
-M = TypeVar("M", Cell, Layer)
 
 
 class EmbeddingParams(NamedTuple):
@@ -94,7 +92,7 @@ def embedding(
             return rows_or_product(x, params.E, "E")
         return rows_or_product(x, widened(params.E), "E").astype(params.E.dtype)  # the gradient of a whole sequence
 
-    return _reading(model, vectors)._replace(init=init)
+    return _behind(vectors, model)._replace(init=init)
 
 
 @overload
@@ -165,7 +163,7 @@ def dense_input(
         W = weight_init(k_W, (input_size, output_size), dtype)
         return DenseInputParams(params, W, bias_init(k_b, (output_size,), dtype))
 
-    return _reading(model, lambda params, x: phi(project_input(x, params.W, params.b, "W")))._replace(init=init)
+    return _behind(lambda params, x: phi(project_input(x, params.W, params.b, "W")), model)._replace(init=init)
 
 
 def require_reader(name: str, model: Model, size: int) -> None:
@@ -177,20 +175,21 @@ def require_reader(name: str, model: Model, size: int) -> None:
         raise ValueError(f"{name} of size {size} got {params_name(params)}, which does not accept it: {problem}")
 
 
-def _reading(model: M, layer: Callable[[Any, PyTree], Array]) -> M:
-    """``model`` of inputs that a layer ``(params, x) -> x`` has read, one step or a whole sequence."""
-    inner = nested(model)
+def _behind(layer: Callable[[Any, PyTree], Array], model: Model) -> Model:
+    """``model`` behind an input layer ``(params, x) -> x``, which takes one step or a whole sequence."""
 
-    def read(params: Params, xs: PyTree) -> PyTree:
+    def read_by_layer(params: Params, xs: PyTree) -> PyTree:
         x, key = unkey(xs)
         return layer(params, x) if key is None else Keyed(layer(params, x), key)
 
     if isinstance(model, Cell):
-        return inner._replace(project=lambda params, x: inner.project(params, read(params, x)))
+        cell = nested(model)
+        return cell._replace(project=lambda params, x: cell.project(params, read_by_layer(params, x)))
+    inner = nested(model)
 
     def run(params: Params, h0: State, xs: PyTree, **flags: Any) -> tuple[State, State]:
         xs = _without_padding(xs, batch_shape(inner, params, h0), **flags)
-        return inner.rollout(params, h0, read(params, xs), **flags)
+        return inner.rollout(params, h0, read_by_layer(params, xs), **flags)
 
     return inner._replace(rollout=run)
 
