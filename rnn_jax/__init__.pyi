@@ -30,7 +30,7 @@ from rnn_jax.bridges import (
     EncoderDecoderParams as EncoderDecoderParams,
     LinearBridgeParams as LinearBridgeParams,
     encoder_decoder as encoder_decoder,
-    hand_over as hand_over,
+    identity_bridge as identity_bridge,
     linear_bridge as linear_bridge,
 )
 from rnn_jax.cells import (

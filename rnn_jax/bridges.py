@@ -17,8 +17,18 @@ from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.factories import factory
-from rnn_jax.schedules.driver import describe
+from rnn_jax.schedules.driver import describe_shapes
 from rnn_jax.types import Cell, Initializer, Params, Start, State, require_cell
+
+__all__ = [
+    "Bridge",
+    "EncoderDecoder",
+    "EncoderDecoderParams",
+    "LinearBridgeParams",
+    "encoder_decoder",
+    "identity_bridge",
+    "linear_bridge",
+]
 
 
 class EncoderDecoder(NamedTuple):
@@ -102,20 +112,21 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
 
 
 @factory
-def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
-    """The decoder starts from the encoder's last state itself, so their states must be alike.
+def identity_bridge(encoder: Layer, decoder: Cell) -> Bridge:
+    """The decoder starts from the encoder's last state itself, so both must have states of equal shapes and types.
 
     Raises:
-        ValueError: when they are not.
+        ValueError: when they have not.
 
     Reference: Sutskever, Vinyals, Le. Sequence to sequence learning with neural networks. 2014.
     """
     key = jax.random.key(0)
     theirs, ours = (jax.eval_shape(lambda k, m=m: m.start(m.init(k)), key) for m in (encoder, decoder))
-    if jax.tree.structure(theirs) != jax.tree.structure(ours) or describe(theirs) != describe(ours):
+    if jax.tree.structure(theirs) != jax.tree.structure(ours) or describe_shapes(theirs) != describe_shapes(ours):
+        theirs, ours = describe_shapes(theirs), describe_shapes(ours)
         raise ValueError(
-            f"hand_over got an encoder of state {describe(theirs)} and a decoder of state {describe(ours)}; want them "
-            "alike: use linear_bridge, which fits any to any"
+            f"identity_bridge got an encoder of state {theirs} and a decoder of state {ours}; want equal shapes and "
+            "types: use linear_bridge, which fits any to any"
         )
     return Bridge(init=lambda key: (), cross=lambda params, h_T: h_T)
 
@@ -129,8 +140,8 @@ def encoder_decoder(
     Args:
         encoder: a cell, a stack, a bidirectional layer.
         decoder: a cell of any kind under a readout: its inputs are ids, its outputs the logits of the next one.
-        bridge: how the decoder starts: ``linear_bridge``, ``hand_over``, or a function ``(encoder as a layer, decoder)
-            -> Bridge`` of your own.
+        bridge: how the decoder starts: ``linear_bridge``, ``identity_bridge``, or your own function ``(encoder as a
+            layer, decoder) -> Bridge``.
 
     Raises:
         ValueError: when the decoder does not read the ids that it predicts, or the bridge does not fit.
@@ -180,7 +191,7 @@ def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
         params = EncoderDecoderParams(encoder.init(key), bridge.init(key), decoder.init(key))
         return bridge.cross(params, encoder.start(params.encoder)), decoder.start(params.decoder)
 
-    made, wanted = map(describe, jax.eval_shape(cross, jax.random.key(0)))
+    made, wanted = map(describe_shapes, jax.eval_shape(cross, jax.random.key(0)))
     if made != wanted:
         raise ValueError(f"bridge got to a state of {made}; want the decoder's, {wanted}")
 

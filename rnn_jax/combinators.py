@@ -12,6 +12,8 @@ from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import is_floating
 from rnn_jax.types import Cell, Keys, Params, State, require_cell
 
+__all__ = ["LearnedStartParams", "ResidualState", "learned_start", "mixed_precision", "residual"]
+
 
 class LearnedStartParams(NamedTuple):
     """The weights of a cell, and the state before its first step."""

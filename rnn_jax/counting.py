@@ -9,6 +9,8 @@ import jax
 from rnn_jax.machinery.checks import require_positive
 from rnn_jax.types import Cell
 
+__all__ = ["matching_size", "parameter_count", "sequential_depth"]
+
 
 def parameter_count(model: Any) -> int:
     """Numbers to learn of whatever has an ``init(key)``, a cell or a layer, counted without making them.

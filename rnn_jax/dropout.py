@@ -8,13 +8,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
-from rnn_jax.cells.affine import Dropped, drop
+from rnn_jax.cells.affine import Dropped, apply_mask
 from rnn_jax.combinators import params_name
 from rnn_jax.keys import map_keys, one_key, typed_key, unkey, with_stream
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.sharding import where
 from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
+
+__all__ = [
+    "DroppedState",
+    "dropout_mask",
+    "input_dropout",
+    "map_recurrent",
+    "output_dropout",
+    "variational_dropout",
+    "weight_drop",
+    "zoneout",
+]
 
 
 class DroppedState(NamedTuple):
@@ -103,15 +114,15 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
         return cell.project(params, with_stream(cell, x, key, 1)), key
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> DroppedState:
-        return undropped(params, cell.start(params, batch_shape))
+        return undropped_state(params, cell.start(params, batch_shape))
 
-    def undropped(params: Params, h: State) -> DroppedState:
+    def undropped_state(params: Params, h: State) -> DroppedState:
         y = jax.eval_shape(cell.output, params, h)
         return DroppedState(h, jnp.ones(y.shape, y.dtype))
 
     def advance(params: Params, state: DroppedState, u: tuple[PyTree, Keys | None]) -> DroppedState:
         u, key = u
-        new = undropped(params, cell.advance(params, state.cell, u))
+        new = undropped_state(params, cell.advance(params, state.cell, u))
         if key is None or rate == 0:
             return new
         return new._replace(mask=dropout_mask(key, rate, new.mask.shape, new.mask.dtype))
@@ -158,7 +169,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
         leaves, tree = jax.tree.flatten(h)
         rates = jax.tree.leaves(jax.tree.broadcast(rate, h))
         mixed = [
-            _zoned(part_rate, key, part, old, fresh)
+            _zoneout_part(part_rate, key, part, old, fresh)
             for part, (part_rate, old, fresh) in enumerate(zip(rates, leaves, jax.tree.leaves(new), strict=True))
         ]
         return jax.tree.unflatten(tree, mixed)
@@ -166,7 +177,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     return cell._replace(project=project, advance=advance, coefficients=None, keyed=True)
 
 
-def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> Array:
+def _zoneout_part(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> Array:
     if rate == 0:
         return new
     if key is None:
@@ -221,7 +232,7 @@ def variational_dropout(
         if input_mask is None:
             return cell.project(params, x)
         x, key = unkey(x)
-        x = drop("input_mask", input_mask, x)
+        x = apply_mask("input_mask", input_mask, x)
         return cell.project(params, x if key is None else Keyed(x, key))
 
     def advance(params: Params, h: State, u: PyTree) -> State:
@@ -253,10 +264,10 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     key = one_key(key)
     keys = itertools.count()
 
-    def thin(W_hh: Array) -> Array:
+    def dropped_matrix(W_hh: Array) -> Array:
         return W_hh * dropout_mask(jax.random.fold_in(key, next(keys)), rate, W_hh.shape, W_hh.dtype)
 
-    dropped = map_recurrent(thin, params)
+    dropped = map_recurrent(dropped_matrix, params)
     if next(keys) == 0:
         raise ValueError(
             f"weight_drop got params of {params_name(params)}, which hold no W_hh; want a recurrent matrix"

@@ -92,7 +92,7 @@ def embedding(
             return rows_or_product(x, params.E, "E")
         return rows_or_product(x, widened(params.E), "E").astype(params.E.dtype)  # the gradient of a whole sequence
 
-    return _behind(vectors, model)._replace(init=init)
+    return _with_input_layer(vectors, model)._replace(init=init)
 
 
 @overload
@@ -163,7 +163,9 @@ def dense_input(
         W = weight_init(k_W, (input_size, output_size), dtype)
         return DenseInputParams(params, W, bias_init(k_b, (output_size,), dtype))
 
-    return _behind(lambda params, x: phi(project_input(x, params.W, params.b, "W")), model)._replace(init=init)
+    return _with_input_layer(lambda params, x: phi(project_input(x, params.W, params.b, "W")), model)._replace(
+        init=init
+    )
 
 
 def require_reader(name: str, model: Model, size: int) -> None:
@@ -175,7 +177,7 @@ def require_reader(name: str, model: Model, size: int) -> None:
         raise ValueError(f"{name} of size {size} got {params_name(params)}, which does not accept it: {problem}")
 
 
-def _behind(layer: Callable[[Any, PyTree], Array], model: Model) -> Model:
+def _with_input_layer(layer: Callable[[Any, PyTree], Array], model: Model) -> Model:
     """``model`` behind an input layer ``(params, x) -> x``, which takes one step or a whole sequence."""
 
     def read_by_layer(params: Params, xs: PyTree) -> PyTree:

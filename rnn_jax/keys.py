@@ -10,6 +10,8 @@ from jaxtyping import PRNGKeyArray, PyTree
 from rnn_jax.machinery.checks import require_batch_shape, require_sequence
 from rnn_jax.types import Keyed, Keys
 
+__all__ = ["keyed", "unkey"]
+
 
 def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> Keyed:
     """Gives every step of every example a key of its own: training mode, for cells that draw.

@@ -9,6 +9,8 @@ from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 from rnn_jax.machinery.checks import in_one_line, is_whole, require_number, require_sequence
 from rnn_jax.machinery.sharding import where
 
+__all__ = ["length_mask", "reverse_sequence", "window_cuts"]
+
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
     """Borders of truncated windows: True at every ``window``-th step, but never at the first.
@@ -95,7 +97,7 @@ def reverse_sequence(
     inside = length_mask(lengths, T)
     lengths = jnp.asarray(lengths)
 
-    def turn(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
+    def reversed_array(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
         if x.shape[1 : 1 + lengths.ndim] != lengths.shape:
             raise ValueError(
                 f"lengths got shape {lengths.shape}, xs {x.shape}; want the batch axes of xs, (T, *batch, …)"
@@ -105,13 +107,13 @@ def reverse_sequence(
         source = jnp.broadcast_to(jnp.expand_dims(source, range(source.ndim, x.ndim)), x.shape)
         return jnp.take_along_axis(x, source, axis=0)
 
-    return jax.tree.map(turn, xs)
+    return jax.tree.map(reversed_array, xs)
 
 
-def borders_from_the_other_side(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
+def reversed_borders(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
     """Borders before each step, as a reader who comes from the end meets them: those before the step after.
 
-    >>> borders_from_the_other_side(jnp.array([False, False, True, False])).tolist()
+    >>> reversed_borders(jnp.array([False, False, True, False])).tolist()
     [False, True, False, False]
     """
     return None if borders is None else jnp.concatenate([borders[1:], jnp.zeros_like(borders[:1])])

@@ -16,7 +16,7 @@ from rnn_jax.bridges import (
     EncoderDecoderParams,
     LinearBridgeParams,
     encoder_decoder,
-    hand_over,
+    identity_bridge,
     linear_bridge,
 )
 from rnn_jax.decoding.decoders import check_writer
@@ -35,7 +35,7 @@ __all__ = [
     "EncoderDecoderParams",
     "LinearBridgeParams",
     "encoder_decoder",
-    "hand_over",
+    "identity_bridge",
     "linear_bridge",
     "many_to_many",
     "many_to_one",
@@ -98,7 +98,7 @@ def one_to_many(
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
-    first, targets = read_targets(cell, params, h0, first, targets)
+    first, targets = checked_targets(cell, params, h0, first, targets)
     require_draws(cell.keyed, "key", key)
     xs = jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
     return many_to_many(cell, params, h0, xs if key is None else keyed(key, xs, first.shape))
@@ -130,7 +130,7 @@ def scheduled_sampling(
     """
     wanted = "the probability of reading what the model wrote, in [0, 1]"
     require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
-    first, targets = read_targets(cell, params, h0, first, targets)
+    first, targets = checked_targets(cell, params, h0, first, targets)
     return _scheduled(cell, params, one_key(key), h0, first, targets, jnp.asarray(rate, float))
 
 
@@ -195,7 +195,7 @@ def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **f
     return as_layer(model).apply(params, h0, xs, **flags)[1]
 
 
-def read_targets(
+def checked_targets(
     cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
 ) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
     """``first`` and targets as arrays of one type; a ValueError where they do not fit the model."""
@@ -237,7 +237,7 @@ def sequence_to_sequence(
 
     Example: at ``encoder_decoder``.
 
-    Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``hand_over``.
+    Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``identity_bridge``.
     """
     if not isinstance(model, EncoderDecoder):
         raise ValueError(f"model got {type(model).__name__}; want what encoder_decoder(encoder, decoder) makes")

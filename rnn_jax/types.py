@@ -15,6 +15,19 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.sharding import where_leading
 
+__all__ = [
+    "Cell",
+    "ComplexState",
+    "Initializer",
+    "Keyed",
+    "Keys",
+    "Params",
+    "Start",
+    "State",
+    "batch_shape",
+    "cell_from_step",
+]
+
 Params = PyTree
 State = PyTree
 Keys = Key[Array, "..."]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+__all__ = ["ACTIVATIONS", "Activation", "activation_named", "complementary"]
+
 Activation = Callable[[Array], Array]
 
 

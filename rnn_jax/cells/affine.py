@@ -9,6 +9,8 @@ from rnn_jax.machinery.checks import MisfitError
 from rnn_jax.machinery.precision import is_half, widened
 from rnn_jax.machinery.sharding import rows
 
+__all__ = ["affine", "product", "project_input", "recurrent_product"]
+
 
 class Dropped(NamedTuple):
     """A recurrent matrix that reads the state through a dropout mask: its product with h is (m ⊙ h) W_hh."""
@@ -35,26 +37,26 @@ def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array,
     return y + jnp.broadcast_to(widened(b), y.shape).astype(b.dtype)
 
 
-def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def masked_state(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """What a recurrent product reads, and its matrix: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` behind a dropout mask.
 
     The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
     """
     if isinstance(W_hh, Dropped):
-        return drop("state_mask", W_hh.mask, h), W_hh.W_hh
+        return apply_mask("state_mask", W_hh.mask, h), W_hh.W_hh
     return h, W_hh
 
 
-def drop(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
+def apply_mask(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
     """mask ⊙ a, for a mask of the last axes of ``a``; a ValueError that begins with ``name`` where it does not fit."""
     if mask.ndim > a.ndim or mask.shape != a.shape[a.ndim - mask.ndim :]:
         raise ValueError(f"{name} got shape {mask.shape}; want the last axes of {a.shape}, such as ({a.shape[-1]},)")
     return a * jnp.broadcast_to(mask.astype(a.dtype), a.shape)
 
 
-def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
+def recurrent_product(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
     """W_hh h_{t−1}, through a dropout mask if there is one."""
-    seen, W_hh = through(h, W_hh)
+    seen, W_hh = masked_state(h, W_hh)
     return product(seen, W_hh)
 
 

@@ -12,6 +12,8 @@ from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_norm
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.types import Cell, Initializer, Params, State
 
+__all__ = ["Inits", "InputInits", "bind_cell"]
+
 
 class InputInits(TypedDict, total=False):
     """How the weights begin, gate by gate, that read the input."""
@@ -31,7 +33,7 @@ class Inits(InputInits, total=False):
     """Of ``W_hh``; ``orthogonal()`` without it."""
 
 
-def bind(
+def bind_cell(
     params_type: Callable[..., Params],
     advance: Callable[[Any, Any, Any], State],
     gates: int,
@@ -96,8 +98,8 @@ def bind_input(
     bias_init: Initializer = zeros,
     dtype: DTypeLike = float,
 ) -> Cell:
-    """``bind`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and the recurrence still to come."""
-    cell = bind(params_type, lambda params, h, u: h, gates, input_size, hidden_size, dtype=dtype)
+    """``bind_cell`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and the recurrence still to come."""
+    cell = bind_cell(params_type, lambda params, h, u: h, gates, input_size, hidden_size, dtype=dtype)
 
     def init(key: PRNGKeyArray) -> Params:
         k_x, k_b = jax.random.split(key)

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Array, Float
 
-from rnn_jax.cells.affine import recur
+from rnn_jax.cells.affine import recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import bind_memory
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
+
+__all__ = ["SLSTMParams", "SLSTMState", "slstm"]
 
 
 class SLSTMParams(NamedTuple):
@@ -44,7 +46,7 @@ def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batc
     h_t = σ(õ_t) ⊙ c_t / n_t.
     """
     h, c, n, m = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     f = log_sigmoid(f) + m
     m = jnp.maximum(f, i)
     i, f = jnp.exp(i - m), jnp.exp(f - m)

@@ -15,6 +15,8 @@ from rnn_jax.machinery.checks import require_dtype, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
+__all__ = ["DiagonalParams", "LRUParams", "diagonal", "lru"]
+
 
 class DiagonalParams(NamedTuple):
     """The weights of a real diagonal recurrence."""

@@ -9,13 +9,25 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import product, project_input, recur
+from rnn_jax.cells.affine import product, project_input, recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
 from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer
+
+__all__ = [
+    "CIFGParams",
+    "LayerNormLSTMParams",
+    "PeepholeLSTMParams",
+    "ProjectedLSTMParams",
+    "cifg_lstm",
+    "clipped_lstm",
+    "layer_norm_lstm",
+    "peephole_lstm",
+    "projected_lstm",
+]
 
 
 class PeepholeLSTMParams(NamedTuple):
@@ -72,7 +84,7 @@ def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
     h, c = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     w_ci, w_cf, w_co = (jnp.broadcast_to(w, c.shape) for w in jnp.split(params.w_ch, 3))
     c = sigmoid(f + w_cf * c) * c + sigmoid(i + w_ci * c) * jnp.tanh(g)
     return LSTMState(h=sigmoid(o + w_co * c) * jnp.tanh(c), c=c)
@@ -88,7 +100,7 @@ def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*ba
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
     h, c = state
-    f, o, g = jnp.split(u + recur(h, params.W_hh), 3, axis=-1)
+    f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 3, axis=-1)
     f, rest = complementary(f)
     c = f * c + rest * jnp.tanh(g)
     return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
@@ -99,7 +111,7 @@ def clipped_lstm_advance(
 ) -> LSTMState:
     """The equations of ``lstm_advance``, with c_t = clip(f_t ⊙ c_{t−1} + i_t ⊙ g_t, −cell_clip, cell_clip)."""
     h, c = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     c = jnp.clip(sigmoid(f) * c + sigmoid(i) * jnp.tanh(g), -cell_clip, cell_clip)
     return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
 
@@ -133,7 +145,7 @@ def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Fl
     h_t = σ(o_t) ⊙ tanh(LN(c_t; α_c) + β_c).
     """
     h, c = state
-    i, f, o, g = jnp.split(u + layer_norm(recur(h, params.W_hh), params.scale_h), 4, axis=-1)
+    i, f, o, g = jnp.split(u + layer_norm(recurrent_product(h, params.W_hh), params.scale_h), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
     seen = layer_norm(c, params.scale_c) + jnp.broadcast_to(params.shift_c, c.shape)
     return LSTMState(h=sigmoid(o) * jnp.tanh(seen), c=c)

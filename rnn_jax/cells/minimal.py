@@ -13,6 +13,8 @@ from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell
 
+__all__ = ["MinGRUParams", "MinLSTMParams", "min_gru", "min_lstm"]
+
 
 class MinGRUParams(NamedTuple):
     """The weights of a minGRU; gates z n."""

@@ -8,11 +8,13 @@ from jax.nn.initializers import uniform
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
-from rnn_jax.cells.affine import recur
-from rnn_jax.cells.binding import Inits, InputInits, bind
+from rnn_jax.cells.affine import recurrent_product
+from rnn_jax.cells.binding import Inits, InputInits, bind_cell
 from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.factories import factory
 from rnn_jax.types import Cell, Initializer
+
+__all__ = ["IndRNNParams", "VanillaParams", "indrnn", "irnn", "vanilla"]
 
 
 class VanillaParams(NamedTuple):
@@ -38,7 +40,7 @@ def vanilla_advance(
     activation: Activation = jnp.tanh,
 ) -> Float[Array, "*batch H"]:
     """h_t = φ(W_hh h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
-    return activation(recur(h, params.W_hh) + u)
+    return activation(recurrent_product(h, params.W_hh) + u)
 
 
 def indrnn_advance(
@@ -89,7 +91,7 @@ def vanilla(
     """
     phi = activation_named(activation)
     inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
-    return bind(
+    return bind_cell(
         VanillaParams, lambda params, h, u: vanilla_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
     )
 
@@ -126,7 +128,7 @@ def indrnn(
     RNN. 2018.
     """
     phi = activation_named(activation)
-    cell = bind(
+    cell = bind_cell(
         VanillaParams, lambda params, h, u: indrnn_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
     )
 

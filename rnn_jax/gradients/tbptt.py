@@ -54,7 +54,7 @@ from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
-from rnn_jax.schedules.driver import outputs, rollout, run
+from rnn_jax.schedules.driver import outputs, rollout, run_schedule
 from rnn_jax.schedules.scan import StepFlags, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
@@ -322,7 +322,7 @@ def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[
     def on(h: State, number: Array) -> tuple[State, State]:
         all_steps = take(plan, quiet_steps, number, plan.k1)
         xs, flags = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.flags))
-        return run(plan.cell, quiet, h, xs, flags, all_steps.idle)[0], h
+        return run_schedule(plan.cell, quiet, h, xs, flags, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)

@@ -9,7 +9,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
-from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run, step_flags
+from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run_schedule, step_flags
 from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from rnn_jax.types import Cell, Params, State, require_cell
 
@@ -128,7 +128,7 @@ def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
 def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
     """The loss of a window's last steps, and where it leads."""
     require_fit(plan.cell, params, h, steps.xs)
-    h_T, hs = run(plan.cell, params, h, steps.xs, steps.flags, steps.idle)
+    h_T, hs = run_schedule(plan.cell, params, h, steps.xs, steps.flags, steps.idle)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))

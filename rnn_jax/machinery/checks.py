@@ -10,6 +10,8 @@ from jax import dtypes
 from jax.core import Tracer
 from jaxtyping import ArrayLike, DTypeLike, PyTree
 
+__all__ = ["MisfitError", "in_one_line", "is_inside", "is_whole", "one_axis"]
+
 LARGEST_SIZE = 2**31 - 1
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from rnn_jax.machinery.checks import require_kept
-from rnn_jax.machinery.reading import what_is_read
+from rnn_jax.machinery.dependencies import dependency_key
+
+__all__ = ["compiled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +43,7 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             require_kept(**others)
             arguments, held = {name: given[name] for name in given if name in static}, {}
             try:
-                fixed = Fixed(what_is_read(arguments, held), arguments, held)
+                fixed = Fixed(dependency_key(arguments, held), arguments, held)
             except (TypeError, ValueError):  # what may change unseen; a function that is not complete yet
                 return function(*args, **kwargs)
             if is_staged():
@@ -49,7 +51,7 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             fixed = changed_by_tracing.get(fixed.key, fixed)
             result = jitted(fixed, others)
             with contextlib.suppress(TypeError, ValueError):
-                after = Fixed(what_is_read(arguments, held := {}), fixed.arguments, held)
+                after = Fixed(dependency_key(arguments, held := {}), fixed.arguments, held)
                 if after.key != fixed.key and after.key not in changed_by_tracing:
                     fixed.held = {**held, **fixed.held}  # as long as the key is good
                     changed_by_tracing[after.key] = fixed

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+__all__ = ["Made", "factory"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -34,7 +36,7 @@ class Made:
         return f"{make.__name__}({given}){jax.tree_util.keystr(path)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return remade, self.recipe
+        return made_again, self.recipe
 
 
 KNOWN: weakref.WeakValueDictionary[Hashable, Made] = weakref.WeakValueDictionary()
@@ -74,7 +76,7 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
     return made
 
 
-def remade(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
+def made_again(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
     """The function at this place of what a factory makes, for a pickle that is read."""
     return next(part for place, part in jax.tree.leaves_with_path(make(*args, **kwargs)) if place == path)
 

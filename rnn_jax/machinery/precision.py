@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+__all__ = ["is_floating", "is_half", "narrowed", "widened"]
+
 
 def is_floating(a: Any) -> bool:
     """Whether an array, or a number, is floating."""

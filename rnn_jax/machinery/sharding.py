@@ -15,6 +15,19 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+__all__ = [
+    "alike",
+    "common",
+    "everywhere",
+    "laid_out",
+    "rows",
+    "scan",
+    "varying",
+    "varying_axes",
+    "where",
+    "where_leading",
+]
+
 Carry = TypeVar("Carry")
 
 

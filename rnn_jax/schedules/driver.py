@@ -12,7 +12,7 @@ from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
-from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
+from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
 from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
@@ -100,10 +100,10 @@ def _rolled(
     """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
     require_fit(cell, params, h0, xs)
     flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
-    return run(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
+    return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
 
 
-def run(
+def run_schedule(
     cell: Cell,
     params: Params,
     h0: State,
@@ -142,10 +142,10 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
     require_draws(cell.keyed, "xs", unkey(xs)[1])
     check_keys(xs, () if unkey(xs)[1] is None else batch_shape(cell, params, h0))
-    before = describe(h0) or repr(h0)
+    before = describe_shapes(h0) or repr(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-        after = describe(jax.eval_shape(cell.step, params, h0, x0))
+        after = describe_shapes(jax.eval_shape(cell.step, params, h0, x0))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         likely = likely_misfit(cell, params, h0, xs)
         if not likely and not isinstance(error, TypeError):
@@ -172,7 +172,7 @@ def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
         """Whether a state without batch axes reads x_t without so many axes."""
         try:
             x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes + 1 :], x.dtype), xs)
-            return describe(jax.eval_shape(cell.step, params, one, x)) == describe(one)
+            return describe_shapes(jax.eval_shape(cell.step, params, one, x)) == describe_shapes(one)
         except (TypeError, ValueError):
             return False
 
@@ -191,9 +191,10 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     made = jax.eval_shape(cell.init, jax.random.key(0))
     for their, our in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
         if (their[0], their[2]) != (our[0], our[2]):  # of another dtype they may be
-            return f"params got {_said(their)}, where cell.init(key) makes {_said(our)}; want params of this cell"
+            their, our = in_words(their), in_words(our)
+            return f"params got {their}, where cell.init(key) makes {our}; want params of this cell"
     for name, given in {"params": params, "h0": h0, "xs": xs}.items():
-        if narrow := NARROW.search(describe(given)):
+        if narrow := NARROW.search(describe_shapes(given)):
             return f"{name} got {narrow.group()}, in which JAX does not compute; want float16, bfloat16 or wider"
     if jax.tree.structure(h0) != jax.tree.structure(jax.eval_shape(cell.start, params)):
         return ""
@@ -234,7 +235,7 @@ def step_flags(
         require_flag(name, flag, T, batch)
     if not reverse:
         return flags
-    return StepFlags(flags.mask, borders_from_the_other_side(flags.resets), borders_from_the_other_side(flags.cuts))
+    return StepFlags(flags.mask, reversed_borders(flags.resets), reversed_borders(flags.cuts))
 
 
 def require_flag(name: str, flag: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
@@ -246,9 +247,9 @@ def require_flag(name: str, flag: Bool[Array, "T ..."] | None, T: int, batch: tu
         raise ValueError(f"{name} got {flag.dtype} {flag.shape}; want bool ({T},), or ({each}) for each example")
 
 
-def describe(state: State) -> str:
+def describe_shapes(state: State) -> str:
     """Shapes and types of a state, in one line."""
-    return ", ".join(map(_said, parts_of(state)))
+    return ", ".join(map(in_words, parts_of(state)))
 
 
 def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -257,6 +258,6 @@ def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(path, str(getattr(a, "dtype", type(a).__name__)), jnp.shape(a)) for path, a in leaves]
 
 
-def _said(part: tuple[str, str, tuple[int, ...]]) -> str:
+def in_words(part: tuple[str, str, tuple[int, ...]]) -> str:
     path, dtype, shape = part
     return f"{path} {dtype}{list(shape)}".strip() if dtype else path

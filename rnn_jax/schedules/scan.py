@@ -11,6 +11,8 @@ from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.types import Cell, Params, State
 
+__all__ = ["StepFlags", "scan"]
+
 
 class StepFlags(NamedTuple):
     """What is said about each step beside its input, ``(T, …)`` over the leading batch axes; None says nothing."""

@@ -10,11 +10,13 @@ import numpy as np
 
 from rnn_jax.machinery.factories import Made
 
+__all__ = ["dependency_key"]
+
 LIBRARIES = ("rnn_jax", "jax", "jaxlib", "optax", "numpy", "flax", "chex")
 """Packages whose functions read nothing that changes."""
 
 
-def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
+def dependency_key(value: Any, held: dict[int, Any]) -> Hashable:
     """A key of a value and of all that functions in it read: globals, what they close over, defaults.
 
     Functions are told apart by their code, numbers, texts and arrays of NumPy by value, arrays of JAX by identity.
@@ -31,7 +33,7 @@ def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
     if id(value) in held:
         return "seen", list(held).index(id(value))
     held[id(value)] = value
-    read = functools.partial(what_is_read, held=held)
+    read = functools.partial(dependency_key, held=held)
     if isinstance(value, Made):
         make, args, kwargs, path = value.recipe
         return id(make), path, read(args), read(kwargs)
@@ -44,7 +46,7 @@ def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
     if isinstance(value, functools.partial):
         return functools.partial, read(value.func), read(value.args), read(value.keywords)
     if isinstance(value, types.FunctionType) and not is_library(value):
-        return value.__code__, *map(read, reads_of(value))
+        return value.__code__, *map(read, dependencies_of(value))
     fixed = jax.Array, np.generic, np.dtype, np.ufunc, type, types.ModuleType, types.BuiltinFunctionType
     if isinstance(value, fixed) or is_library(value):
         return id(value)
@@ -57,7 +59,7 @@ def is_library(value: Any) -> bool:
     return str(getattr(of, "__module__", "")).partition(".")[0] in LIBRARIES
 
 
-def reads_of(function: types.FunctionType) -> list[Any]:
+def dependencies_of(function: types.FunctionType) -> list[Any]:
     """What a function looks up: its globals, what it closes over, its defaults."""
     lookup = function.__globals__
     looked_up = [(name, lookup[name]) for name in names_in(function.__code__) if name in lookup]
