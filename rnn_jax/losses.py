@@ -13,6 +13,8 @@ from rnn_jax.machinery.checks import is_inside, require_integers
 from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import where
 
+__all__ = ["bits_per_char", "cross_entropy", "next_token_nats", "perplexity"]
+
 
 def next_token_nats(
     logits: Float[Array, "*shape V"],

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 
 from rnn_jax.data.parts import extra_package
 
+__all__ = ["Digits", "digits"]
+
 
 class Digits(NamedTuple):
     """Images of handwritten digits."""

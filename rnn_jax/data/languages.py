@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from rnn_jax.data.parts import extra_package
 
+__all__ = ["LOCALES", "STYLES", "locale_words", "write_date"]
+
 LOCALES = {
     "da": "Danish",
     "de": "German",

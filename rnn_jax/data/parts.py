@@ -10,6 +10,8 @@ from jaxtyping import Int
 
 from rnn_jax.machinery.checks import in_one_line, is_whole, require_numbers
 
+__all__ = ["split"]
+
 
 def split(count: int, parts: Sequence[float], seed: int = 0) -> list[Int[np.ndarray, " n"]]:
     """Cuts the numbers 0 … count − 1, in random order, into parts that have none in common.

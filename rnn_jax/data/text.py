@@ -10,6 +10,8 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Integer, Num
 
 from rnn_jax.machinery.checks import in_one_line, is_inside, one_axis, require_id, require_integers, require_positive
 
+__all__ = ["Vocabulary", "one_hot", "pad", "streams", "vocabulary"]
+
 INT32 = 2**31
 """Ids are below: no vocabulary is larger, and JAX keeps ids in 32 bits."""
 

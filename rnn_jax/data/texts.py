@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from rnn_jax.data.parts import extra_package
 
+__all__ = ["TEXTS", "TextFile", "named_text", "python_reference", "read_text"]
+
 
 class TextFile(NamedTuple):
     """A text that others have published."""

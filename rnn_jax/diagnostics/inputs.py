@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 
 from rnn_jax.diagnostics.states import require_steps
 
+__all__ = ["input_gradients"]
+
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
     """‖∂f_k/∂x_t‖ for every number f_k of a sequence and each of its steps: an alignment without attention.

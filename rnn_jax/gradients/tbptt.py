@@ -59,6 +59,8 @@ from rnn_jax.schedules.scan import StepFlags, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
 
+__all__ = ["chunked", "cut", "parallel", "streaming"]
+
 
 def cut(
     cell: Cell,

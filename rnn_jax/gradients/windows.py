@@ -13,6 +13,8 @@ from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run_sche
 from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from rnn_jax.types import Cell, Params, State, require_cell
 
+__all__ = ["Loss"]
+
 Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 """``(ys, targets) -> scalar``, a sum over the leading axis, time."""
 

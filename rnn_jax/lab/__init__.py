@@ -1,1 +1,3 @@
 """What experiments share: run folders, checkpoints, figures, pages."""
+
+__all__ = []

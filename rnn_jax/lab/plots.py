@@ -13,6 +13,23 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+__all__ = [
+    "COLOURS",
+    "Band",
+    "LearningCurve",
+    "ScoreCurve",
+    "alignment_figure",
+    "confidence_figure",
+    "confusion_figure",
+    "draw_confidences",
+    "gain_figure",
+    "gradient_figure",
+    "lag_figure",
+    "learning_figure",
+    "score_figure",
+    "with_fonts",
+]
+
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#999933")
 """Told apart by colour-blind readers too; Okabe and Ito 2008."""
 FLOAT32_FLOOR = float(np.log(np.finfo(np.float32).tiny))

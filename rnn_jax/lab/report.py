@@ -9,6 +9,8 @@ import jinja2
 from rnn_jax.lab.files import inside
 from rnn_jax.lab.runs import Run
 
+__all__ = ["Section", "write_report"]
+
 
 class Section(NamedTuple):
     """A figure of the run folder and the plain sentence under it."""

@@ -15,6 +15,8 @@ from rnn_jax.machinery.sharding import everywhere
 from rnn_jax.schedules.scan import where
 from rnn_jax.types import Keys, Params, State
 
+__all__ = ["LearnerInfo", "LearnerState"]
+
 
 class LearnerState(NamedTuple):
     """What training carries from batch to batch: with it and the data, training goes on as if it had not stopped."""
