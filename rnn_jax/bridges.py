@@ -17,6 +17,7 @@ from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
 from rnn_jax.schedules.driver import describe_shapes
 from rnn_jax.types import Cell, Initializer, Params, Start, State, require_cell
 
@@ -46,6 +47,8 @@ class EncoderDecoder(NamedTuple):
     keyed: bool = False
     """A mark of encoders that draw: xs of ``encode`` may be ``keyed``."""
 
+    __repr__ = repr_of_call
+
 
 class EncoderDecoderParams(NamedTuple):
     """The weights of an encoder, of the bridge, and of a decoder."""
@@ -53,6 +56,8 @@ class EncoderDecoderParams(NamedTuple):
     encoder: Params
     bridge: Params
     decoder: Params
+
+    __repr__ = repr_of_arrays
 
 
 class Bridge(NamedTuple):
@@ -63,12 +68,16 @@ class Bridge(NamedTuple):
     cross: Callable[[EncoderDecoderParams, State], State]
     """``(params of all, the encoder's h_T) -> the decoder's h0``."""
 
+    __repr__ = repr_of_call
+
 
 class LinearBridgeParams(NamedTuple):
     """The weights from what is seen of the encoder to the N numbers of the decoder's state."""
 
     W: Float[Array, "S N"]
     b: Float[Array, " N"]
+
+    __repr__ = repr_of_arrays
 
 
 @factory

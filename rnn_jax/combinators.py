@@ -10,6 +10,7 @@ from rnn_jax.keys import unkey, with_stream
 from rnn_jax.machinery.checks import require_batch_shape, require_dtype
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import is_floating
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Keys, Params, State, require_cell
 
 __all__ = ["LearnedStartParams", "ResidualState", "learned_start", "mixed_precision", "residual"]
@@ -21,12 +22,16 @@ class LearnedStartParams(NamedTuple):
     cell: Params
     h_0: State
 
+    __repr__ = repr_of_arrays
+
 
 class ResidualState(NamedTuple):
     """A cell's state, and the input that is added to its output; the recurrence reads the first alone."""
 
     cell: State
     x: Float[Array, "*batch O"]
+
+    __repr__ = repr_of_arrays
 
 
 @factory

@@ -13,6 +13,7 @@ from rnn_jax.combinators import params_name
 from rnn_jax.keys import map_keys, one_key, typed_key, unkey, with_stream
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import where
 from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
 
@@ -33,6 +34,8 @@ class DroppedState(NamedTuple):
 
     cell: State
     mask: Float[Array, "*batch O"]
+
+    __repr__ = repr_of_arrays
 
 
 def dropout_mask(

@@ -16,6 +16,7 @@ from rnn_jax.layers import Layer, Model, nested, require_model
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.schedules.driver import step_flags
 from rnn_jax.schedules.scan import idle_inputs, unmasked
 from rnn_jax.types import Cell, Initializer, Keyed, Params, State, batch_shape
@@ -30,6 +31,8 @@ class EmbeddingParams(NamedTuple):
     E: Float[Array, "V I"]
     """Row v is the vector of id v."""
 
+    __repr__ = repr_of_arrays
+
 
 class DenseInputParams(NamedTuple):
     """The weights of a cell or layer, and of the dense layer in front of it."""
@@ -37,6 +40,8 @@ class DenseInputParams(NamedTuple):
     cell: Params
     W: Float[Array, "F I"]
     b: Float[Array, " I"]
+
+    __repr__ = repr_of_arrays
 
 
 @overload

@@ -10,6 +10,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from rnn_jax.combinators import field_of, nested_cell, params_name, require_one_array, stacked_cells
 from rnn_jax.keys import require_draws, unkey, with_stream
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
 from rnn_jax.schedules.driver import rollout
 from rnn_jax.types import Cell, Params, Start, State, require_cell
 
@@ -38,6 +39,8 @@ class Layer(NamedTuple):
     keyed: bool = False
     """Whether the layer draws random numbers: xs may be ``keyed``. With plain xs it computes the mean."""
 
+    __repr__ = repr_of_call
+
     def apply(self, params: Params, h0: State, xs: PyTree, **flags: Any) -> tuple[State, PyTree]:
         """The last state and the outputs, ``(h_T, ys)`` with ``ys (T, *batch, O)``; flags are those of ``rollout``."""
         h_T, hs = self.rollout(params, h0, xs, **flags)
@@ -58,6 +61,8 @@ class BothWays(NamedTuple):
 
     forward: Any
     backward: Any
+
+    __repr__ = repr_of_arrays
 
 
 def as_layer(model: Model, *, reverse: bool = False) -> Layer:

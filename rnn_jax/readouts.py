@@ -14,6 +14,7 @@ from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, Model, nested, require_model
 from rnn_jax.machinery.checks import in_one_line, is_whole, require_numbers, require_positive
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
 from rnn_jax.types import Cell, Initializer, Params, State
 
 __all__ = ["Head", "HeadParams", "LinearParams", "ReadoutParams", "linear_head", "mlp_head", "readout"]
@@ -26,6 +27,8 @@ class ReadoutParams(NamedTuple):
     W_hy: Float[Array, "H O"]
     b_y: Float[Array, " O"]
 
+    __repr__ = repr_of_arrays
+
 
 class HeadParams(NamedTuple):
     """The weights of a cell or layer, and those of its head, or of its heads by name."""
@@ -33,12 +36,16 @@ class HeadParams(NamedTuple):
     cell: Params
     head: PyTree
 
+    __repr__ = repr_of_arrays
+
 
 class LinearParams(NamedTuple):
     """The weights of a linear layer W x + b."""
 
     W: Float[Array, "I O"]
     b: Float[Array, " O"]
+
+    __repr__ = repr_of_arrays
 
 
 class Head(NamedTuple):
@@ -51,6 +58,8 @@ class Head(NamedTuple):
     """``(key, y) -> params``, where y is the output for one example, ``(H,)``; only its shape and type count."""
     apply: Callable[[Params, Array], Any]
     """``(params, y) -> output``, for y with any leading axes, ``(*any, H)``."""
+
+    __repr__ = repr_of_call
 
 
 @factory

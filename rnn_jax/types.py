@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
 from rnn_jax.machinery.sharding import where_leading
 
 __all__ = [
@@ -58,12 +59,16 @@ class Keyed(NamedTuple):
     key: Keys
     """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw alike."""
 
+    __repr__ = repr_of_arrays
+
 
 class ComplexState(NamedTuple):
     """A state of complex numbers, as two real arrays."""
 
     re: Float[Array, "*batch H"]
     im: Float[Array, "*batch H"]
+
+    __repr__ = repr_of_arrays
 
 
 class Cell(NamedTuple):
@@ -87,6 +92,8 @@ class Cell(NamedTuple):
     where a ⊙ h is the complex product if h is a ``ComplexState``. A schedule may use it; ``advance`` does not."""
     keyed: bool = False
     """A mark of cells that draw: x may be ``Keyed(x, key)``. Given a plain x they take the mean."""
+
+    __repr__ = repr_of_call
 
     def step(self, params: Params, h: State, x: PyTree) -> State:
         """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -123,10 +124,9 @@ def test_other_arguments_make_another_cell(other):
 
 
 def test_what_a_factory_made_says_how():
-    assert (
-        repr(rnn.lstm(I, forget_bias=2.0, hidden_size=H).advance) == "lstm(3, forget_bias=2.0, hidden_size=4).advance"
-    )
-    assert repr(initializers.orthogonal(0.5)) == "orthogonal(0.5)"
+    advance = rnn.lstm(I, forget_bias=2.0, hidden_size=H).advance
+    assert repr(advance) == "lstm(input_size=3, hidden_size=4, forget_bias=2.0).advance"
+    assert repr(initializers.orthogonal(0.5)) == "orthogonal(gain=0.5)"
 
 
 def test_masks_are_compared_by_value():
@@ -170,3 +170,43 @@ def test_what_nobody_holds_is_forgotten():
     assert count() > before
     del cells
     assert count() == before
+
+
+SAME_TEXT = {*MAKERS} - {"variational_dropout", "cell_from_step", "learner", "layer of a cell", "readout of a layer"}
+"""Those whose arguments are numbers, names, and other calls; the text of ``ring`` is of its arguments too."""
+
+
+@pytest.mark.parametrize("name", SAME_TEXT)
+def test_the_text_of_a_model_is_a_call_that_makes_it(name):
+    made = MAKERS[name]()
+    text = repr(made)
+    names = {n: getattr(rnn, n) for n in rnn.__all__} | {n: getattr(initializers, n) for n in initializers.__all__}
+    assert eval(text, names | {"float32": jnp.float32}) == made
+    assert len(text) < 200
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_texts_of_models_and_weights_have_no_addresses_and_no_numbers_of_arrays(name):
+    made = MAKERS[name]()
+    params = [made.init(jax.random.key(0))] if hasattr(made, "init") and name != "cell_from_step" else []
+    for value in (made, *params):
+        assert not re.search("0x|Array|<function", repr(value)), repr(value)
+        assert len(repr(value)) < 600
+
+
+def test_weights_are_shown_by_name_type_and_shape_and_stay_pytrees():
+    params = rnn.readout(rnn.lstm(2, 3), {"value": 1}).init(jax.random.key(0))
+    lstm = "LSTMParams(W_xh=float64[2,12], W_hh=float64[3,12], b_h=float64[12])"
+    assert repr(params) == f"HeadParams(cell={lstm}, head={{'value': LinearParams(W=float64[3,1], b=float64[1])}})"
+    assert repr(jax.tree.map(lambda a: a.ndim, params.cell)) == "LSTMParams(W_xh=2, W_hh=2, b_h=1)"
+    assert repr(jax.eval_shape(lambda: params)) == repr(params) == repr(pickle.loads(pickle.dumps(params)))
+    traced = []
+    jax.eval_shape(lambda p: traced.append(repr(p)), params)
+    assert traced == [repr(params)]
+
+
+def test_a_model_whose_functions_were_replaced_names_them():
+    cell = rnn.gru(2, 3)._replace(output=step)
+    assert repr(cell).startswith(
+        "Cell(init=gru.init, start=gru.start, project=gru.project, advance=gru.advance, output=step"
+    )

@@ -362,24 +362,9 @@ READS, TELLS = gru(I, H), told(gru(V, H))
             "decoder got GRU: the model's output",
         ),
         (conv_lstm(1, 2, space=(3,)), TELLS, linear_bridge, "linear_bridge got an encoder whose output is"),
-        (
-            lstm(I, H),
-            TELLS,
-            identity_bridge,
-            "identity_bridge got an encoder of state .h float64[3], .c float64[3] and a decoder",
-        ),
-        (
-            gru(I, 2),
-            TELLS,
-            identity_bridge,
-            "identity_bridge got an encoder of state float64[2] and a decoder of state float64[3]",
-        ),
-        (
-            bidirectional(READS, READS),
-            TELLS,
-            identity_bridge,
-            "identity_bridge got an encoder of state .forward float64[3], .back",
-        ),
+        (lstm(I, H), TELLS, identity_bridge, "identity_bridge got an encoder of state .h float64[3]"),
+        (gru(I, 2), TELLS, identity_bridge, "identity_bridge got an encoder of state float64[2]"),
+        (bidirectional(READS, READS), TELLS, identity_bridge, "identity_bridge got an encoder of state .forward"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(encoder, decoder, bridge, says):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from rnn_jax.machinery.checks import MisfitError
 from rnn_jax.machinery.precision import is_half, widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import rows
 
 __all__ = ["affine", "product", "project_input", "recurrent_product"]
@@ -17,6 +18,8 @@ class Dropped(NamedTuple):
 
     W_hh: Float[Array, "..."]
     mask: Float[Array, "*batch H"]
+
+    __repr__ = repr_of_arrays
 
 
 def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:

@@ -14,6 +14,7 @@ from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.cells.simple import VanillaParams
 from rnn_jax.machinery.checks import require_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
 
 __all__ = ["CoRNNParams", "CoRNNState", "antisymmetric", "cornn", "ctrnn"]
@@ -29,6 +30,8 @@ class CoRNNParams(NamedTuple):
     W_zh: Float[Array, "H H"]
     """From the velocities."""
 
+    __repr__ = repr_of_arrays
+
 
 class CoRNNState(NamedTuple):
     """What a coupled oscillatory network carries: where its oscillators are, and how fast they move."""
@@ -37,6 +40,8 @@ class CoRNNState(NamedTuple):
     """Positions, which the next layer sees; the paper's y."""
     z: Float[Array, "*batch H"]
     """Velocities, in positions a unit of time."""
+
+    __repr__ = repr_of_arrays
 
 
 def ctrnn_advance(

@@ -14,6 +14,7 @@ from rnn_jax.initializers import per_gate, scaled_normal, zeros
 from rnn_jax.machinery.checks import MisfitError, require_dtype, require_finite_number, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
 
 __all__ = ["ConvLSTMParams", "conv_lstm"]
@@ -25,6 +26,8 @@ class ConvLSTMParams(NamedTuple):
     W_xh: Float[Array, "*kernel I 4*H"]
     W_hh: Float[Array, "*kernel H 4*H"]
     b_h: Float[Array, " 4*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def conv_lstm_advance(params: ConvLSTMParams, state: LSTMState, u: Float[Array, "*batch_and_space GH"]) -> LSTMState:

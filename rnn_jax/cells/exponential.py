@@ -10,6 +10,7 @@ from rnn_jax.cells.affine import recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import bind_memory
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
 
 __all__ = ["SLSTMParams", "SLSTMState", "slstm"]
@@ -22,6 +23,8 @@ class SLSTMParams(NamedTuple):
     W_hh: Float[Array, "H 4*H"]
     b_h: Float[Array, " 4*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class SLSTMState(NamedTuple):
     """What an sLSTM carries; its memory is e^m·c and its normaliser e^m·n."""
@@ -32,6 +35,8 @@ class SLSTMState(NamedTuple):
     n: Float[Array, "*batch H"]
     m: Float[Array, "*batch H"]
     """The stabiliser: the largest exponent so far."""
+
+    __repr__ = repr_of_arrays
 
 
 def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batch GH"]) -> SLSTMState:

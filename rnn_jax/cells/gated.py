@@ -12,6 +12,7 @@ from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
 
 __all__ = ["JANETParams", "MGUParams", "UGRNNParams", "janet", "mgu", "ugrnn"]
@@ -24,6 +25,8 @@ class MGUParams(NamedTuple):
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class UGRNNParams(NamedTuple):
     """The weights of an update gate network; gates z n."""
@@ -32,6 +35,8 @@ class UGRNNParams(NamedTuple):
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class JANETParams(NamedTuple):
     """The weights of a JANET; gates f n."""
@@ -39,6 +44,8 @@ class JANETParams(NamedTuple):
     W_xh: Float[Array, "I 2*H"]
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def mgu_advance(

@@ -15,6 +15,7 @@ from rnn_jax.cells.affine import masked_state, product, recurrent_product
 from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
 
 __all__ = ["GRUParams", "GRUResetBeforeParams", "chrono_gru", "gru", "gru_reset_before"]
@@ -29,6 +30,8 @@ class GRUParams(NamedTuple):
     b_n: Float[Array, " H"]
     """The candidate's recurrent bias, which the reset gate multiplies too."""
 
+    __repr__ = repr_of_arrays
+
 
 class GRUResetBeforeParams(NamedTuple):
     """The weights of a GRU whose reset gate acts before the product; gates r z n."""
@@ -36,6 +39,8 @@ class GRUResetBeforeParams(NamedTuple):
     W_xh: Float[Array, "I 3*H"]
     W_hh: Float[Array, "H 3*H"]
     b_h: Float[Array, " 3*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def gru_advance(

@@ -13,6 +13,7 @@ from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
 from rnn_jax.initializers import StateReader, ring, scaled_normal
 from rnn_jax.machinery.checks import require_dtype, require_positive
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
 
 __all__ = ["DiagonalParams", "LRUParams", "diagonal", "lru"]
@@ -25,6 +26,8 @@ class DiagonalParams(NamedTuple):
     b_h: Float[Array, " H"]
     log_nu: Float[Array, " H"]
     """λ = exp(−exp(log_nu)), so that 0 < λ < 1 whatever is learned; only rounding makes λ itself a 1, see ``decay``."""
+
+    __repr__ = repr_of_arrays
 
 
 class LRUParams(NamedTuple):
@@ -39,6 +42,8 @@ class LRUParams(NamedTuple):
     """γ, by which the input is scaled."""
     C_re: Float[Array, "H O"]
     C_im: Float[Array, "H O"]
+
+    __repr__ = repr_of_arrays
 
 
 def decay(log_nu: Float[Array, " H"]) -> tuple[Float[Array, " H"], Float[Array, " H"]]:

@@ -15,6 +15,7 @@ from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
 from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
 
 __all__ = [
@@ -39,6 +40,8 @@ class PeepholeLSTMParams(NamedTuple):
     w_ch: Float[Array, " 3*H"]
     """One weight from each memory to each of its own gates."""
 
+    __repr__ = repr_of_arrays
+
 
 class CIFGParams(NamedTuple):
     """The weights of an LSTM whose input gate is what the forget gate leaves; gates f o g."""
@@ -46,6 +49,8 @@ class CIFGParams(NamedTuple):
     W_xh: Float[Array, "I 3*H"]
     W_hh: Float[Array, "H 3*H"]
     b_h: Float[Array, " 3*H"]
+
+    __repr__ = repr_of_arrays
 
 
 class ProjectedLSTMParams(NamedTuple):
@@ -55,6 +60,8 @@ class ProjectedLSTMParams(NamedTuple):
     W_hh: Float[Array, "P 4*H"]
     b_h: Float[Array, " 4*H"]
     W_hp: Float[Array, "H P"]
+
+    __repr__ = repr_of_arrays
 
 
 class LayerNormLSTMParams(NamedTuple):
@@ -71,6 +78,8 @@ class LayerNormLSTMParams(NamedTuple):
     """Gain α of the memory, as h sees it."""
     shift_c: Float[Array, " H"]
     """Bias β of the memory, as h sees it."""
+
+    __repr__ = repr_of_arrays
 
 
 def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:

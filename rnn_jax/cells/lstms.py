@@ -17,6 +17,7 @@ from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer, Params, State
 
 __all__ = ["LSTMParams", "LSTMState", "chrono_lstm", "lstm"]
@@ -29,6 +30,8 @@ class LSTMParams(NamedTuple):
     W_hh: Float[Array, "H 4*H"]
     b_h: Float[Array, " 4*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class LSTMState(NamedTuple):
     """What an LSTM carries from step to step."""
@@ -37,6 +40,8 @@ class LSTMState(NamedTuple):
     """What the next layer sees."""
     c: Float[Array, "*batch H"]
     """The memory, changed only by gates."""
+
+    __repr__ = repr_of_arrays
 
 
 def lstm_advance(

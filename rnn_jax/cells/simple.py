@@ -12,6 +12,7 @@ from rnn_jax.cells.affine import recurrent_product
 from rnn_jax.cells.binding import Inits, InputInits, bind_cell
 from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
 
 __all__ = ["IndRNNParams", "VanillaParams", "indrnn", "irnn", "vanilla"]
@@ -24,6 +25,8 @@ class VanillaParams(NamedTuple):
     W_hh: Float[Array, "H H"]
     b_h: Float[Array, " H"]
 
+    __repr__ = repr_of_arrays
+
 
 class IndRNNParams(NamedTuple):
     """The weights of an IndRNN: each unit has one recurrent weight, to itself."""
@@ -31,6 +34,8 @@ class IndRNNParams(NamedTuple):
     W_xh: Float[Array, "I H"]
     w_hh: Float[Array, " H"]
     b_h: Float[Array, " H"]
+
+    __repr__ = repr_of_arrays
 
 
 def vanilla_advance(

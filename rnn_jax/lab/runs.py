@@ -32,17 +32,7 @@ from rnn_jax.lab.environment import environment
 from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
 from rnn_jax.lab.plots import with_fonts
 
-__all__ = [
-    "INTERRUPTED",
-    "Run",
-    "command_line",
-    "open_run",
-    "parse",
-    "read_json",
-    "read_metrics",
-    "uninterrupted",
-    "wrong_use",
-]
+__all__ = ["INTERRUPTED", "Run", "command_line", "open_run", "read_metrics"]
 
 Config = TypeVar("Config")
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from rnn_jax.machinery.reprs import call_text
+
 __all__ = ["Made", "factory"]
 
 P = ParamSpec("P")
@@ -32,8 +34,7 @@ class Made:
 
     def __repr__(self) -> str:
         make, args, kwargs, path = self.recipe
-        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
-        return f"{make.__name__}({given}){jax.tree_util.keystr(path)}"
+        return f"{call_text(make, args, kwargs)}{jax.tree_util.keystr(path)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return made_again, self.recipe

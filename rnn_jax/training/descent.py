@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.checks import in_one_line, require_number
 from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import everywhere
 from rnn_jax.schedules.scan import where
 from rnn_jax.types import Keys, Params, State
@@ -33,6 +34,8 @@ class LearnerState(NamedTuple):
     """Updates made."""
     cursor: Int[Array, ""]
     """Batches read; more than ``step`` where an update was skipped."""
+
+    __repr__ = repr_of_arrays
 
 
 class LearnerInfo(NamedTuple):

@@ -21,6 +21,7 @@ from rnn_jax.keys import keyed
 from rnn_jax.machinery.checks import require_batch_shape
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_call
 from rnn_jax.machinery.sharding import laid_out, scan
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.schedules.scan import where
@@ -57,6 +58,8 @@ class Learner(NamedTuple):
     """``(state, batch) -> (state, info)``: a batch is ``(xs, targets)`` for one window, or a tuple of any arrays."""
     check: Callable[[LearnerState, tuple[PyTree, ...]], None] = lambda state, batches: None
     """``(state, batches)``: raises a ValueError for what is known to be wrong with a stack of batches."""
+
+    __repr__ = repr_of_call
 
 
 @factory
