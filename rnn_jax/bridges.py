@@ -33,7 +33,7 @@ __all__ = [
 
 
 class EncoderDecoder(NamedTuple):
-    """Many-to-one joined with one-to-many: an encoder reads, and the decoder starts from what it has read."""
+    """Many-to-one joined with one-to-many: the decoder starts from the last state of the encoder."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> EncoderDecoderParams``."""
@@ -41,11 +41,11 @@ class EncoderDecoder(NamedTuple):
     """``(params, batch_shape=()) -> h0`` of the encoder."""
     encode: Callable[..., State]
     """``(params, h0, xs, **flags) -> the decoder's h0``; flags are those of ``rollout``. A ValueError for a
-    source without a step, as far as that is known."""
+    source without a step, if its lengths are not traced."""
     decoder: Cell
     """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
     keyed: bool = False
-    """A mark of encoders that draw: xs of ``encode`` may be ``keyed``."""
+    """Whether the encoder draws random numbers: xs of ``encode`` may be ``keyed``."""
 
     __repr__ = repr_of_call
 
@@ -61,7 +61,7 @@ class EncoderDecoderParams(NamedTuple):
 
 
 class Bridge(NamedTuple):
-    """How a decoder starts from what an encoder has read, as two pure functions."""
+    """The map from the last state of an encoder to the first state of a decoder, as two pure functions."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> params of the bridge``."""
@@ -72,7 +72,7 @@ class Bridge(NamedTuple):
 
 
 class LinearBridgeParams(NamedTuple):
-    """The weights from what is seen of the encoder to the N numbers of the decoder's state."""
+    """The weights from the encoder's output to the N numbers of the decoder's state."""
 
     W: Float[Array, "S N"]
     b: Float[Array, " N"]
@@ -82,14 +82,15 @@ class LinearBridgeParams(NamedTuple):
 
 @factory
 def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
-    """The decoder starts from a linear function of what is seen of the encoder: h_0 = start + W s + b.
+    """A bridge that is a linear function of the encoder's last output s: h_0 = start + W s + b.
 
-    Fits any encoder to any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first step.)
+    It joins any encoder with any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first
+    step.)
 
     Args:
         encoder: whose output is one array ``(*batch, S)``.
         decoder: any cell; every part of its state gets its own columns of W.
-        weight_init: how W begins.
+        weight_init: the initialiser of W.
 
     Raises:
         ValueError: when the encoder's output is not one array ``(*batch, S)``.
@@ -122,10 +123,10 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
 
 @factory
 def identity_bridge(encoder: Layer, decoder: Cell) -> Bridge:
-    """The decoder starts from the encoder's last state itself, so both must have states of equal shapes and types.
+    """A bridge without weights: the decoder starts from the encoder's last state itself.
 
     Raises:
-        ValueError: when they have not.
+        ValueError: when the states have other shapes or types.
 
     Reference: Sutskever, Vinyals, Le. Sequence to sequence learning with neural networks. 2014.
     """
@@ -144,7 +145,7 @@ def identity_bridge(encoder: Layer, decoder: Cell) -> Bridge:
 def encoder_decoder(
     encoder: Cell | Layer, decoder: Cell, *, bridge: Callable[[Layer, Cell], Bridge] = linear_bridge
 ) -> EncoderDecoder:
-    """Joins an encoder of any kind with a decoder of any kind.
+    """An encoder of any kind joined with a decoder of any kind.
 
     Args:
         encoder: a cell, a stack, a bidirectional layer.
@@ -165,8 +166,8 @@ def encoder_decoder(
     >>> h0, first = model.start(params, (2,)), jnp.array([11, 11])
     >>> sequence_to_sequence(model, params, h0, xs, first, targets=jnp.ones((4, 2), int)).shape
     (4, 2, 12)
-    >>> told = model.encode(params, h0, xs, lengths=jnp.array([7, 3]))
-    >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
+    >>> h = model.encode(params, h0, xs, lengths=jnp.array([7, 3]))
+    >>> beam_search(model.decoder, params, h, first, length=4, width=3, end=11).ids.shape
     (4, 2, 3)
     """
     require_cell("decoder", decoder)
@@ -206,7 +207,7 @@ def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
 
 
 def require_source(T: int, lengths: Any, mask: Any) -> None:
-    """Raises a ValueError for a source without a step, as far as it is known."""
+    """Raises a ValueError for a source without a step, if its lengths or its mask are not traced."""
     known = {
         name: np.asarray(a)
         for name, a in [("lengths", lengths), ("mask", mask)]

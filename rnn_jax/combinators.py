@@ -1,4 +1,4 @@
-"""Cell → Cell: functions that take cells and return a cell."""
+"""Combinators: functions that take cells and return a cell."""
 
 from typing import Any, NamedTuple
 
@@ -36,9 +36,9 @@ class ResidualState(NamedTuple):
 
 @factory
 def learned_start(cell: Cell) -> Cell:
-    """Makes the state before the first step a parameter, which begins as the cell's own start.
+    """A cell whose state before the first step is a parameter, initialised with the start of ``cell``.
 
-    A reset puts it back, and gradients reach it from there as from the first step.
+    A reset returns to it, and gradients reach it from there as from the first step.
 
     Example:
 
@@ -63,15 +63,15 @@ def learned_start(cell: Cell) -> Cell:
 
 @factory
 def residual(cell: Cell) -> Cell:
-    """Adds the input to what is seen: y_t = cell's y_t + x_t.
+    """A cell that adds its input to the output of ``cell``: y_t = cell's y_t + x_t.
 
-    The recurrence does not see the sum; the state is ``ResidualState(cell, x)``, where x is 0 before the first step.
+    The recurrence does not read the sum; the state is ``ResidualState(cell, x)``, where x is 0 before the first step.
 
     Args:
-        cell: whose inputs and outputs are as long as each other.
+        cell: whose inputs and outputs have equal sizes.
 
     Raises:
-        ValueError: at the first step, when they are not, or when x_t is an id.
+        ValueError: at the first step, when the sizes differ, or when x_t is an id.
 
     Reference: Graves. Generating sequences with recurrent neural networks. 2013, whose skip connections have weights;
     He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
@@ -93,7 +93,7 @@ def residual(cell: Cell) -> Cell:
         h = cell.advance(params, state.cell, u)
         y = jax.eval_shape(cell.output, params, h)
         if y.shape != x.shape:
-            raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want them alike: x_t + y_t")
+            raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want equal shapes: x_t + y_t")
         return ResidualState(h, x.astype(y.dtype))
 
     def output(params: Params, state: ResidualState) -> Array:
@@ -141,16 +141,16 @@ def stacked_cells(cells: tuple[Cell, ...]) -> Cell:
 
 @factory
 def mixed_precision(cell: Cell, dtype: DTypeLike = jnp.bfloat16) -> Cell:
-    """A cell that keeps its params in their own type and computes in another: params, inputs and state are cast.
+    """A cell with params in their own type that computes in another: params, inputs and state are cast.
 
     The output has the params' type again, so that a loss is summed in it; gradients are summed over time in it too.
 
     Args:
-        cell: any cell, with params of float32 as a rule.
+        cell: any cell, usually with params of float32.
         dtype: of the state and of every product, ``jnp.bfloat16`` or ``jnp.float16``.
 
     Raises:
-        ValueError: for a dtype in which no cell computes.
+        ValueError: for a dtype other than float64, float32, bfloat16 and float16.
 
     Example:
 

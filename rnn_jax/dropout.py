@@ -1,4 +1,4 @@
-"""Dropout that is right for recurrence. Masks are data, keys travel beside the inputs; nothing is hidden state."""
+"""Dropout for recurrent networks: masks and keys are data beside the inputs, never hidden state."""
 
 import itertools
 from collections.abc import Callable
@@ -41,11 +41,11 @@ class DroppedState(NamedTuple):
 def dropout_mask(
     key: Keys | PRNGKeyArray, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float
 ) -> Float[Array, "..."]:
-    """0 with probability ``rate``, elsewhere 1/(1 − rate): a factor whose mean is 1.
+    """A dropout mask: 0 with probability ``rate``, otherwise 1/(1 − rate), so that its mean is 1.
 
     Args:
         key: one key, or an array of keys for the leading axes of ``shape``.
-        rate: the part that is dropped, in [0, 1); 0 makes a mask of ones.
+        rate: the dropout rate, the probability of a 0, in [0, 1).
         shape: for example ``(*batch, H)``.
         dtype: of the mask.
 
@@ -69,11 +69,11 @@ def keep_mask(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
 
 @factory
 def input_dropout(cell: Cell, rate: float) -> Cell:
-    """Drops features of the input anew at each step: the cell sees m_t ⊙ x_t.
+    """A cell that reads its input through a new dropout mask at each step: m_t ⊙ x_t.
 
     Args:
-        cell: whose inputs are floating; ids have no features to drop.
-        rate: the part that is dropped, in [0, 1).
+        cell: with floating inputs; ids have no features to drop.
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1).
@@ -96,13 +96,13 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
 
 @factory
 def output_dropout(cell: Cell, rate: float) -> Cell:
-    """Drops features of the output anew at each step: what is seen is m_t ⊙ y_t, the recurrence goes on without.
+    """A cell whose output has a new dropout mask at each step, m_t ⊙ y_t; the recurrence has no mask.
 
     The state is ``DroppedState(cell, mask)``; without keys m is 1.
 
     Args:
         cell: whose output is one array.
-        rate: the part that is dropped, in [0, 1).
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1).
@@ -138,10 +138,12 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
 @factory
 def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
-    """Each number of the state stays what it was with probability ``rate``: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t.
+    """A cell in which each number of the state keeps its value with probability ``rate``.
 
-    The parts of a state draw apart. Without keys the mean is taken: h_t = rate · h_{t−1} + (1 − rate) · h̃_t. Parts that
-    mean something only together, such as c, n and m of an ``SLSTMState``, want rate 0.
+    h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t
+
+    Each part of a state has its own mask. Without keys the mean is computed: h_t = rate · h_{t−1} + (1 − rate) · h̃_t.
+    Use rate 0 for parts that belong together, such as c, n and m of an ``SLSTMState``.
 
     Args:
         cell: any cell with a floating state.
@@ -195,10 +197,10 @@ def variational_dropout(
     input_mask: Float[Array, "*batch I"] | None = None,
     state_mask: Float[Array, "*batch H"] | None = None,
 ) -> Cell:
-    """Drops the same features at every step of a sequence: W_xh (m_x ⊙ x_t) and W_hh (m_h ⊙ h_{t−1}).
+    """A cell with the same dropout masks at every step of a sequence: W_xh (m_x ⊙ x_t) and W_hh (m_h ⊙ h_{t−1}).
 
-    m_h acts inside the recurrent product alone. A gate that leaks h_{t−1} into h_t, as that of a GRU, leaks it whole:
-    scaled at every step by 1/(1 − rate), a state would grow without bound.
+    m_h acts only inside the recurrent product. A gate that carries h_{t−1} over into h_t, as in a GRU, carries it
+    without the mask: scaled by 1/(1 − rate) at every step, a state would grow without bound.
 
     Args:
         cell: one whose params hold ``W_hh``, if there is a state_mask. Of a ``stack``, give each layer its own masks
@@ -247,15 +249,15 @@ def variational_dropout(
 
 
 def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
-    """Drops single weights of every recurrent matrix: params whose ``W_hh`` is m ⊙ W_hh.
+    """Params with a dropout mask on the weights of every recurrent matrix: ``W_hh`` becomes m ⊙ W_hh.
 
-    A function of the params, so it fits any cell and depth: roll out with what it returns, and the gradient reaches
-    the weights that were kept.
+    It is a function of the params, so it works for any cell and depth: call it inside the loss with a new key for each
+    sequence or window, and use the params that it returns. The gradient reaches the weights that were kept.
 
     Args:
         params: of a cell, or of any combination of them.
-        key: all the randomness there is.
-        rate: the part that is dropped, in [0, 1).
+        key: the only source of randomness.
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1), or params without W_hh.
@@ -289,6 +291,6 @@ def map_recurrent(function: Callable[[Array], Array], params: Params) -> Params:
 
 def require_rate(rate: float) -> float:
     """The rate as a Python number, which changes no array's type; a ValueError for one outside [0, 1)."""
-    wanted = "the part that is dropped, in [0, 1), for example 0.2, known when compiled"
+    wanted = "a dropout rate in [0, 1), for example 0.2, known when compiled"
     require_number("rate", rate, lambda part: 0 <= part < 1, wanted)
     return float(rate)

@@ -1,4 +1,4 @@
-"""Randomness as data: keys that travel beside the inputs, one for each step and example."""
+"""Random keys as data, beside the inputs: one key for each step and example."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ __all__ = ["keyed", "unkey"]
 
 
 def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> Keyed:
-    """Gives every step of every example a key of its own: training mode, for cells that draw.
+    """The inputs with a separate random key for every step of every example: training mode, for cells with dropout.
 
-    Without keys the same cells take the mean: evaluation mode.
+    Without keys the same cells compute the mean: evaluation mode.
 
     Args:
-        key: all the randomness there is.
+        key: the only source of randomness.
         xs: ``(T, *batch, …)``.
-        batch_shape: the batch axes of xs, as in ``cell.start``; ``rollout`` refuses keys without those of h0.
+        batch_shape: the batch axes of xs, as in ``cell.start``; they must be those of h0.
 
     Raises:
         ValueError: when xs does not begin with time and these batch axes.
@@ -46,7 +46,7 @@ def typed_key(key: Any) -> Keys:
     """A key, or an array of them, as typed ones: those of ``jax.random.PRNGKey`` are wrapped.
 
     Raises:
-        ValueError: for what is no key.
+        ValueError: for anything that is not a key.
 
     >>> typed_key(jax.random.PRNGKey(0)) == jax.random.key(0), typed_key(jax.random.PRNGKey(0)).shape
     (Array(True, dtype=bool), ())
@@ -64,7 +64,7 @@ def typed_key(key: Any) -> Keys:
 
 
 def one_key(key: Any) -> PRNGKeyArray:
-    """A key as a typed one; a ValueError for an array of keys, and for what is no key."""
+    """A key as a typed one; a ValueError for an array of keys, and for anything that is not a key."""
     key = typed_key(key)
     if key.shape:
         raise ValueError(f"key got {list(key.shape)} keys; want one")
@@ -87,12 +87,12 @@ def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
 
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:
-    """The input and its key, None if it has none."""
+    """The input and its key, or None without one."""
     return (x.x, typed_key(x.key)) if isinstance(x, Keyed) else (x, None)
 
 
 def require_draws(draws: bool, name: str, keys: Any) -> None:
-    """Raises a ValueError that names where keys, if there are any, were given to what draws nothing."""
+    """Raises a ValueError where keys were given for a model that draws nothing."""
     if keys is not None and not draws:
         raise ValueError(
             f"{name} got keys for a model that draws nothing; want none, or a cell with dropout or zoneout"

@@ -1,4 +1,4 @@
-"""Sequences as they come: where they end, where they are cut, and which way they are read."""
+"""Lengths, borders and reversal of sequences."""
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +60,10 @@ def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "
 
 
 def require_lengths(lengths: Integer[ArrayLike, "*batch"] | None, length: int) -> None:
-    """Raises a ValueError unless lengths, if there are any, are whole numbers in [0, T], as far as they are known."""
+    """Raises a ValueError unless lengths, if given and not traced, are whole numbers in [0, T]."""
     if lengths is None:
         return
-    lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants are known inside jit too
+    lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants can be checked inside jit too
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
     if not isinstance(lengths, Tracer) and lengths.size:
@@ -81,9 +81,9 @@ def require_length(length: int) -> None:
 def reverse_sequence(
     xs: PyTree[Shaped[Array, "T ..."]], lengths: Integer[Array, "*batch"]
 ) -> PyTree[Shaped[Array, "T ..."]]:
-    """Turns each example round within its length; what lies beyond stays where it is.
+    """Each example reversed within its length; the padding after it stays where it is.
 
-    ``rollout(…, reverse=True)`` needs no turning: this is for sequences that are to be written or compared backwards.
+    ``rollout(…, reverse=True)`` does not need this: it is for sequences that are written or compared backwards.
 
     Args:
         xs: ``(T, *batch, …)``.
@@ -111,7 +111,7 @@ def reverse_sequence(
 
 
 def reversed_borders(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
-    """Borders before each step, as a reader who comes from the end meets them: those before the step after.
+    """Borders before each step, in the order of reading from the end: those before the step after it.
 
     >>> reversed_borders(jnp.array([False, False, True, False])).tolist()
     [False, True, False, False]

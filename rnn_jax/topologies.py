@@ -1,7 +1,7 @@
-"""The shapes of work: one-to-one, one-to-many, many-to-one, many-to-many, and sequence-to-sequence.
+"""Topologies: one-to-one, one-to-many, many-to-one, many-to-many, and sequence-to-sequence.
 
 Each takes the state before its first step, ``model.start(params, batch_shape)``, as ``rollout`` does. A model is a
-cell, or a layer where the whole sequence is there to be read.
+cell, or a layer where the whole sequence is given.
 """
 
 from typing import Any
@@ -80,21 +80,21 @@ def one_to_many(
     *,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "T *batch V"]:
-    """One start, many outputs: what the model expects at each place of a sequence whose right beginning it is told.
+    """One start, many outputs: the logits of each id of a sequence, given the right ids before it (teacher forcing).
 
-    y_t = the logits of target_t, given h_0, first, and target_1 … target_{t−1}: teacher forcing. Without targets it
-    writes by itself: ``greedy``, ``sample`` and ``beam_search``.
+    y_t = the logits of target_t, given h_0, first, and target_1 … target_{t−1}. To generate without targets use
+    ``greedy``, ``sample`` and ``beam_search``.
 
     Args:
         cell, params: a model whose inputs are ids and whose outputs are the logits of the next one.
-        h0: the state that holds what is to be told, such as ``EncoderDecoder.encode`` makes.
+        h0: the state before the first step, which holds the content, such as the result of ``EncoderDecoder.encode``.
         first: the id that begins every sequence.
         targets: the ids that follow. Fill short ones up with any id of the vocabulary, and mask them in the loss.
-        key: of all that a cell with dropout or zoneout draws while training; without it, it takes the mean.
+        key: for the random numbers of a cell with dropout or zoneout; without it, the cell computes the mean.
 
     Raises:
-        ValueError: for ids that are known and outside the vocabulary, a state or targets that do not fit, a model
-            that does not predict the ids that it reads, or a key for one that draws nothing.
+        ValueError: for ids outside the vocabulary that are not traced, a state or targets that do not fit, a model
+            whose outputs are not the logits of the ids that it reads, or a key for one that draws nothing.
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
@@ -113,13 +113,13 @@ def scheduled_sampling(
     targets: Integer[ArrayLike, "T *batch"],
     rate: float | Float[Array, ""],
 ) -> Float[Array, "T *batch V"]:
-    """``one_to_many`` that must now and then go on from what it would have written itself.
+    """``one_to_many`` in which some steps read an id that the model has sampled, in the place of the right one.
 
     Args:
         cell, params, h0, first, targets: as in ``one_to_many``.
-        key: all the randomness there is, that of a cell with dropout or zoneout too, which draws.
+        key: the only source of randomness, also for a cell with dropout or zoneout.
         rate: the probability that a step reads an id drawn from the model's own softmax, not the right one; 0 is
-            teacher forcing, 1 writes freely. May be traced, so that it can grow while training. No gradient flows
+            teacher forcing, 1 free generation. May be traced, so that it can grow while training. No gradient flows
             through what is drawn.
 
     Raises:
@@ -128,7 +128,7 @@ def scheduled_sampling(
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
-    wanted = "the probability of reading what the model wrote, in [0, 1]"
+    wanted = "the probability of reading an id that the model has sampled, in [0, 1]"
     require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
     first, targets = checked_targets(cell, params, h0, first, targets)
     return _scheduled(cell, params, one_key(key), h0, first, targets, jnp.asarray(rate, float))
@@ -153,10 +153,10 @@ def _scheduled(
 
 
 def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
-    """Many inputs, one output: what is seen of the last state.
+    """Many inputs, one output: the output of the last state.
 
     Args:
-        model: a cell, or a layer: a bidirectional one is seen after each direction has read everything.
+        model: a cell, or a layer: in a bidirectional one each direction has then read the whole sequence.
         params, h0, xs: as in ``rollout``; ``keyed(key, xs, batch_shape)`` for a model that draws.
         **flags: mask, lengths, resets, cuts, as in ``rollout``.
 
@@ -166,7 +166,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **fl
     Raises:
         ValueError: as ``rollout``.
 
-    Example: two words of five letters and of three.
+    Example: two words of five and of three characters.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, many_to_many, many_to_one, readout
@@ -222,18 +222,18 @@ def sequence_to_sequence(
     key: PRNGKeyArray | None = None,
     **flags: Any,
 ) -> Float[Array, "T *batch V"]:
-    """Reads a sequence, then tells another: many-to-one joined with one-to-many, under teacher forcing.
+    """The logits of a target sequence, given a source sequence, under teacher forcing: many-to-one with one-to-many.
 
     Args:
         model, params: as ``encoder_decoder`` makes them.
         h0: the encoder's state before its first step, ``model.start(params, batch_shape)``.
         xs: the source ``(S, *batch, I)``, or ids ``(S, *batch)``, of any length.
         first, targets: as in ``one_to_many``.
-        key: of all that encoder and decoder draw, each by its own stream; without it they take the mean.
+        key: for the random numbers of encoder and decoder, in separate streams; without it they compute the mean.
         **flags: mask, lengths and the like, of the source, as in ``rollout``.
 
     Raises:
-        ValueError: for an empty source, keys beside xs that would reach the encoder alone, and as ``one_to_many``.
+        ValueError: for an empty source, keys beside xs, which would reach only the encoder, and as ``one_to_many``.
 
     Example: at ``encoder_decoder``.
 

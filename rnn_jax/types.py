@@ -36,7 +36,7 @@ Keys = Key[Array, "..."]
 
 @runtime_checkable
 class Initializer(Protocol):
-    """Draws an array: ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
+    """A function that draws an array, ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
 
     def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         """Returns an array of this shape and type."""
@@ -45,7 +45,7 @@ class Initializer(Protocol):
 
 @runtime_checkable
 class Start(Protocol):
-    """Makes the state before the first step: ``(params, batch_shape=()) -> h_0``."""
+    """The state before the first step: ``(params, batch_shape=()) -> h_0``."""
 
     def __call__(self, params: Params, batch_shape: tuple[int, ...] = ()) -> State:
         """Returns a state whose leading axes are ``batch_shape``."""
@@ -53,11 +53,11 @@ class Start(Protocol):
 
 
 class Keyed(NamedTuple):
-    """An input with this step's randomness, for a cell that draws: ``rnn_jax.keyed`` makes a sequence of them."""
+    """An input with a random key for this step, for a cell that draws; ``rnn_jax.keyed`` makes a sequence of them."""
 
     x: PyTree
     key: Keys
-    """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw alike."""
+    """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw the same numbers."""
 
     __repr__ = repr_of_arrays
 
@@ -72,7 +72,7 @@ class ComplexState(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions and two marks.
+    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions and two optional fields.
 
     A state ``h`` is one array ``(*batch, H)`` or a small tuple of them, such as ``LSTMState(h, c)``.
     """
@@ -82,16 +82,16 @@ class Cell(NamedTuple):
     start: Start
     """``(params, batch_shape=()) -> h``: the state before the first step, h_0."""
     project: Callable[[Params, PyTree], PyTree]
-    """``(params, x) -> u``: what depends on the input alone; a schedule may batch it over time."""
+    """``(params, x) -> u``: the part that depends on the input alone; a schedule may compute all steps at once."""
     advance: Callable[[Params, State, PyTree], State]
     """``(params, h, u) -> h``: the recurrence."""
     output: Callable[[Params, State], PyTree]
-    """``(params, h) -> y``: what the next layer or the loss sees."""
+    """``(params, h) -> y``: the output, which the next layer or the loss reads."""
     coefficients: Callable[[Params, PyTree], tuple[PyTree, PyTree]] | None = None
-    """A mark of recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
+    """For recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
     where a ⊙ h is the complex product if h is a ``ComplexState``. A schedule may use it; ``advance`` does not."""
     keyed: bool = False
-    """A mark of cells that draw: x may be ``Keyed(x, key)``. Given a plain x they take the mean."""
+    """Whether the cell draws random numbers: x may be ``Keyed(x, key)``. With a plain x it computes the mean."""
 
     __repr__ = repr_of_call
 
@@ -145,7 +145,7 @@ def batch_shape(model: Any, params: Params, h: State) -> tuple[int, ...]:
 
 
 def require_cell(name: str, given: Any) -> None:
-    """Raises a ValueError that names what stands in the place of a cell.
+    """Raises a ValueError unless a value is a cell.
 
     >>> require_cell("cell", "gru")
     Traceback (most recent call last):
@@ -162,11 +162,11 @@ def cell_from_step(
     step: Callable[[Params, State, Any], State],
     output: Callable[[Params, State], PyTree] | None = None,
 ) -> Cell:
-    """Makes a cell of your own pure function ``step(params, h, x) -> h``.
+    """A cell made of your own pure function ``step(params, h, x) -> h``.
 
-    Its ``project`` is the identity, and without ``output`` the whole state is seen. If it reads ids from a table E of
-    its own, ``E.at[x].get(mode="fill", fill_value=jnp.nan)`` gives NaN for an id outside, where ``E[x]`` under ``jit``
-    would give a neighbour's row.
+    Its ``project`` is the identity, and without ``output`` the output is the whole state. If it reads ids from its own
+    table E, ``E.at[x].get(mode="fill", fill_value=jnp.nan)`` gives NaN for an id outside the table, where ``E[x]``
+    under ``jit`` would give the row of another id.
 
     Example: a leaky integrator h_t = a·h_{t−1} + x_t.
 

@@ -192,7 +192,7 @@ def test_a_stack_that_does_not_fit_names_both_cells():
 def test_a_residual_whose_input_and_output_differ_is_refused():
     cell = residual(gru(I, H))
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want them alike"):
+    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want equal shapes"):
         rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
 
 

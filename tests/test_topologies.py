@@ -394,5 +394,5 @@ def test_an_empty_source_is_refused():
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
     cell, params, h0, first, targets = teller()
-    says = f"rate got {rate}; want the probability of reading what the model wrote"
+    says = f"rate got {rate}; want the probability of reading an id that the model has"
     refused(lambda: scheduled_sampling(cell, params, KEY, h0, first, targets, rate), says)

@@ -1,4 +1,4 @@
-"""The two products that every cell is made of: with the input, and with the state."""
+"""The two products of every cell: with the input, and with the state."""
 
 from typing import NamedTuple
 
@@ -36,14 +36,14 @@ def product(x: Float[Array, "*batch I"], W: Float[Array, "I O"]) -> Float[Array,
 
 
 def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
-    """y + b; the gradient of b, a sum over the batch and whatever else leads, is summed in at least 32 bits."""
+    """y + b; the gradient of b, a sum over the batch and other leading axes, is summed in at least 32 bits."""
     return y + jnp.broadcast_to(widened(b), y.shape).astype(b.dtype)
 
 
 def masked_state(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """What a recurrent product reads, and its matrix: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` behind a dropout mask.
+    """The factors of a recurrent product: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` with a dropout mask.
 
-    The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
+    The mask acts only here: a gate that carries h_{t−1} over into h_t carries it without the mask.
     """
     if isinstance(W_hh, Dropped):
         return apply_mask("state_mask", W_hh.mask, h), W_hh.W_hh
@@ -58,9 +58,9 @@ def apply_mask(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> 
 
 
 def recurrent_product(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
-    """W_hh h_{t−1}, through a dropout mask if there is one."""
-    seen, W_hh = masked_state(h, W_hh)
-    return product(seen, W_hh)
+    """W_hh h_{t−1}, or W_hh (m ⊙ h_{t−1}) with a dropout mask."""
+    masked, W_hh = masked_state(h, W_hh)
+    return product(masked, W_hh)
 
 
 def project_input(
@@ -70,7 +70,8 @@ def project_input(
 
     Args:
         x: ``(*batch, I)`` floating, or ``(*batch)`` integer ids below I. An id gathers a row of ``W_xh``, which equals
-            the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never a neighbour's row.
+            the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never the row of another
+            id.
         W_xh: ``(I, O)``.
         b_h: ``(O,)``.
         name: of the matrix in an error.

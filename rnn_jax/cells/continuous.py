@@ -1,4 +1,4 @@
-"""Recurrent networks that are steps of a differential equation."""
+"""Recurrent networks from steps of a differential equation."""
 
 import math
 from typing import NamedTuple, Unpack
@@ -34,10 +34,10 @@ class CoRNNParams(NamedTuple):
 
 
 class CoRNNState(NamedTuple):
-    """What a coupled oscillatory network carries: where its oscillators are, and how fast they move."""
+    """The state of a coupled oscillatory network: the positions and velocities of its oscillators."""
 
     h: Float[Array, "*batch H"]
-    """Positions, which the next layer sees; the paper's y."""
+    """Positions, the output, which the next layer reads; the paper's y."""
     z: Float[Array, "*batch H"]
     """Velocities, in positions a unit of time."""
 
@@ -59,8 +59,8 @@ def antisymmetric_advance(
     params: VanillaParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch H"], step_size: float, damping: float
 ) -> Float[Array, "*batch H"]:
     """h_t = h_{t−1} + ε tanh((W_hh − W_hhᵀ − γI) h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
-    seen, W_hh = masked_state(h, params.W_hh)
-    return h + step_size * jnp.tanh(product(seen, W_hh - W_hh.T) - damping * seen + u)
+    masked, W_hh = masked_state(h, params.W_hh)
+    return h + step_size * jnp.tanh(product(masked, W_hh - W_hh.T) - damping * masked + u)
 
 
 def cornn_advance(

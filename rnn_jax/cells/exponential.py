@@ -27,10 +27,10 @@ class SLSTMParams(NamedTuple):
 
 
 class SLSTMState(NamedTuple):
-    """What an sLSTM carries; its memory is e^m·c and its normaliser e^m·n."""
+    """The state of an sLSTM; its memory is e^m·c and its normaliser e^m·n."""
 
     h: Float[Array, "*batch H"]
-    """What the next layer sees."""
+    """The output, which the next layer reads."""
     c: Float[Array, "*batch H"]
     n: Float[Array, "*batch H"]
     m: Float[Array, "*batch H"]

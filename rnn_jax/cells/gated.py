@@ -51,24 +51,24 @@ class JANETParams(NamedTuple):
 def mgu_advance(
     params: MGUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate forgets and resets.
+    """One gate, which forgets and resets.
 
     f_t = σ(u_f + W_hf h_{t−1})
     n_t = tanh(u_n + W_hn (f_t ⊙ h_{t−1}))
     h_t = (1 − f_t) ⊙ h_{t−1} + f_t ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
-    seen, W_hh = masked_state(h, params.W_hh)
+    masked, W_hh = masked_state(h, params.W_hh)
     W_hf, W_hn = jnp.split(W_hh, 2, axis=-1)
     u_f, u_n = jnp.split(u, 2, axis=-1)
-    f, rest = complementary(u_f + product(seen, W_hf))
-    n = jnp.tanh(u_n + product(f * seen, W_hn))
+    f, rest = complementary(u_f + product(masked, W_hf))
+    n = jnp.tanh(u_n + product(f * masked, W_hn))
     return rest * h + f * n
 
 
 def ugrnn_advance(
     params: UGRNNParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate keeps.
+    """One gate, which keeps the state.
 
     z_t = σ(u_z + W_hz h_{t−1})
     n_t = tanh(u_n + W_hn h_{t−1})
@@ -82,7 +82,7 @@ def ugrnn_advance(
 def janet_advance(
     params: JANETParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"], beta: float = 1.0
 ) -> Float[Array, "*batch H"]:
-    """An LSTM of the forget gate alone, which writes β more than it forgets.
+    """An LSTM with only the forget gate, which writes β more than it forgets.
 
     s_t = u_f + W_hf h_{t−1}
     n_t = tanh(u_n + W_hn h_{t−1})

@@ -68,12 +68,12 @@ def gru_reset_before_advance(
     z_t = σ(u_z + W_hz h_{t−1})
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
-    seen, W_hh = masked_state(h, params.W_hh)
+    masked, W_hh = masked_state(h, params.W_hh)
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z = jnp.split(product(seen, W_hrz), 2, axis=-1)
+    v_r, v_z = jnp.split(product(masked, W_hrz), 2, axis=-1)
     r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
-    n = jnp.tanh(u_n + product(r * seen, W_hn))
+    n = jnp.tanh(u_n + product(r * masked, W_hn))
     return rest * n + z * h
 
 
@@ -89,7 +89,7 @@ def gru(
 ) -> Cell:
     """The gated recurrent unit with its reset gate after the product, as PyTorch and cuDNN compute it.
 
-    The equations stand at ``gru_advance``. Keep z_t near 1 and the gradient passes: h_t ≈ h_{t−1}.
+    The equations stand at ``gru_advance``. Where z_t is near 1, h_t ≈ h_{t−1} and the gradient passes.
 
     Args:
         input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.

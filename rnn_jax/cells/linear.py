@@ -1,4 +1,4 @@
-"""Linear recurrences with a diagonal matrix: what they remember is read off their eigenvalues."""
+"""Linear recurrences with a diagonal matrix, whose eigenvalues give their memory."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class DiagonalParams(NamedTuple):
     W_xh: Float[Array, "I H"]
     b_h: Float[Array, " H"]
     log_nu: Float[Array, " H"]
-    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 whatever is learned; only rounding makes λ itself a 1, see ``decay``."""
+    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 for any log_nu; only rounding makes λ itself a 1, see ``decay``."""
 
     __repr__ = repr_of_arrays
 
@@ -35,7 +35,7 @@ class LRUParams(NamedTuple):
 
     W_xh: Float[Array, "I 2*H"]
     log_nu: Float[Array, " H"]
-    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 whatever is learned, but for rounding; see ``decay``."""
+    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 for any log_nu, except for rounding; see ``decay``."""
     log_theta: Float[Array, " H"]
     """arg λ = exp(log_theta), in radians a step."""
     log_gamma: Float[Array, " H"]
@@ -94,7 +94,7 @@ def multiply_add(a: PyTree, h: PyTree, b: PyTree) -> PyTree:
 
 
 def linear_cell(cell: Cell, coefficients: Callable[[Any, Any], tuple[PyTree, PyTree]]) -> Cell:
-    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b, marked with its coefficients ``(params, u) -> (a, b)``."""
+    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b of these coefficients ``(params, u) -> (a, b)``."""
 
     def advance(params: Params, h: PyTree, u: PyTree) -> PyTree:
         a, b = coefficients(params, u)

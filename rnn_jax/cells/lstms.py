@@ -34,10 +34,10 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM carries from step to step."""
+    """The state of an LSTM."""
 
     h: Float[Array, "*batch H"]
-    """What the next layer sees."""
+    """The output, which the next layer reads."""
     c: Float[Array, "*batch H"]
     """The memory, changed only by gates."""
 

@@ -1,4 +1,4 @@
-"""Gated cells whose gates see the input alone: linear in h, so that a schedule may scan them in parallel."""
+"""Gated cells whose gates read only the input: linear in h, so that a schedule may compute them in parallel."""
 
 from typing import NamedTuple, Unpack
 

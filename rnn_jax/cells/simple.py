@@ -1,4 +1,4 @@
-"""The vanilla recurrent network, and the one whose units do not see each other."""
+"""The vanilla recurrent network, and the one whose units read only their own state."""
 
 from typing import NamedTuple, Unpack
 

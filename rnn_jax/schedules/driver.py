@@ -36,8 +36,8 @@ def rollout(
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
 
-    Whatever is said of steps may be traced, and is ``(T,)``, or ``(T, *batch)`` to say it of each example. Borders
-    (resets and cuts) act at masked steps too.
+    The flags of the steps, mask, resets and cuts, are ``(T,)`` for all examples or ``(T, *batch)`` for each, and may be
+    traced. Borders (resets and cuts) act at masked steps too.
 
     Args:
         cell: the recurrence.
@@ -47,12 +47,12 @@ def rollout(
         xs: ``(T, *batch, I)``, or integer ids ``(T, *batch)``; T may be 0.
         mask: where False, the state is held and the input ignored: NaN there changes neither value nor gradient.
         lengths: ``(*batch)`` in [0, T], the mask of sequences that end early; a length of 0 returns h0.
-        resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, which a
-            NaN does not survive. Nothing flows over this border from either side.
+        resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, so a
+            NaN does not pass. Nothing flows over this border from either side.
         cuts: where True, a truncated window begins: no gradient crosses this border, and values never change. A
             start that a reset puts there keeps its gradient.
-        reverse: reads from the last step to the first, so that h_t has seen x_t … x_T, and h_T is the state after
-            x_1. Padding is held over, and borders stay where they are.
+        reverse: reads from the last step to the first, so that h_t depends on x_t … x_T, and h_T is the state after
+            x_1. Masked steps keep the state, and borders stay where they are.
         schedule: a name in ``SCHEDULES``.
 
     Returns:
@@ -69,8 +69,8 @@ def rollout(
     >>> cell = vanilla(input_size=1, hidden_size=4)
     >>> params = cell.init(jax.random.key(0))
     >>> def loss(xs):
-    ...     said = {"lengths": jnp.asarray(3), "cuts": window_cuts(4, window=2)}
-    ...     return rollout(cell, params, cell.start(params), xs, **said)[0].sum()
+    ...     flags = {"lengths": jnp.asarray(3), "cuts": window_cuts(4, window=2)}
+    ...     return rollout(cell, params, cell.start(params), xs, **flags)[0].sum()
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
     [False, False, True, False]
     """
@@ -97,7 +97,7 @@ def _rolled(
     reverse: bool,
     schedule: str,
 ) -> tuple[State, State]:
-    """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
+    """``rollout``, with the checks of shapes and types that are made when it is compiled."""
     require_fit(cell, params, h0, xs)
     flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
     return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
@@ -113,13 +113,13 @@ def run_schedule(
     reverse: bool = False,
     schedule: str = "scan",
 ) -> tuple[State, State]:
-    """A rollout of what has been checked; ``flags`` and ``idle`` as a schedule takes them."""
+    """A rollout of checked arguments; ``flags`` and ``idle`` as in a schedule."""
     fresh = None if flags.resets is None else cell.start(params, batch_shape(cell, params, h0))
     return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
-    """What is seen of a rollout: y_t of every h_t, in one call outside the scan.
+    """The outputs of a rollout: y_t of every h_t, in one call outside the scan.
 
     Args:
         cell, params: as in ``rollout``.
@@ -164,12 +164,12 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
 
 
 def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
-    """What is wrong where xs lack the batch axes of h0, and would be broadcast; nothing where they have them."""
+    """The error text where xs lack the batch axes of h0 and would be broadcast; empty where they have them."""
     batch = batch_shape(cell, params, h0)
     one = jax.tree.map(lambda h: jax.ShapeDtypeStruct(h.shape[len(batch) :], h.dtype), h0)
 
     def read_by_one(axes: int) -> bool:
-        """Whether a state without batch axes reads x_t without so many axes."""
+        """Whether a step from a state without batch axes accepts x_t without so many leading axes."""
         try:
             x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes + 1 :], x.dtype), xs)
             return describe_shapes(jax.eval_shape(cell.step, params, one, x)) == describe_shapes(one)
@@ -187,7 +187,7 @@ def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
 
 
 def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
-    """What other than h0 is wrong where a step does not fit, in one line; nothing where that cannot be known."""
+    """The likely error other than h0 where a step does not fit, in one line; empty where none is found."""
     made = jax.eval_shape(cell.init, jax.random.key(0))
     for their, our in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
         if (their[0], their[2]) != (our[0], our[2]):  # of another dtype they may be
@@ -221,7 +221,7 @@ def step_flags(
     cuts: Bool[Array, "T ..."] | None = None,
     reverse: bool = False,
 ) -> StepFlags:
-    """What a rollout was told of its steps, checked, with lengths as a mask and borders in the order of reading."""
+    """The checked flags of the steps of a rollout, with lengths as a mask and borders in the order of reading."""
     if lengths is not None:
         if mask is not None:
             raise ValueError(

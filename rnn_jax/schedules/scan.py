@@ -15,7 +15,7 @@ __all__ = ["StepFlags", "scan"]
 
 
 class StepFlags(NamedTuple):
-    """What is said about each step beside its input, ``(T, …)`` over the leading batch axes; None says nothing."""
+    """Flags of each step, ``(T, …)`` over the leading batch axes, or None for no such flags."""
 
     mask: Bool[Array, "T ..."] | None = None
     """False: the state is held and the input ignored."""
@@ -33,8 +33,8 @@ def scan(
     Args:
         cell, params, h0, xs: as in ``rollout``.
         flags: as in ``StepFlags``; borders are those before the step in the order of reading.
-        fresh: what a reset puts in the state's place.
-        idle: what the cell reads at masked steps, ``idle_inputs``.
+        fresh: the state after a reset.
+        idle: the inputs at masked steps, from ``idle_inputs``.
         reverse: from the last step to the first.
     """
     wide, wide_fresh = widened(params), widened(fresh)
@@ -54,12 +54,12 @@ def scan(
 
 
 def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
-    """What a cell reads at masked steps ``(*batch, …)``: the first input of each example that is not masked.
+    """The inputs at masked steps, ``(*batch, …)``: the first input of each example that is not masked.
 
     None without a mask.
 
-    No constant is harmless for every cell: one that divides by ‖x‖ has no gradient at 0. What an example holds is as
-    harmless as the sequence itself. An example that is masked as a whole reads numbers between ¼ and ¾, or id 0.
+    No constant is safe for every cell: a cell that divides by ‖x‖ has no gradient at 0. An input of the example itself
+    is as safe as the sequence. An example that is masked at every step reads numbers between ¼ and ¾, or id 0.
     """
     if mask is None:
         return None
@@ -85,7 +85,7 @@ def stop_gradient_where(cut: Bool[Array, "..."], h: State) -> State:
 
 
 def unmasked(mask: Bool[Array, "..."], x: PyTree, idle: PyTree) -> PyTree:
-    """x, and ``idle`` where it is masked; keys are left alone."""
+    """x, replaced by ``idle`` where it is masked; keys stay."""
     return jax.tree.map(lambda a, b: a if is_key(a) else where(mask, a, b), x, idle)
 
 
