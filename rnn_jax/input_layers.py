@@ -56,8 +56,8 @@ def embedding(
 ) -> Model:
     """A cell or layer that reads ids through an embedding: x_t is row ``id_t`` of E.
 
-    A cell reads ids without it too, as one-hot vectors: row by row, its ``W_xh (V, G·H)`` is an embedding of the size
-    G·H. Where V is large, an embedding of a smaller size saves weights, and ids that mean alike can share them.
+    A cell also reads ids without an embedding: the rows of its ``W_xh (V, G·H)`` are then the vectors of the ids. For a
+    large vocabulary an embedding of a smaller size needs fewer weights.
 
     Args:
         model: a cell or layer with the input size I, the embedding_size.
@@ -66,7 +66,7 @@ def embedding(
         embedding_init: the initialiser of ``E (V, I)``; of variance 1, as a cell expects of its inputs.
 
     Returns:
-        What it was given, a cell or a layer, for ids ``(T, *batch)``, or one-hot vectors ``(T, *batch, V)``; params
+        A cell or a layer, as ``model`` is, of ids ``(T, *batch)``, or one-hot vectors ``(T, *batch, V)``; params
         are ``EmbeddingParams``.
 
     Raises:
@@ -140,7 +140,7 @@ def dense_input(
         weight_init, bias_init: initialisers of ``W (F, I)`` and ``b (I,)``.
 
     Returns:
-        What it was given, a cell or a layer, for inputs ``(T, *batch, F)``; params are ``DenseInputParams``.
+        A cell or a layer, as ``model`` is, of inputs ``(T, *batch, F)``; params are ``DenseInputParams``.
 
     Raises:
         ValueError: for a size below 1, the name of an unknown activation, or a cell that does not read vectors of this
@@ -202,7 +202,7 @@ def _with_input_layer(layer: Callable[[Any, PyTree], Array], model: Model) -> Mo
 
 
 def _without_padding(xs: PyTree, batch: tuple[int, ...], mask: Any = None, lengths: Any = None, **_: Any) -> PyTree:
-    """A sequence in which harmless inputs stand at masked steps: NaN there would reach the gradient of the layer."""
+    """The sequence with safe inputs at masked steps, because NaN there would reach the gradient of the input layer."""
     x, key = unkey(xs)
     mask = step_flags(require_sequence(xs), batch, mask, lengths).mask
     if mask is None:

@@ -55,7 +55,7 @@ class Head(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray, Array], Params]
-    """``(key, y) -> params``, where y is the output for one example, ``(H,)``; only its shape and type count."""
+    """``(key, y) -> params``, where y is the output for one example, ``(H,)``; only its shape and type matter."""
     apply: Callable[[Params, Array], Any]
     """``(params, y) -> output``, for y with any leading axes, ``(*any, H)``."""
 
@@ -66,7 +66,7 @@ class Head(NamedTuple):
 def linear_head(
     output_size: int, *, weight_init: Initializer = scaled_normal(), bias_init: Initializer = zeros
 ) -> Head:
-    """A linear head W y + b, with params ``LinearParams``: what ``readout`` makes of a size.
+    """A linear head W y + b with params ``LinearParams``; ``readout`` makes one of each size in a dictionary.
 
     Args:
         output_size: O.
@@ -154,8 +154,8 @@ def readout(
 ) -> Model:
     """A cell or layer whose output is read by a linear layer, y_t = W_hy h_t + b_y, by any function, or by several.
 
-    The state and the recurrence stay those of ``model``, and what is returned is of its kind. As ``output`` works on
-    any leading axes, ``outputs(cell, params, hs)`` computes a whole sequence in one product, outside the scan.
+    The state and the recurrence stay those of ``model``; a cell gives a cell, a layer a layer. As ``output`` works
+    on any leading axes, ``outputs(cell, params, hs)`` computes a whole sequence in one product, outside the scan.
 
     Args:
         model: a cell or layer whose output is one array ``(*batch, H)``.
@@ -164,7 +164,8 @@ def readout(
             - O, such as the vocabulary's size when y are the logits of the next character: a linear layer; params are
               ``ReadoutParams``;
             - a ``Head``, such as ``mlp_head((64,), 4)``: any function; params are ``HeadParams``;
-            - sizes and heads by name: the output is a dictionary, and so are the ``head`` of ``HeadParams``.
+            - a dictionary of sizes and heads: the output is a dictionary with the same names, and so is the field
+              ``head`` of the ``HeadParams``.
         weight_init, bias_init: initialisers of ``W_hy (H, O)`` and ``b_y (O,)``, and of heads that are sizes.
 
     Raises:
