@@ -1,124 +1,41 @@
-"""The laboratory for recurrent neural networks in JAX."""
+"""The laboratory for recurrent neural networks in JAX.
 
-from rnn_jax import initializers
-from rnn_jax.bridges import encoder_decoder, hand_over, linear_bridge
-from rnn_jax.cells import (
-    antisymmetric,
-    chrono_gru,
-    chrono_lstm,
-    cifg_lstm,
-    clipped_lstm,
-    conv_lstm,
-    cornn,
-    ctrnn,
-    diagonal,
-    gru,
-    gru_reset_before,
-    indrnn,
-    irnn,
-    janet,
-    layer_norm_lstm,
-    lru,
-    lstm,
-    mgu,
-    min_gru,
-    min_lstm,
-    peephole_lstm,
-    projected_lstm,
-    slstm,
-    ugrnn,
-    vanilla,
-)
-from rnn_jax.combinators import learned_start, mixed_precision, readout, residual, stack
-from rnn_jax.diagnostics import input_gradients, lag_gradients, leading_gain, step_jacobian, summarise_lags
-from rnn_jax.dropout import (
-    dropout_mask,
-    input_dropout,
-    map_recurrent,
-    output_dropout,
-    variational_dropout,
-    weight_drop,
-    zoneout,
-)
-from rnn_jax.keys import keyed
-from rnn_jax.layers import Layer, bidirectional, causal, readout_layer, stack_layers
-from rnn_jax.schedules.driver import outputs, rollout
-from rnn_jax.sequences import length_mask, reverse_sequence, window_cuts
-from rnn_jax.topologies import (
-    many_to_many,
-    many_to_one,
-    one_to_many,
-    one_to_one,
-    scheduled_sampling,
-    sequence_to_sequence,
-)
-from rnn_jax.types import Cell, Keyed, cell_from_step
+Every name is imported when it is first used, so that ``import rnn_jax`` does not even import JAX: functions such as
+``rnn_jax.lstm``, types such as ``rnn_jax.LSTMState``, and modules such as ``rnn_jax.gradients``. ``__init__.pyi`` lists
+the names.
+"""
 
-__all__ = [
-    "Cell",
-    "Keyed",
-    "Layer",
-    "antisymmetric",
-    "bidirectional",
-    "causal",
-    "cell_from_step",
-    "chrono_gru",
-    "chrono_lstm",
-    "cifg_lstm",
-    "clipped_lstm",
-    "conv_lstm",
-    "cornn",
-    "ctrnn",
-    "diagonal",
-    "dropout_mask",
-    "encoder_decoder",
-    "gru",
-    "gru_reset_before",
-    "hand_over",
-    "indrnn",
-    "initializers",
-    "input_dropout",
-    "input_gradients",
-    "irnn",
-    "janet",
-    "keyed",
-    "lag_gradients",
-    "layer_norm_lstm",
-    "leading_gain",
-    "learned_start",
-    "length_mask",
-    "linear_bridge",
-    "lru",
-    "lstm",
-    "many_to_many",
-    "many_to_one",
-    "map_recurrent",
-    "mgu",
-    "min_gru",
-    "min_lstm",
-    "mixed_precision",
-    "one_to_many",
-    "one_to_one",
-    "output_dropout",
-    "outputs",
-    "peephole_lstm",
-    "projected_lstm",
-    "readout",
-    "readout_layer",
-    "residual",
-    "reverse_sequence",
-    "rollout",
-    "scheduled_sampling",
-    "sequence_to_sequence",
-    "slstm",
-    "stack",
-    "stack_layers",
-    "step_jacobian",
-    "summarise_lags",
-    "ugrnn",
-    "vanilla",
-    "variational_dropout",
-    "weight_drop",
-    "window_cuts",
-    "zoneout",
-]
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def _read_names() -> dict[str, str | None]:
+    """The module of every name that ``__init__.pyi`` lists; None for a module itself."""
+    source = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+    return {name.name: None if node.module == __name__ else node.module for node in imports for name in node.names}
+
+
+_MODULES = _read_names()
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES[name]
+    value = (
+        importlib.import_module(f"{__name__}.{name}")
+        if module is None
+        else getattr(importlib.import_module(module), name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,30 +11,43 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.cells.affine import affine
-from rnn_jax.combinators import inside, name_of, seen_of
+from rnn_jax.combinators import nested_cell, output_shape, params_name
 from rnn_jax.decoding.decoders import check_writer
 from rnn_jax.initializers import StateReader, scaled_normal, zeros
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.factories import factory
-from rnn_jax.schedules.driver import describe
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
+from rnn_jax.schedules.driver import describe_shapes
 from rnn_jax.types import Cell, Initializer, Params, Start, State, require_cell
+
+__all__ = [
+    "Bridge",
+    "EncoderDecoder",
+    "EncoderDecoderParams",
+    "LinearBridgeParams",
+    "encoder_decoder",
+    "identity_bridge",
+    "linear_bridge",
+]
 
 
 class EncoderDecoder(NamedTuple):
-    """Many-to-one joined with one-to-many: an encoder reads, and the decoder starts from what it has read."""
+    """Many-to-one joined with one-to-many: the decoder starts from the last state of the encoder."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> EncoderDecoderParams``."""
     start: Start
     """``(params, batch_shape=()) -> h0`` of the encoder."""
     encode: Callable[..., State]
-    """``(params, h0, xs, **marks) -> the decoder's h0``; marks are those of ``rollout``. A ValueError for a
-    source without a step, as far as that is known."""
+    """``(params, h0, xs, **flags) -> the decoder's h0``; flags are those of ``rollout``. A ValueError for a
+    source without a step, if its lengths are not traced."""
     decoder: Cell
     """The decoder as a cell of all the params: ``greedy(model.decoder, params, model.encode(params, h0, xs), …)``."""
     keyed: bool = False
-    """A mark of encoders that draw: xs of ``encode`` may be ``keyed``."""
+    """Whether the encoder draws random numbers: xs of ``encode`` may be ``keyed``."""
+
+    __repr__ = repr_of_call
 
 
 class EncoderDecoderParams(NamedTuple):
@@ -44,33 +57,40 @@ class EncoderDecoderParams(NamedTuple):
     bridge: Params
     decoder: Params
 
+    __repr__ = repr_of_arrays
+
 
 class Bridge(NamedTuple):
-    """How a decoder starts from what an encoder has read, as two pure functions."""
+    """The map from the last state of an encoder to the first state of a decoder, as two pure functions."""
 
     init: Callable[[PRNGKeyArray], Params]
     """``(key) -> params of the bridge``."""
     cross: Callable[[EncoderDecoderParams, State], State]
     """``(params of all, the encoder's h_T) -> the decoder's h0``."""
 
+    __repr__ = repr_of_call
+
 
 class LinearBridgeParams(NamedTuple):
-    """The weights from what is seen of the encoder to the N numbers of the decoder's state."""
+    """The weights from the encoder's output to the N numbers of the decoder's state."""
 
     W: Float[Array, "S N"]
     b: Float[Array, " N"]
 
+    __repr__ = repr_of_arrays
+
 
 @factory
 def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
-    """The decoder starts from a linear function of what is seen of the encoder: h_0 = start + W s + b.
+    """A bridge that is a linear function of the encoder's last output s: h_0 = start + W s + b.
 
-    Fits any encoder to any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first step.)
+    It joins any encoder with any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first
+    step.)
 
     Args:
         encoder: whose output is one array ``(*batch, S)``.
         decoder: any cell; every part of its state gets its own columns of W.
-        weight_init: how W begins.
+        weight_init: the initialiser of W.
 
     Raises:
         ValueError: when the encoder's output is not one array ``(*batch, S)``.
@@ -79,7 +99,7 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
     using RNN encoder-decoder for statistical machine translation. 2014; there through a tanh.
     """
     key = jax.random.key(0)
-    s = seen_of(encoder, jax.eval_shape(encoder.init, key))
+    s = output_shape(encoder, jax.eval_shape(encoder.init, key))
     if not isinstance(s, jax.ShapeDtypeStruct) or s.ndim != 1:
         raise ValueError(f"linear_bridge got an encoder whose output is {s}; want one array (*batch, S)")
     h0 = jax.eval_shape(lambda k: decoder.start(decoder.init(k)), key)
@@ -102,20 +122,21 @@ def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = s
 
 
 @factory
-def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
-    """The decoder starts from the encoder's last state itself, so their states must be alike.
+def identity_bridge(encoder: Layer, decoder: Cell) -> Bridge:
+    """A bridge without weights: the decoder starts from the encoder's last state itself.
 
     Raises:
-        ValueError: when they are not.
+        ValueError: when the states have other shapes or types.
 
     Reference: Sutskever, Vinyals, Le. Sequence to sequence learning with neural networks. 2014.
     """
     key = jax.random.key(0)
     theirs, ours = (jax.eval_shape(lambda k, m=m: m.start(m.init(k)), key) for m in (encoder, decoder))
-    if jax.tree.structure(theirs) != jax.tree.structure(ours) or describe(theirs) != describe(ours):
+    if jax.tree.structure(theirs) != jax.tree.structure(ours) or describe_shapes(theirs) != describe_shapes(ours):
+        theirs, ours = describe_shapes(theirs), describe_shapes(ours)
         raise ValueError(
-            f"hand_over got an encoder of state {describe(theirs)} and a decoder of state {describe(ours)}; want them "
-            "alike: use linear_bridge, which fits any to any"
+            f"identity_bridge got an encoder of state {theirs} and a decoder of state {ours}; want equal shapes and "
+            "types: use linear_bridge, which fits any to any"
         )
     return Bridge(init=lambda key: (), cross=lambda params, h_T: h_T)
 
@@ -124,13 +145,13 @@ def hand_over(encoder: Layer, decoder: Cell) -> Bridge:
 def encoder_decoder(
     encoder: Cell | Layer, decoder: Cell, *, bridge: Callable[[Layer, Cell], Bridge] = linear_bridge
 ) -> EncoderDecoder:
-    """Joins an encoder of any kind with a decoder of any kind.
+    """An encoder of any kind joined with a decoder of any kind.
 
     Args:
         encoder: a cell, a stack, a bidirectional layer.
         decoder: a cell of any kind under a readout: its inputs are ids, its outputs the logits of the next one.
-        bridge: how the decoder starts: ``linear_bridge``, ``hand_over``, or a function ``(encoder as a layer, decoder)
-            -> Bridge`` of your own.
+        bridge: how the decoder starts: ``linear_bridge``, ``identity_bridge``, or your own function ``(encoder as a
+            layer, decoder) -> Bridge``.
 
     Raises:
         ValueError: when the decoder does not read the ids that it predicts, or the bridge does not fit.
@@ -145,8 +166,8 @@ def encoder_decoder(
     >>> h0, first = model.start(params, (2,)), jnp.array([11, 11])
     >>> sequence_to_sequence(model, params, h0, xs, first, targets=jnp.ones((4, 2), int)).shape
     (4, 2, 12)
-    >>> told = model.encode(params, h0, xs, lengths=jnp.array([7, 3]))
-    >>> beam_search(model.decoder, params, told, first, length=4, width=3, end=11).ids.shape
+    >>> h = model.encode(params, h0, xs, lengths=jnp.array([7, 3]))
+    >>> beam_search(model.decoder, params, h, first, length=4, width=3, end=11).ids.shape
     (4, 2, 3)
     """
     require_cell("decoder", decoder)
@@ -154,7 +175,7 @@ def encoder_decoder(
     try:
         jax.eval_shape(lambda p: jnp.ones(check_writer(decoder, p, decoder.start(p), jnp.array(0))), shapes)
     except ValueError as error:
-        raise ValueError(f"decoder got {name_of(shapes)}: {error}") from error
+        raise ValueError(f"decoder got {params_name(shapes)}: {error}") from error
     layer = as_layer(encoder)
     across = bridge(layer, decoder)
     _check_bridge(layer, across, decoder)
@@ -166,11 +187,11 @@ def encoder_decoder(
     def start(params: EncoderDecoderParams, batch_shape: tuple[int, ...] = ()) -> State:
         return layer.start(params.encoder, batch_shape)
 
-    def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **marks: Any) -> State:
-        require_source(require_sequence(xs), marks.get("lengths"), marks.get("mask"))
-        return across.cross(params, layer.rollout(params.encoder, h0, xs, **marks)[0])
+    def encode(params: EncoderDecoderParams, h0: State, xs: PyTree, **flags: Any) -> State:
+        require_source(require_sequence(xs), flags.get("lengths"), flags.get("mask"))
+        return across.cross(params, layer.rollout(params.encoder, h0, xs, **flags)[0])
 
-    return EncoderDecoder(init, start, encode, inside(decoder, "decoder"), layer.keyed)
+    return EncoderDecoder(init, start, encode, nested_cell(decoder, "decoder"), layer.keyed)
 
 
 def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
@@ -180,13 +201,13 @@ def _check_bridge(encoder: Layer, bridge: Bridge, decoder: Cell) -> None:
         params = EncoderDecoderParams(encoder.init(key), bridge.init(key), decoder.init(key))
         return bridge.cross(params, encoder.start(params.encoder)), decoder.start(params.decoder)
 
-    made, wanted = map(describe, jax.eval_shape(cross, jax.random.key(0)))
+    made, wanted = map(describe_shapes, jax.eval_shape(cross, jax.random.key(0)))
     if made != wanted:
         raise ValueError(f"bridge got to a state of {made}; want the decoder's, {wanted}")
 
 
 def require_source(T: int, lengths: Any, mask: Any) -> None:
-    """Raises a ValueError for a source without a step, as far as it is known."""
+    """Raises a ValueError for a source without a step, if its lengths or its mask are not traced."""
     known = {
         name: np.asarray(a)
         for name, a in [("lengths", lengths), ("mask", mask)]

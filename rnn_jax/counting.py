@@ -1,4 +1,4 @@
-"""How many numbers a cell learns, cells of equal numbers, and how many steps of a program wait for each other."""
+"""Numbers of parameters, sizes of cells with equal numbers of parameters, and the sequential depth of programs."""
 
 import functools
 from collections.abc import Callable
@@ -9,9 +9,11 @@ import jax
 from rnn_jax.machinery.checks import require_positive
 from rnn_jax.types import Cell
 
+__all__ = ["matching_size", "parameter_count", "sequential_depth"]
+
 
 def parameter_count(model: Any) -> int:
-    """Numbers to learn of whatever has an ``init(key)``, a cell or a layer, counted without making them.
+    """The number of parameters of a cell or a layer, or of anything else with an ``init(key)``, without computing them.
 
     >>> from rnn_jax import lstm
     >>> parameter_count(lstm(input_size=3, hidden_size=5))  # 4·(3·5 + 5·5 + 5)
@@ -51,10 +53,10 @@ def matching_size(make: Callable[[int], Cell], parameters: int) -> int:
 
 
 def sequential_depth(f: Callable, *args: Any) -> int:
-    """The steps of scans that wait for each other in a program: the longest chain from its arguments to its results.
+    """The sequential depth of a program: the longest chain of steps of scans from its arguments to its results.
 
-    A scan of T steps around a body of depth d counts T · max(d, 1), what is outside scans nothing, and a ``cond`` its
-    longest branch. A ``while``, whose steps no program tells, is refused.
+    A scan of T steps around a body of depth d counts T · max(d, 1), operations outside scans count nothing, and a
+    ``cond`` its longest branch. A ``while``, whose number of steps is not in the program, raises an error.
 
     Args:
         f: a function of arrays, such as ``jax.grad(loss)``.
@@ -78,7 +80,7 @@ def _depths(jaxpr: Any, begin: list[int]) -> list[int]:
     depth = dict(zip(jaxpr.invars, begin, strict=True))
 
     def of(atom: Any) -> int:
-        return 0 if hasattr(atom, "val") else depth.get(atom, 0)  # a literal waits for nothing
+        return 0 if hasattr(atom, "val") else depth.get(atom, 0)  # a literal has no depth
 
     for eqn in jaxpr.eqns:
         before = [of(atom) for atom in eqn.invars]

@@ -1,4 +1,4 @@
-"""Dropout that is right for recurrence. Masks are data, keys travel beside the inputs; nothing is hidden state."""
+"""Dropout for recurrent networks: masks and keys are data beside the inputs, never hidden state."""
 
 import itertools
 from collections.abc import Callable
@@ -8,13 +8,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
-from rnn_jax.cells.affine import Dropped, drop
-from rnn_jax.combinators import name_of
-from rnn_jax.keys import each, feed, one_key, typed, unkey
+from rnn_jax.cells.affine import Dropped, apply_mask
+from rnn_jax.combinators import params_name
+from rnn_jax.keys import map_keys, one_key, typed_key, unkey, with_stream
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import where
 from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
+
+__all__ = [
+    "DroppedState",
+    "dropout_mask",
+    "input_dropout",
+    "map_recurrent",
+    "output_dropout",
+    "variational_dropout",
+    "weight_drop",
+    "zoneout",
+]
 
 
 class DroppedState(NamedTuple):
@@ -23,15 +35,17 @@ class DroppedState(NamedTuple):
     cell: State
     mask: Float[Array, "*batch O"]
 
+    __repr__ = repr_of_arrays
+
 
 def dropout_mask(
     key: Keys | PRNGKeyArray, rate: float, shape: tuple[int, ...], dtype: DTypeLike = float
 ) -> Float[Array, "..."]:
-    """0 with probability ``rate``, elsewhere 1/(1 − rate): a factor whose mean is 1.
+    """A dropout mask: 0 with probability ``rate``, otherwise 1/(1 − rate), so that its mean is 1.
 
     Args:
         key: one key, or an array of keys for the leading axes of ``shape``.
-        rate: the part that is dropped, in [0, 1); 0 makes a mask of ones.
+        rate: the dropout rate, the probability of a 0, in [0, 1).
         shape: for example ``(*batch, H)``.
         dtype: of the mask.
 
@@ -42,24 +56,24 @@ def dropout_mask(
     networks from overfitting. 2014.
     """
     rate = require_rate(rate)
-    return kept(typed(key), rate, shape).astype(dtype) / (1 - rate)
+    return keep_mask(typed_key(key), rate, shape).astype(dtype) / (1 - rate)
 
 
-def kept(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
+def keep_mask(key: Keys, rate: float, shape: tuple[int, ...]) -> Array:
     """True with probability 1 − rate, drawn for each key on its own."""
     require_batch_shape(shape, "shape")
     if tuple(shape[: key.ndim]) != key.shape:
         raise ValueError(f"keys got shape {key.shape}; want the batch axes of {shape}: use keyed(key, xs, batch_shape)")
-    return each(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
+    return map_keys(lambda k: jax.random.bernoulli(k, 1 - rate, shape[key.ndim :]), key)
 
 
 @factory
 def input_dropout(cell: Cell, rate: float) -> Cell:
-    """Drops features of the input anew at each step: the cell sees m_t ⊙ x_t.
+    """A cell that reads its input through a new dropout mask at each step: m_t ⊙ x_t.
 
     Args:
-        cell: whose inputs are floating; ids have no features to drop.
-        rate: the part that is dropped, in [0, 1).
+        cell: with floating inputs; ids have no features to drop.
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1).
@@ -75,20 +89,20 @@ def input_dropout(cell: Cell, rate: float) -> Cell:
             if not jnp.issubdtype(x.dtype, jnp.floating):
                 raise ValueError(f"input_dropout got inputs of {x.dtype}; want floating ones: an id has no features")
             x = x * dropout_mask(key, rate, x.shape, x.dtype)
-        return cell.project(params, feed(cell, x, key, 1))
+        return cell.project(params, with_stream(cell, x, key, 1))
 
     return cell._replace(project=project, keyed=True)
 
 
 @factory
 def output_dropout(cell: Cell, rate: float) -> Cell:
-    """Drops features of the output anew at each step: what is seen is m_t ⊙ y_t, the recurrence goes on without.
+    """A cell whose output has a new dropout mask at each step, m_t ⊙ y_t; the recurrence has no mask.
 
     The state is ``DroppedState(cell, mask)``; without keys m is 1.
 
     Args:
         cell: whose output is one array.
-        rate: the part that is dropped, in [0, 1).
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1).
@@ -100,18 +114,18 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
-        return cell.project(params, feed(cell, x, key, 1)), key
+        return cell.project(params, with_stream(cell, x, key, 1)), key
 
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> DroppedState:
-        return undropped(params, cell.start(params, batch_shape))
+        return undropped_state(params, cell.start(params, batch_shape))
 
-    def undropped(params: Params, h: State) -> DroppedState:
+    def undropped_state(params: Params, h: State) -> DroppedState:
         y = jax.eval_shape(cell.output, params, h)
         return DroppedState(h, jnp.ones(y.shape, y.dtype))
 
     def advance(params: Params, state: DroppedState, u: tuple[PyTree, Keys | None]) -> DroppedState:
         u, key = u
-        new = undropped(params, cell.advance(params, state.cell, u))
+        new = undropped_state(params, cell.advance(params, state.cell, u))
         if key is None or rate == 0:
             return new
         return new._replace(mask=dropout_mask(key, rate, new.mask.shape, new.mask.dtype))
@@ -124,10 +138,12 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
 
 @factory
 def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
-    """Each number of the state stays what it was with probability ``rate``: h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t.
+    """A cell in which each number of the state keeps its value with probability ``rate``.
 
-    The parts of a state draw apart. Without keys the mean is taken: h_t = rate · h_{t−1} + (1 − rate) · h̃_t. Parts that
-    mean something only together, such as c, n and m of an ``SLSTMState``, want rate 0.
+    h_t = m_t ⊙ h_{t−1} + (1 − m_t) ⊙ h̃_t
+
+    Each part of a state has its own mask. Without keys the mean is computed: h_t = rate · h_{t−1} + (1 − rate) · h̃_t.
+    Use rate 0 for parts that belong together, such as c, n and m of an ``SLSTMState``.
 
     Args:
         cell: any cell with a floating state.
@@ -150,7 +166,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
-        return cell.project(params, feed(cell, x, key, 1)), key
+        return cell.project(params, with_stream(cell, x, key, 1)), key
 
     def advance(params: Params, h: State, u: tuple[PyTree, Keys | None]) -> State:
         u, key = u
@@ -158,7 +174,7 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
         leaves, tree = jax.tree.flatten(h)
         rates = jax.tree.leaves(jax.tree.broadcast(rate, h))
         mixed = [
-            _zoned(part_rate, key, part, old, fresh)
+            _zoneout_part(part_rate, key, part, old, fresh)
             for part, (part_rate, old, fresh) in enumerate(zip(rates, leaves, jax.tree.leaves(new), strict=True))
         ]
         return jax.tree.unflatten(tree, mixed)
@@ -166,12 +182,12 @@ def zoneout(cell: Cell, rate: float | PyTree) -> Cell:
     return cell._replace(project=project, advance=advance, coefficients=None, keyed=True)
 
 
-def _zoned(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> Array:
+def _zoneout_part(rate: float, key: Keys | None, part: int, old: Array, new: Array) -> Array:
     if rate == 0:
         return new
     if key is None:
         return rate * old + (1 - rate) * new
-    return where(kept(each(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
+    return where(keep_mask(map_keys(lambda k: jax.random.fold_in(k, 2 + part), key), rate, old.shape), new, old)
 
 
 @factory
@@ -181,10 +197,10 @@ def variational_dropout(
     input_mask: Float[Array, "*batch I"] | None = None,
     state_mask: Float[Array, "*batch H"] | None = None,
 ) -> Cell:
-    """Drops the same features at every step of a sequence: W_xh (m_x ⊙ x_t) and W_hh (m_h ⊙ h_{t−1}).
+    """A cell with the same dropout masks at every step of a sequence: W_xh (m_x ⊙ x_t) and W_hh (m_h ⊙ h_{t−1}).
 
-    m_h acts inside the recurrent product alone. A gate that leaks h_{t−1} into h_t, as that of a GRU, leaks it whole:
-    scaled at every step by 1/(1 − rate), a state would grow without bound.
+    m_h acts only inside the recurrent product. A gate that carries h_{t−1} over into h_t, as in a GRU, carries it
+    without the mask: scaled by 1/(1 − rate) at every step, a state would grow without bound.
 
     Args:
         cell: one whose params hold ``W_hh``, if there is a state_mask. Of a ``stack``, give each layer its own masks
@@ -213,15 +229,15 @@ def variational_dropout(
     params = jax.eval_shape(cell.init, jax.random.key(0))
     if state_mask is not None and not hasattr(params, "W_hh"):
         raise ValueError(
-            f"variational_dropout got a state_mask for {name_of(params)}, whose params hold no W_hh; want a cell with "
-            "a recurrent matrix: wrap it before stack, readout and the like"
+            f"variational_dropout got a state_mask for {params_name(params)}, whose params hold no W_hh; want a cell "
+            "with a recurrent matrix: wrap it before stack, readout and the like"
         )
 
     def project(params: Params, x: PyTree) -> PyTree:
         if input_mask is None:
             return cell.project(params, x)
         x, key = unkey(x)
-        x = drop("input_mask", input_mask, x)
+        x = apply_mask("input_mask", input_mask, x)
         return cell.project(params, x if key is None else Keyed(x, key))
 
     def advance(params: Params, h: State, u: PyTree) -> State:
@@ -233,15 +249,15 @@ def variational_dropout(
 
 
 def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
-    """Drops single weights of every recurrent matrix: params whose ``W_hh`` is m ⊙ W_hh.
+    """Params with a dropout mask on the weights of every recurrent matrix: ``W_hh`` becomes m ⊙ W_hh.
 
-    A function of the params, so it fits any cell and depth: roll out with what it returns, and the gradient reaches
-    the weights that were kept.
+    It is a function of the params, so it works for any cell and depth: call it inside the loss with a new key for each
+    sequence or window, and use the params that it returns. The gradient reaches the weights that were kept.
 
     Args:
         params: of a cell, or of any combination of them.
-        key: all the randomness there is.
-        rate: the part that is dropped, in [0, 1).
+        key: the only source of randomness.
+        rate: the dropout rate, in [0, 1).
 
     Raises:
         ValueError: for a rate outside [0, 1), or params without W_hh.
@@ -253,12 +269,14 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     key = one_key(key)
     keys = itertools.count()
 
-    def thin(W_hh: Array) -> Array:
+    def dropped_matrix(W_hh: Array) -> Array:
         return W_hh * dropout_mask(jax.random.fold_in(key, next(keys)), rate, W_hh.shape, W_hh.dtype)
 
-    dropped = map_recurrent(thin, params)
+    dropped = map_recurrent(dropped_matrix, params)
     if next(keys) == 0:
-        raise ValueError(f"weight_drop got params of {name_of(params)}, which hold no W_hh; want a recurrent matrix")
+        raise ValueError(
+            f"weight_drop got params of {params_name(params)}, which hold no W_hh; want a recurrent matrix"
+        )
     return dropped
 
 
@@ -299,7 +317,9 @@ def recurrent_dropout(params: Params, key: PRNGKeyArray, rate: float, batch_shap
 
     dropped = map_recurrent(masked, params)
     if next(keys) == 0:
-        raise ValueError(f"recurrent_dropout got params of {name_of(params)}, which hold no W_hh; want a matrix W_hh")
+        raise ValueError(
+            f"recurrent_dropout got params of {params_name(params)}, which hold no W_hh; want a matrix W_hh"
+        )
     return dropped
 
 
@@ -314,6 +334,6 @@ def map_recurrent(function: Callable[[Array], Any], params: Params) -> Params:
 
 def require_rate(rate: float) -> float:
     """The rate as a Python number, which changes no array's type; a ValueError for one outside [0, 1)."""
-    wanted = "the part that is dropped, in [0, 1), for example 0.2, known when compiled"
+    wanted = "a dropout rate in [0, 1), for example 0.2, known when compiled"
     require_number("rate", rate, lambda part: 0 <= part < 1, wanted)
     return float(rate)

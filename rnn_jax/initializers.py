@@ -1,4 +1,4 @@
-"""How weights begin: functions ``(key, shape, dtype) -> array``, and the weights that every gated cell shares.
+"""Initialisers of weights: functions ``(key, shape, dtype) -> array``, and the initial weights of gated cells.
 
 The vocabulary of gains: a recurrent matrix of gain g multiplies the length of a typical vector by g. In a linear
 network the gradient then grows by ln g nats a step, so g = 1 is the edge between vanishing and exploding.
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class StateReader(NamedTuple):
-    """The shape ``(H, O)`` of a matrix that reads a state, W_hy or W_hp: a plain tuple to whoever does not ask."""
+    """The shape ``(H, O)`` of a matrix that reads a state, W_hy or W_hp: otherwise a plain tuple, which names H."""
 
     hidden_size: int
     output_size: int
@@ -93,7 +93,7 @@ def identity(gain: float = 1.0) -> Initializer:
 def matrix_of(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The matrix ``(I, O)`` in the middle of a kernel; a ValueError for a vector or a kernel without a middle."""
     if len(shape) < 2:
-        raise ValueError(f"{name} got shape {shape}; want a matrix (I, O): a vector begins by scaled_normal()")
+        raise ValueError(f"{name} got shape {shape}; want a matrix (I, O): for a vector use scaled_normal()")
     if any(width % 2 == 0 for width in shape[:-2]):
         raise ValueError(f"{name} got shape {shape}; want a kernel of odd widths, which has a middle: scaled_normal()")
     return tuple(shape[-2:])
@@ -110,8 +110,8 @@ def scaled_normal(gain: float = 1.0) -> Initializer:
     """W_ij ~ N(0, g²/fan_in): a square matrix multiplies lengths by g on average.
 
     fan_in is how many numbers each output adds up: I of ``(I, O)``, ∏kernel·I of a kernel ``(*kernel, I, O)``, and 1 of
-    a vector such as ``w_hh (H,)``, of which each unit reads its own. With ReLU, which drops half of the square, the
-    edge is at g = √2. It wants inputs of about unit variance; for ids, which are one-hot, ``unit_normal`` is right.
+    a vector such as ``w_hh (H,)``, where each unit reads only its own state. With ReLU, which drops half of the square,
+    the edge is at g = √2. It wants inputs of about unit variance; for ids, which are one-hot, ``unit_normal`` is right.
 
     Args:
         gain: g, any finite number; its sign changes nothing.
@@ -133,8 +133,9 @@ def scaled_normal(gain: float = 1.0) -> Initializer:
 def unit_normal() -> Initializer:
     """W_ij ~ N(0, 1): the ``input_init`` of a cell that reads ids.
 
-    An id gathers one row of ``W_xh (V, H)``, an embedding: with this start what comes in has unit variance, where by
-    ``scaled_normal``, made for inputs whose V numbers are all of about size 1, it is √V times smaller.
+    An id gathers one row of ``W_xh (V, H)``, an embedding: with this initialiser the input to the gates has unit
+    variance, where with ``scaled_normal``, made for inputs whose V numbers are all of about size 1, it is √V times
+    smaller.
 
     >>> from rnn_jax import initializers, lstm
     >>> cell = lstm(input_size=65, hidden_size=128, input_init=initializers.unit_normal())
@@ -148,14 +149,14 @@ def unit_normal() -> Initializer:
 
 @factory
 def torch_uniform(hidden_size: int | None = None) -> Initializer:
-    """W_ij ~ U(−1/√H, 1/√H): how PyTorch begins every weight and bias of its recurrent layers, and linear weights.
+    """W_ij ~ U(−1/√H, 1/√H): PyTorch's initialiser of all recurrent weights and biases, and of linear weights.
 
-    The recurrent gain is 1/√3 ≈ 0.58, so a tanh network begins by losing more than half a nat of gradient a step.
+    The recurrent gain is 1/√3 ≈ 0.58, so a tanh network loses more than half a nat of gradient a step at first.
 
     Args:
         hidden_size: H. Without it H is read off the shape: the last axis of a gate's block of ``W_xh``, ``W_hh`` and
             ``b_h``, the first of a matrix that reads a state, such as ``W_hp (H, P)`` and ``W_hy (H, O)``. A readout's
-            bias ``b_y (O,)`` does not show it: PyTorch's begins by ``torch_uniform(hidden_size)``.
+            bias ``b_y (O,)`` does not show it: PyTorch's is ``torch_uniform(hidden_size)``.
 
     Raises:
         ValueError: for a hidden_size below 1, or a kernel, as PyTorch has no recurrent layer of convolutions.

@@ -1,4 +1,4 @@
-"""Randomness as data: keys that travel beside the inputs, one for each step and example."""
+"""Random keys as data, beside the inputs: one key for each step and example."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,18 @@ from jaxtyping import PRNGKeyArray, PyTree
 from rnn_jax.machinery.checks import require_batch_shape, require_sequence
 from rnn_jax.types import Keyed, Keys
 
+__all__ = ["keyed", "unkey"]
+
 
 def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> Keyed:
-    """Gives every step of every example a key of its own: training mode, for cells that draw.
+    """The inputs with a separate random key for every step of every example: training mode, for cells with dropout.
 
-    Without keys the same cells take the mean: evaluation mode.
+    Without keys the same cells compute the mean: evaluation mode.
 
     Args:
-        key: all the randomness there is.
+        key: the only source of randomness.
         xs: ``(T, *batch, …)``.
-        batch_shape: the batch axes of xs, as in ``cell.start``; ``rollout`` refuses keys without those of h0.
+        batch_shape: the batch axes of xs, as in ``cell.start``; they must be those of h0.
 
     Raises:
         ValueError: when xs does not begin with time and these batch axes.
@@ -40,15 +42,15 @@ def keyed(key: PRNGKeyArray, xs: PyTree, batch_shape: tuple[int, ...] = ()) -> K
     return Keyed(xs, jax.random.split(one_key(key), (T, *batch_shape)))
 
 
-def typed(key: Any) -> Keys:
+def typed_key(key: Any) -> Keys:
     """A key, or an array of them, as typed ones: those of ``jax.random.PRNGKey`` are wrapped.
 
     Raises:
-        ValueError: for what is no key.
+        ValueError: for anything that is not a key.
 
-    >>> typed(jax.random.PRNGKey(0)) == jax.random.key(0), typed(jax.random.PRNGKey(0)).shape
+    >>> typed_key(jax.random.PRNGKey(0)) == jax.random.key(0), typed_key(jax.random.PRNGKey(0)).shape
     (Array(True, dtype=bool), ())
-    >>> typed(0)
+    >>> typed_key(0)
     Traceback (most recent call last):
     ValueError: key got int; want a key, such as jax.random.key(0) makes
     """
@@ -62,8 +64,8 @@ def typed(key: Any) -> Keys:
 
 
 def one_key(key: Any) -> PRNGKeyArray:
-    """A key as a typed one; a ValueError for an array of keys, and for what is no key."""
-    key = typed(key)
+    """A key as a typed one; a ValueError for an array of keys, and for anything that is not a key."""
+    key = typed_key(key)
     if key.shape:
         raise ValueError(f"key got {list(key.shape)} keys; want one")
     return key
@@ -85,26 +87,26 @@ def check_keys(xs: PyTree, batch: tuple[int, ...]) -> None:
 
 
 def unkey(x: PyTree) -> tuple[PyTree, Keys | None]:
-    """The input and its key, None if it has none."""
-    return (x.x, typed(x.key)) if isinstance(x, Keyed) else (x, None)
+    """The input and its key, or None without one."""
+    return (x.x, typed_key(x.key)) if isinstance(x, Keyed) else (x, None)
 
 
 def require_draws(draws: bool, name: str, keys: Any) -> None:
-    """Raises a ValueError that names where keys, if there are any, were given to what draws nothing."""
+    """Raises a ValueError where keys were given for a model that draws nothing."""
     if keys is not None and not draws:
         raise ValueError(
             f"{name} got keys for a model that draws nothing; want none, or a cell with dropout or zoneout"
         )
 
 
-def feed(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
-    """What a cell or layer inside another is given: x, with a key of its own stream if there is one and it draws."""
+def with_stream(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
+    """The input of a cell or layer inside another: x, with a key of its own stream if there is one and it draws."""
     if key is None or not model.keyed:
         return x
-    return Keyed(x, each(lambda k: jax.random.fold_in(k, stream), key))
+    return Keyed(x, map_keys(lambda k: jax.random.fold_in(k, stream), key))
 
 
-def each(function: Callable, keys: Keys) -> PyTree:
+def map_keys(function: Callable, keys: Keys) -> PyTree:
     """``function`` of each key of an array, stacked along the array's axes."""
     for _ in range(keys.ndim):
         function = jax.vmap(function)

@@ -1,4 +1,4 @@
-"""Sequences as they come: where they end, where they are cut, and which way they are read."""
+"""Lengths, borders and reversal of sequences."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,8 @@ from jaxtyping import Array, ArrayLike, Bool, Int, Integer, PyTree, Shaped
 
 from rnn_jax.machinery.checks import in_one_line, is_whole, require_number, require_sequence
 from rnn_jax.machinery.sharding import where
+
+__all__ = ["length_mask", "reverse_sequence", "window_cuts"]
 
 
 def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
@@ -58,10 +60,10 @@ def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "
 
 
 def require_lengths(lengths: Integer[ArrayLike, "*batch"] | None, length: int) -> None:
-    """Raises a ValueError unless lengths, if there are any, are whole numbers in [0, T], as far as they are known."""
+    """Raises a ValueError unless lengths, if given and not traced, are whole numbers in [0, T]."""
     if lengths is None:
         return
-    lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants are known inside jit too
+    lengths = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)  # constants can be checked inside jit too
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths got {lengths.dtype}; want whole numbers of steps in [0, {length}]")
     if not isinstance(lengths, Tracer) and lengths.size:
@@ -79,9 +81,9 @@ def require_length(length: int) -> None:
 def reverse_sequence(
     xs: PyTree[Shaped[Array, "T ..."]], lengths: Integer[Array, "*batch"]
 ) -> PyTree[Shaped[Array, "T ..."]]:
-    """Turns each example round within its length; what lies beyond stays where it is.
+    """Each example reversed within its length; the padding after it stays where it is.
 
-    ``rollout(…, reverse=True)`` needs no turning: this is for sequences that are to be written or compared backwards.
+    ``rollout(…, reverse=True)`` does not need this: it is for sequences that are written or compared backwards.
 
     Args:
         xs: ``(T, *batch, …)``.
@@ -95,7 +97,7 @@ def reverse_sequence(
     inside = length_mask(lengths, T)
     lengths = jnp.asarray(lengths)
 
-    def turn(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
+    def reversed_array(x: Shaped[Array, "T ..."]) -> Shaped[Array, "T ..."]:
         if x.shape[1 : 1 + lengths.ndim] != lengths.shape:
             raise ValueError(
                 f"lengths got shape {lengths.shape}, xs {x.shape}; want the batch axes of xs, (T, *batch, …)"
@@ -105,13 +107,13 @@ def reverse_sequence(
         source = jnp.broadcast_to(jnp.expand_dims(source, range(source.ndim, x.ndim)), x.shape)
         return jnp.take_along_axis(x, source, axis=0)
 
-    return jax.tree.map(turn, xs)
+    return jax.tree.map(reversed_array, xs)
 
 
-def borders_from_the_other_side(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
-    """Borders before each step, as a reader who comes from the end meets them: those before the step after.
+def reversed_borders(borders: Bool[Array, "T ..."] | None) -> Bool[Array, "T ..."] | None:
+    """Borders before each step, in the order of reading from the end: those before the step after it.
 
-    >>> borders_from_the_other_side(jnp.array([False, False, True, False])).tolist()
+    >>> reversed_borders(jnp.array([False, False, True, False])).tolist()
     [False, True, False, False]
     """
     return None if borders is None else jnp.concatenate([borders[1:], jnp.zeros_like(borders[:1])])

@@ -1,7 +1,7 @@
-"""The shapes of work: one-to-one, one-to-many, many-to-one, many-to-many, and sequence-to-sequence.
+"""Topologies: one-to-one, one-to-many, many-to-one, many-to-many, and sequence-to-sequence.
 
 Each takes the state before its first step, ``model.start(params, batch_shape)``, as ``rollout`` does. A model is a
-cell, or a layer where the whole sequence is there to be read.
+cell, or a layer where the whole sequence is given.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from rnn_jax.bridges import (
     EncoderDecoderParams,
     LinearBridgeParams,
     encoder_decoder,
-    hand_over,
+    identity_bridge,
     linear_bridge,
 )
 from rnn_jax.decoding.decoders import check_writer
-from rnn_jax.keys import feed, keyed, one_key, require_draws, unkey
+from rnn_jax.keys import keyed, one_key, require_draws, unkey, with_stream
 from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_id, require_kept, require_number
 from rnn_jax.machinery.compiling import compiled
@@ -35,7 +35,7 @@ __all__ = [
     "EncoderDecoderParams",
     "LinearBridgeParams",
     "encoder_decoder",
-    "hand_over",
+    "identity_bridge",
     "linear_bridge",
     "many_to_many",
     "many_to_one",
@@ -80,25 +80,25 @@ def one_to_many(
     *,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, "T *batch V"]:
-    """One start, many outputs: what the model expects at each place of a sequence whose right beginning it is told.
+    """One start, many outputs: the logits of each id of a sequence, given the right ids before it (teacher forcing).
 
-    y_t = the logits of target_t, given h_0, first, and target_1 … target_{t−1}: teacher forcing. Without targets it
-    writes by itself: ``greedy``, ``sample`` and ``beam_search``.
+    y_t = the logits of target_t, given h_0, first, and target_1 … target_{t−1}. To generate without targets use
+    ``greedy``, ``sample`` and ``beam_search``.
 
     Args:
         cell, params: a model whose inputs are ids and whose outputs are the logits of the next one.
-        h0: the state that holds what is to be told, such as ``EncoderDecoder.encode`` makes.
+        h0: the state before the first step, which holds the content, such as the result of ``EncoderDecoder.encode``.
         first: the id that begins every sequence.
         targets: the ids that follow. Fill short ones up with any id of the vocabulary, and mask them in the loss.
-        key: of all that a cell with dropout or zoneout draws while training; without it, it takes the mean.
+        key: for the random numbers of a cell with dropout or zoneout; without it, the cell computes the mean.
 
     Raises:
-        ValueError: for ids that are known and outside the vocabulary, a state or targets that do not fit, a model
-            that does not predict the ids that it reads, or a key for one that draws nothing.
+        ValueError: for ids outside the vocabulary that are not traced, a state or targets that do not fit, a model
+            whose outputs are not the logits of the ids that it reads, or a key for one that draws nothing.
 
     Reference: Williams, Zipser. A learning algorithm for continually running fully recurrent neural networks. 1989.
     """
-    first, targets = read_targets(cell, params, h0, first, targets)
+    first, targets = checked_targets(cell, params, h0, first, targets)
     require_draws(cell.keyed, "key", key)
     xs = jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
     return many_to_many(cell, params, h0, xs if key is None else keyed(key, xs, first.shape))
@@ -113,13 +113,13 @@ def scheduled_sampling(
     targets: Integer[ArrayLike, "T *batch"],
     rate: float | Float[Array, ""],
 ) -> Float[Array, "T *batch V"]:
-    """``one_to_many`` that must now and then go on from what it would have written itself.
+    """``one_to_many`` in which some steps read an id that the model has sampled, in the place of the right one.
 
     Args:
         cell, params, h0, first, targets: as in ``one_to_many``.
-        key: all the randomness there is, that of a cell with dropout or zoneout too, which draws.
+        key: the only source of randomness, also for a cell with dropout or zoneout.
         rate: the probability that a step reads an id drawn from the model's own softmax, not the right one; 0 is
-            teacher forcing, 1 writes freely. May be traced, so that it can grow while training. No gradient flows
+            teacher forcing, 1 free generation. May be traced, so that it can grow while training. No gradient flows
             through what is drawn.
 
     Raises:
@@ -128,9 +128,9 @@ def scheduled_sampling(
     Reference: Bengio, Vinyals, Jaitly, Shazeer. Scheduled sampling for sequence prediction with recurrent neural
     networks. 2015.
     """
-    wanted = "the probability of reading what the model wrote, in [0, 1]"
+    wanted = "the probability of reading an id that the model has sampled, in [0, 1]"
     require_number("rate", rate, lambda part: 0 <= part <= 1, wanted, may_be_traced=True)
-    first, targets = read_targets(cell, params, h0, first, targets)
+    first, targets = checked_targets(cell, params, h0, first, targets)
     return _scheduled(cell, params, one_key(key), h0, first, targets, jnp.asarray(rate, float))
 
 
@@ -143,7 +143,7 @@ def _scheduled(
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
         k_coin, k_draw, k_cell = jax.random.split(key, 3)
-        h = cell.step(params, h, feed(cell, x, jax.random.split(k_cell, x.shape), 0))
+        h = cell.step(params, h, with_stream(cell, x, jax.random.split(k_cell, x.shape), 0))
         y = cell.output(params, h)
         own = jax.random.categorical(k_draw, widened(y)).astype(target.dtype)
         return (h, where(jax.random.bernoulli(k_coin, rate, target.shape), own, target)), y
@@ -152,13 +152,13 @@ def _scheduled(
     return scan(step, (h0, first), (targets, keys))[1]
 
 
-def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
-    """Many inputs, one output: what is seen of the last state.
+def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
+    """Many inputs, one output: the output of the last state.
 
     Args:
-        model: a cell, or a layer: a bidirectional one is seen after each direction has read everything.
+        model: a cell, or a layer: in a bidirectional one each direction has then read the whole sequence.
         params, h0, xs: as in ``rollout``; ``keyed(key, xs, batch_shape)`` for a model that draws.
-        **marks: mask, lengths, resets, cuts, as in ``rollout``.
+        **flags: mask, lengths, resets, cuts, as in ``rollout``.
 
     Returns:
         y ``(*batch, O)``.
@@ -166,7 +166,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
     Raises:
         ValueError: as ``rollout``.
 
-    Example: two words of five letters and of three.
+    Example: two words of five and of three characters.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, many_to_many, many_to_one, readout
@@ -179,23 +179,23 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **ma
     (5, 2, 12)
     """
     layer = as_layer(model)
-    h_T, _ = layer.rollout(params, h0, xs, **marks)
+    h_T, _ = layer.rollout(params, h0, xs, **flags)
     return layer.output(params, h_T)
 
 
-def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **marks: Any) -> Any:
+def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
     """Many inputs, as many outputs, one at each step.
 
     Args:
-        model, params, h0, xs, **marks: as in ``many_to_one``.
+        model, params, h0, xs, **flags: as in ``many_to_one``.
 
     Returns:
         ys ``(T, *batch, O)``.
     """
-    return as_layer(model).apply(params, h0, xs, **marks)[1]
+    return as_layer(model).apply(params, h0, xs, **flags)[1]
 
 
-def read_targets(
+def checked_targets(
     cell: Cell, params: Params, h0: State, first: ArrayLike, targets: Integer[ArrayLike, "T *batch"]
 ) -> tuple[Integer[Array, "*batch"], Integer[Array, "T *batch"]]:
     """``first`` and targets as arrays of one type; a ValueError where they do not fit the model."""
@@ -220,24 +220,24 @@ def sequence_to_sequence(
     targets: Integer[ArrayLike, "T *batch"],
     *,
     key: PRNGKeyArray | None = None,
-    **marks: Any,
+    **flags: Any,
 ) -> Float[Array, "T *batch V"]:
-    """Reads a sequence, then tells another: many-to-one joined with one-to-many, under teacher forcing.
+    """The logits of a target sequence, given a source sequence, under teacher forcing: many-to-one with one-to-many.
 
     Args:
         model, params: as ``encoder_decoder`` makes them.
         h0: the encoder's state before its first step, ``model.start(params, batch_shape)``.
         xs: the source ``(S, *batch, I)``, or ids ``(S, *batch)``, of any length.
         first, targets: as in ``one_to_many``.
-        key: of all that encoder and decoder draw, each by its own stream; without it they take the mean.
-        **marks: mask, lengths and the like, of the source, as in ``rollout``.
+        key: for the random numbers of encoder and decoder, in separate streams; without it they compute the mean.
+        **flags: mask, lengths and the like, of the source, as in ``rollout``.
 
     Raises:
-        ValueError: for an empty source, keys beside xs that would reach the encoder alone, and as ``one_to_many``.
+        ValueError: for an empty source, keys beside xs, which would reach only the encoder, and as ``one_to_many``.
 
     Example: at ``encoder_decoder``.
 
-    Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``hand_over``.
+    Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``identity_bridge``.
     """
     if not isinstance(model, EncoderDecoder):
         raise ValueError(f"model got {type(model).__name__}; want what encoder_decoder(encoder, decoder) makes")
@@ -248,5 +248,5 @@ def sequence_to_sequence(
     k_encoder, k_decoder = (None, None) if key is None else jax.random.split(one_key(key))
     if model.keyed and k_encoder is not None:
         xs = keyed(k_encoder, xs, jnp.shape(first))
-    h = model.encode(params, h0, xs, **marks)
+    h = model.encode(params, h0, xs, **flags)
     return one_to_many(model.decoder, params, h, first, targets, key=k_decoder if draws else None)

@@ -8,9 +8,26 @@ them are batch.
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, DTypeLike, Float, Key, PRNGKeyArray, PyTree
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, DTypeLike, Float, Key, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays, repr_of_call
+from rnn_jax.machinery.sharding import where_leading
+
+__all__ = [
+    "Cell",
+    "ComplexState",
+    "Initializer",
+    "Keyed",
+    "Keys",
+    "Params",
+    "Start",
+    "State",
+    "batch_shape",
+    "cell_from_step",
+]
 
 Params = PyTree
 State = PyTree
@@ -19,7 +36,7 @@ Keys = Key[Array, "..."]
 
 @runtime_checkable
 class Initializer(Protocol):
-    """Draws an array: ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
+    """A function that draws an array, ``(key, shape, dtype) -> array``, as in ``jax.nn.initializers``."""
 
     def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float) -> Array:
         """Returns an array of this shape and type."""
@@ -28,7 +45,7 @@ class Initializer(Protocol):
 
 @runtime_checkable
 class Start(Protocol):
-    """Makes the state before the first step: ``(params, batch_shape=()) -> h_0``."""
+    """The state before the first step: ``(params, batch_shape=()) -> h_0``."""
 
     def __call__(self, params: Params, batch_shape: tuple[int, ...] = ()) -> State:
         """Returns a state whose leading axes are ``batch_shape``."""
@@ -36,11 +53,13 @@ class Start(Protocol):
 
 
 class Keyed(NamedTuple):
-    """An input with this step's randomness, for a cell that draws: ``rnn_jax.keyed`` makes a sequence of them."""
+    """An input with a random key for this step, for a cell that draws; ``rnn_jax.keyed`` makes a sequence of them."""
 
     x: PyTree
     key: Keys
-    """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw alike."""
+    """``(*batch)``: one key for each example, so that a batch, ``vmap`` and a loop draw the same numbers."""
+
+    __repr__ = repr_of_arrays
 
 
 class ComplexState(NamedTuple):
@@ -49,9 +68,11 @@ class ComplexState(NamedTuple):
     re: Float[Array, "*batch H"]
     im: Float[Array, "*batch H"]
 
+    __repr__ = repr_of_arrays
+
 
 class Cell(NamedTuple):
-    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions and two marks.
+    """A recurrent cell h_t = f_W(h_{t−1}, x_t), as five pure functions and two optional fields.
 
     A state ``h`` is one array ``(*batch, H)`` or a small tuple of them, such as ``LSTMState(h, c)``.
     """
@@ -61,34 +82,77 @@ class Cell(NamedTuple):
     start: Start
     """``(params, batch_shape=()) -> h``: the state before the first step, h_0."""
     project: Callable[[Params, PyTree], PyTree]
-    """``(params, x) -> u``: what depends on the input alone; a schedule may batch it over time."""
+    """``(params, x) -> u``: the part that depends on the input alone; a schedule may compute all steps at once."""
     advance: Callable[[Params, State, PyTree], State]
     """``(params, h, u) -> h``: the recurrence."""
     output: Callable[[Params, State], PyTree]
-    """``(params, h) -> y``: what the next layer or the loss sees."""
+    """``(params, h) -> y``: the output, which the next layer or the loss reads."""
     coefficients: Callable[[Params, PyTree], tuple[PyTree, PyTree]] | None = None
-    """A mark of recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
+    """For recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
     where a ⊙ h is the complex product if h is a ``ComplexState``. A schedule may use it; ``advance`` does not."""
     keyed: bool = False
-    """A mark of cells that draw: x may be ``Keyed(x, key)``. Given a plain x they take the mean."""
+    """Whether the cell draws random numbers: x may be ``Keyed(x, key)``. With a plain x it computes the mean."""
+
+    __repr__ = repr_of_call
 
     def step(self, params: Params, h: State, x: PyTree) -> State:
         """One step h_t = f_W(h_{t−1}, x_t): the pure function ``(params, h, x) -> h``."""
         return self.advance(params, h, self.project(params, x))
 
+    def restart(self, params: Params, h: State, first: Bool[Array, "*batch"]) -> State:
+        """The state ``h``, replaced by ``start`` in those examples whose next input is the first of a new sequence.
+
+        The counterpart of ``resets`` in ``rollout``, for a loop that makes one step at a time: an agent that acts in
+        several environments, some of which have just been reset. No gradient flows from the new state back to ``h``:
+        it is exactly zero, and NaN in ``h`` changes neither value nor gradient. A learned start receives its gradient.
+
+        Args:
+            params: the weights.
+            h: the state after the last step, with the batch axes ``(*batch)``.
+            first: True in each example that begins a new sequence.
+
+        Returns:
+            The state for the next ``step``.
+
+        Raises:
+            ValueError: when ``first`` is not boolean or has other axes than the batch axes of ``h``.
+
+        Example: two environments with a policy and a value head; the second environment is reset after each step.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from rnn_jax import gru, readout
+        >>> agent = readout(gru(input_size=3, hidden_size=8), {"policy": 4, "value": 1})
+        >>> params, observation = agent.init(jax.random.key(0)), jnp.ones((2, 3))
+        >>> h, first = agent.start(params, (2,)), jnp.array([True, True])
+        >>> for _ in range(5):
+        ...     h = agent.step(params, agent.restart(params, h, first), observation)
+        ...     actions = agent.output(params, h)["policy"].argmax(axis=-1)
+        ...     first = jnp.array([False, True])  # observation, first = environments.step(actions)
+        >>> bool((h[1] == agent.step(params, agent.start(params), observation[1])).all())
+        True
+        """
+        first, batch = jnp.asarray(first), batch_shape(self, params, h)
+        if first.dtype != jnp.bool_ or first.shape != batch:
+            raise ValueError(f"first got {first.dtype}{list(first.shape)}; want bool{list(batch)}, the batch axes of h")
+        return where_leading(first, self.start(params, batch), h)
+
+
+def batch_shape(model: Any, params: Params, h: State) -> tuple[int, ...]:
+    """The batch axes of a state: those that ``model.start(params)`` does not have."""
+    one = jax.tree.leaves(jax.eval_shape(model.start, params))[0]
+    many = jax.tree.leaves(h)[0]
+    return many.shape[: many.ndim - one.ndim]
+
 
 def require_cell(name: str, given: Any) -> None:
-    """Raises a ValueError that names what stands in the place of a cell.
+    """Raises a ValueError unless a value is a cell.
 
     >>> require_cell("cell", "gru")
     Traceback (most recent call last):
-    ValueError: cell got str; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, readout_layer and its ...
+    ValueError: cell got str; want a Cell, such as gru(3, 4) makes
     """
     if not isinstance(given, Cell):
-        raise ValueError(
-            f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes; a Layer has stack_layers, "
-            "readout_layer and its own apply"
-        )
+        raise ValueError(f"{name} got {type(given).__name__}; want a Cell, such as gru(3, 4) makes")
 
 
 @factory
@@ -98,11 +162,11 @@ def cell_from_step(
     step: Callable[[Params, State, Any], State],
     output: Callable[[Params, State], PyTree] | None = None,
 ) -> Cell:
-    """Makes a cell of your own pure function ``step(params, h, x) -> h``.
+    """A cell made of your own pure function ``step(params, h, x) -> h``.
 
-    Its ``project`` is the identity, and without ``output`` the whole state is seen. If it reads ids from a table E of
-    its own, ``E.at[x].get(mode="fill", fill_value=jnp.nan)`` gives NaN for an id outside, where ``E[x]`` under ``jit``
-    would give a neighbour's row.
+    Its ``project`` is the identity, and without ``output`` the output is the whole state. If it reads ids from its own
+    table E, ``E.at[x].get(mode="fill", fill_value=jnp.nan)`` gives NaN for an id outside the table, where ``E[x]``
+    under ``jit`` would give the row of another id.
 
     Example: a leaky integrator h_t = a·h_{t−1} + x_t.
 

@@ -60,6 +60,8 @@ CASES = {
     "conv lstm 2d": Case(rnn.conv_lstm(1, 2, space=(3, 2), bias_init=random), x=(3, 2, 1), ids=False),
     "conv lstm 3d": Case(rnn.conv_lstm(1, 1, space=(2, 2, 2), bias_init=random), x=(2, 2, 2, 1), ids=False),
     "readout": Case(rnn.readout(lstm, output_size=2)),
+    "embedding": Case(rnn.embedding(gru, I, I)),
+    "dense input": Case(rnn.dense_input(lstm, I, I, activation="tanh", bias_init=random)),
     "residual": Case(rnn.residual(rnn.gru(I, I, bias_init=random)), ids=False),
     "mixed precision": Case(rnn.mixed_precision(gru, jnp.float64)),
     "learned start": Case(rnn.learned_start(gru)),

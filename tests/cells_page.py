@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import jax
 
-from rnn_jax import Cell, cells, combinators, dropout, layers
+from rnn_jax import Cell, cells, combinators, dropout, input_layers, layers, readouts
 from tests.oracles import CHECKS
 
 ROOT = Path(__file__).parent.parent
@@ -31,10 +31,10 @@ EQUATIONS = {"chrono_gru": "gru", "chrono_lstm": "lstm", "irnn": "vanilla"}
 """Cells that only begin differently."""
 
 COMBINATORS = (
-    *(combinators.stack, combinators.residual, combinators.readout, combinators.learned_start),
-    combinators.mixed_precision,
+    *(combinators.residual, combinators.learned_start, combinators.mixed_precision),
+    *(readouts.readout, input_layers.embedding, input_layers.dense_input),
     *(dropout.input_dropout, dropout.output_dropout, dropout.variational_dropout, dropout.zoneout),
-    *(dropout.weight_drop, layers.bidirectional, layers.stack_layers),
+    *(dropout.weight_drop, layers.stack, layers.bidirectional),
 )
 
 LETTERS = ("", "", "P", "", "H", "space")

@@ -17,7 +17,6 @@ from rnn_jax import (
     readout,
     residual,
     stack,
-    stack_layers,
     vanilla,
     zoneout,
 )
@@ -36,7 +35,7 @@ MODELS = {name: case.cell for name, case in CASES.items()} | {
     "learned start of learned start": learned_start(learned_start(lstm(3, 3))),
     "output dropout of zoneout": output_dropout(zoneout(lstm(3, 4), 0.1), 0.1),
     "both ways": bidirectional(learned_start(gru(3, 4)), residual(gru(3, 3))),
-    "layers": stack_layers(bidirectional(gru(3, 4), lstm(3, 4)), bidirectional(gru(8, 4), gru(8, 4))),
+    "layers": stack(bidirectional(gru(3, 4), lstm(3, 4)), bidirectional(gru(8, 4), gru(8, 4))),
     "encoder and decoder": encoder_decoder(
         learned_start(gru(3, 4)), readout(stack(lstm(5, 4), residual(gru(4, 4))), 5)
     ),

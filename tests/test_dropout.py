@@ -245,7 +245,7 @@ def test_a_rate_outside_0_to_1_is_refused(rate):
         lambda: zoneout(LSTM, LSTMState(h=0.1, c=rate)),
         lambda: weight_drop(params, key, rate),
     ):
-        with pytest.raises(ValueError, match=rf"^rate got {rate}; want the part that is dropped, in \[0, 1\)"):
+        with pytest.raises(ValueError, match=rf"^rate got {rate}; want a dropout rate in \[0, 1\)"):
             use()
 
 

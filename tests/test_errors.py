@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named_and_not_h0():
     refused(
         lambda: rollout(whole, params, h0, xs), "params got .W_xh float64[3, 16], where cell.init(key) makes .cell.W"
     )
-    refused(lambda: whole.start(params), "params got LSTMParams, which hold no cell; want those of cell.init(key)")
+    refused(lambda: whole.start(params), "params got LSTMParams, which hold no cell; want those that init(key) makes")
     for dtype in (jnp.uint8, jnp.int32, np.int64):
         features = np.zeros((5, 2, I), dtype)
         refused(lambda xs=features: rollout(cell, params, h0, xs), f"xs got {np.dtype(dtype)}[5, 2, 3]; want ids")
@@ -181,10 +181,10 @@ def test_lengths_that_do_not_fit_are_refused(lengths):
 
 
 def test_a_stack_that_does_not_fit_names_both_cells():
-    with pytest.raises(ValueError, match=r"^stack got no cell; want at least one"):
+    with pytest.raises(ValueError, match=r"^stack got no cell or layer; want at least one"):
         stack()
     wanted = r"^stack got layer 1 \(Readout of GRU\), whose output is float64\[2\], under layer 2 \(LSTM\), which does "
-    with pytest.raises(ValueError, match=wanted + r"not take it: xs got shape \(T, 2\); want 5 features") as caught:
+    with pytest.raises(ValueError, match=wanted + r"not accept it: xs got shape \(T, 2\); want 5 features") as caught:
         stack(vanilla(I, H), readout(gru(H, H), 2), lstm(5, H))
     assert "\n" not in str(caught.value)
 
@@ -192,7 +192,7 @@ def test_a_stack_that_does_not_fit_names_both_cells():
 def test_a_residual_whose_input_and_output_differ_is_refused():
     cell = residual(gru(I, H))
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want them alike"):
+    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want equal shapes"):
         rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
 
 

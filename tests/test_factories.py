@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import initializers
+from rnn_jax.layers import as_layer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.machinery import factories
 from rnn_jax.training import window_learner
@@ -45,10 +47,13 @@ MAKERS = {
     "output_dropout": lambda: rnn.output_dropout(rnn.gru(I, H), 0.5),
     "zoneout": lambda: rnn.zoneout(rnn.gru(I, H), 0.5),
     "variational_dropout": lambda: rnn.variational_dropout(rnn.gru(I, H), state_mask=mask()),
-    "causal": lambda: rnn.causal(rnn.gru(I, H), reverse=True),
+    "layer of a cell": lambda: as_layer(rnn.gru(I, H), reverse=True),
     "bidirectional": lambda: rnn.bidirectional(rnn.gru(I, H), rnn.lstm(I, H), merge="sum"),
-    "stack_layers": lambda: rnn.stack_layers(rnn.causal(rnn.gru(I, H))),
-    "readout_layer": lambda: rnn.readout_layer(rnn.causal(rnn.gru(I, H)), 2),
+    "stack of layers": lambda: rnn.stack(rnn.bidirectional(rnn.gru(I, H), rnn.gru(I, H)), rnn.gru(2 * H, H)),
+    "readout of a layer": lambda: rnn.readout(as_layer(rnn.gru(I, H)), 2),
+    "heads": lambda: rnn.readout(rnn.gru(I, H), {"policy": 3, "value": rnn.mlp_head((5,), 1, activation="relu")}),
+    "embedding": lambda: rnn.embedding(rnn.gru(I, H), 9, I),
+    "dense_input": lambda: rnn.dense_input(rnn.gru(I, H), 7, I),
     "encoder_decoder": lambda: rnn.encoder_decoder(rnn.gru(I, H), rnn.readout(rnn.gru(5, H), 5)),
     "cell_from_step": lambda: rnn.cell_from_step(init, start, step),
     "learner": lambda: window_learner(rnn.readout(rnn.gru(I, H), I), cross_entropy, OPTIMIZER),
@@ -119,10 +124,9 @@ def test_other_arguments_make_another_cell(other):
 
 
 def test_what_a_factory_made_says_how():
-    assert (
-        repr(rnn.lstm(I, forget_bias=2.0, hidden_size=H).advance) == "lstm(3, forget_bias=2.0, hidden_size=4).advance"
-    )
-    assert repr(initializers.orthogonal(0.5)) == "orthogonal(0.5)"
+    advance = rnn.lstm(I, forget_bias=2.0, hidden_size=H).advance
+    assert repr(advance) == "lstm(input_size=3, hidden_size=4, forget_bias=2.0).advance"
+    assert repr(initializers.orthogonal(0.5)) == "orthogonal(gain=0.5)"
 
 
 def test_masks_are_compared_by_value():
@@ -166,3 +170,43 @@ def test_what_nobody_holds_is_forgotten():
     assert count() > before
     del cells
     assert count() == before
+
+
+SAME_TEXT = {*MAKERS} - {"variational_dropout", "cell_from_step", "learner", "layer of a cell", "readout of a layer"}
+"""Those whose arguments are numbers, names, and other calls; the text of ``ring`` is of its arguments too."""
+
+
+@pytest.mark.parametrize("name", SAME_TEXT)
+def test_the_text_of_a_model_is_a_call_that_makes_it(name):
+    made = MAKERS[name]()
+    text = repr(made)
+    names = {n: getattr(rnn, n) for n in rnn.__all__} | {n: getattr(initializers, n) for n in initializers.__all__}
+    assert eval(text, names | {"float32": jnp.float32}) == made
+    assert len(text) < 200
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_texts_of_models_and_weights_have_no_addresses_and_no_numbers_of_arrays(name):
+    made = MAKERS[name]()
+    params = [made.init(jax.random.key(0))] if hasattr(made, "init") and name != "cell_from_step" else []
+    for value in (made, *params):
+        assert not re.search("0x|Array|<function", repr(value)), repr(value)
+        assert len(repr(value)) < 600
+
+
+def test_weights_are_shown_by_name_type_and_shape_and_stay_pytrees():
+    params = rnn.readout(rnn.lstm(2, 3), {"value": 1}).init(jax.random.key(0))
+    lstm = "LSTMParams(W_xh=float64[2,12], W_hh=float64[3,12], b_h=float64[12])"
+    assert repr(params) == f"HeadParams(cell={lstm}, head={{'value': LinearParams(W=float64[3,1], b=float64[1])}})"
+    assert repr(jax.tree.map(lambda a: a.ndim, params.cell)) == "LSTMParams(W_xh=2, W_hh=2, b_h=1)"
+    assert repr(jax.eval_shape(lambda: params)) == repr(params) == repr(pickle.loads(pickle.dumps(params)))
+    traced = []
+    jax.eval_shape(lambda p: traced.append(repr(p)), params)
+    assert traced == [repr(params)]
+
+
+def test_a_model_whose_functions_were_replaced_names_them():
+    cell = rnn.gru(2, 3)._replace(output=step)
+    assert repr(cell).startswith(
+        "Cell(init=gru.init, start=gru.start, project=gru.project, advance=gru.advance, output=step"
+    )

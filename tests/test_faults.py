@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import bidirectional, causal, cell_from_step, gru, lstm, readout, rollout, vanilla
+from rnn_jax import bidirectional, cell_from_step, gru, lstm, readout, rollout, vanilla
+from rnn_jax.layers import as_layer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import batch_learner, evaluate, fit, require_finite, window_learner
 from tests.laboratory import as_a_user_has_it, random_params, refused
@@ -194,7 +195,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line():
     says = "optimizer got adam; want an optax transformation, such as optax.adam(1e-3)"
     refused(lambda: window_learner(cell, squares, optax.adam), says)
     refused(lambda: batch_learner(cell.init, squares, optax.adam), says)
-    for no_cell in (bidirectional(cell, cell), causal(cell)):
+    for no_cell in (bidirectional(cell, cell), as_layer(cell)):
         refused(lambda c=no_cell: window_learner(c, squares, adam), "cell got Layer; want a Cell, such as gru(3, 4)")
         refused(lambda c=no_cell: evaluate(c, (), jnp.ones((3, 2, V)), (), squares), "cell got Layer; want a Cell")
     params = random_params(cell)

@@ -9,6 +9,7 @@ import rnn_jax as rnn
 from rnn_jax import chrono_gru, chrono_lstm, conv_lstm, gru, initializers, lstm, projected_lstm, readout, vanilla
 from rnn_jax.bridges import linear_bridge
 from rnn_jax.cells.conv import convolve
+from rnn_jax.layers import as_layer
 from tests.cells_page import factories
 from tests.laboratory import refused
 
@@ -147,10 +148,10 @@ def test_every_array_of_every_cell_is_asked_for_gate_by_gate(name):
 def test_a_readout_of_any_kind_is_asked_for_as_what_reads_a_state():
     for model in (
         readout(gru(3, 64), 16, weight_init=initializers.torch_uniform()),
-        rnn.readout_layer(rnn.causal(gru(3, 64)), 16, weight_init=initializers.torch_uniform()),
+        rnn.readout(as_layer(gru(3, 64)), 16, weight_init=initializers.torch_uniform()),
     ):
         assert 0.9 / 8 < jnp.max(jnp.abs(model.init(KEY).W_hy)) <= 1 / 8
-    bridge = linear_bridge(rnn.causal(gru(3, 64)), gru(3, 16), weight_init=initializers.torch_uniform())
+    bridge = linear_bridge(as_layer(gru(3, 64)), gru(3, 16), weight_init=initializers.torch_uniform())
     assert 0.9 / 8 < jnp.max(jnp.abs(bridge.init(KEY).W)) <= 1 / 8
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import bidirectional, causal, conv_lstm, gru, gru_reset_before, lstm
+from rnn_jax import bidirectional, conv_lstm, gru, gru_reset_before, lstm
 from rnn_jax.cells import ConvLSTMParams, GRUParams, GRUResetBeforeParams, LSTMParams
-from rnn_jax.layers import Layer
+from rnn_jax.layers import Layer, as_layer
 from tests.oracles import checked
 
 B, I, H = 4, 2, 3
@@ -37,12 +37,12 @@ class Case(NamedTuple):
 
 
 MASKED = {
-    "lstm": Case(causal(lstm(I, H)), "LSTM", {}, checked("lstm", "Keras 3 LSTM", HOLES, 1e-9)),
+    "lstm": Case(as_layer(lstm(I, H)), "LSTM", {}, checked("lstm", "Keras 3 LSTM", HOLES, 1e-9)),
     "gru": Case(
-        causal(gru(I, H)), "GRU", {"reset_after": True}, checked("gru", "Keras 3 GRU, reset_after=True", HOLES, 1e-9)
+        as_layer(gru(I, H)), "GRU", {"reset_after": True}, checked("gru", "Keras 3 GRU, reset_after=True", HOLES, 1e-9)
     ),
     "gru reset before": Case(
-        causal(gru_reset_before(I, H)),
+        as_layer(gru_reset_before(I, H)),
         "GRU",
         {"reset_after": False},
         checked("gru_reset_before", "Keras 3 GRU, reset_after=False", HOLES, 1e-9),
@@ -66,7 +66,7 @@ BOTH_WAYS = {
 
 CONVOLUTIONAL = {
     f"{len(space)}D": Case(
-        causal(conv_lstm(I, H, space=space, kernel_size=3)),
+        as_layer(conv_lstm(I, H, space=space, kernel_size=3)),
         f"ConvLSTM{len(space)}D",
         {"kernel_size": 3, "padding": "same", "recurrent_activation": "sigmoid", "data_format": "channels_last"},
         checked("conv_lstm", f"Keras 3 ConvLSTM{len(space)}D", WHAT, 1e-9),

@@ -23,18 +23,14 @@ H0 = CELL.start(PARAMS, (2,))
 LAYER = rnn.bidirectional(rnn.gru(3, 4), rnn.gru(3, 4))
 
 WANT_CELLS = {
-    "readout": lambda no: rnn.readout(no, 2),
     "learned_start": lambda no: rnn.learned_start(no),
     "residual": lambda no: rnn.residual(no),
     "mixed_precision": lambda no: rnn.mixed_precision(no),
-    "stack": lambda no: rnn.stack(no),
-    "stack of two": lambda no: rnn.stack(rnn.gru(3, 4), no),
     "input_dropout": lambda no: rnn.input_dropout(no, 0.5),
     "output_dropout": lambda no: rnn.output_dropout(no, 0.5),
     "zoneout": lambda no: rnn.zoneout(no, 0.5),
     "variational_dropout": lambda no: rnn.variational_dropout(no, state_mask=jnp.ones(4)),
     "bidirectional": lambda no: rnn.bidirectional(no, rnn.gru(3, 4)),
-    "causal": lambda no: rnn.causal(no),
     "rollout": lambda no: rollout(no, PARAMS, H0, IDS),
     "one_to_one": lambda no: rnn.one_to_one(no, PARAMS, H0, IDS[0]),
     "one_to_many": lambda no: rnn.one_to_many(no, PARAMS, H0, FIRST, IDS),
@@ -52,11 +48,14 @@ WANT_CELLS = {
     "window_learner": lambda no: window_learner(no, cross_entropy, None),
     "evaluate": lambda no: evaluate(no, PARAMS, IDS, IDS, cross_entropy),
 }
-WANT_LAYERS = {
-    "stack_layers": lambda no: rnn.stack_layers(no),
-    "readout_layer": lambda no: rnn.readout_layer(no, 2),
-}
 WANT_EITHER = {
+    "stack": lambda no: rnn.stack(no),
+    "stack on a cell": lambda no: rnn.stack(rnn.gru(3, 4), no),
+    "stack on a layer": lambda no: rnn.stack(LAYER, no),
+    "readout": lambda no: rnn.readout(no, 2),
+    "heads": lambda no: rnn.readout(no, {"policy": 2}),
+    "embedding": lambda no: rnn.embedding(no, 5, 3),
+    "dense_input": lambda no: rnn.dense_input(no, 5, 3),
     "many_to_one": lambda no: rnn.many_to_one(no, PARAMS, H0, IDS),
     "many_to_many": lambda no: rnn.many_to_many(no, PARAMS, H0, IDS),
     "encoder_decoder": lambda no: rnn.encoder_decoder(no, CELL),
@@ -74,12 +73,6 @@ def one_line(call, wanted):
 @pytest.mark.parametrize("no", [LAYER, PARAMS], ids=["layer", "params"])
 def test_what_is_no_cell_is_named(name, no):
     one_line(lambda: WANT_CELLS[name](no), "an? Cell")
-
-
-@pytest.mark.parametrize("name", WANT_LAYERS)
-@pytest.mark.parametrize("no", [CELL, PARAMS], ids=["cell", "params"])
-def test_what_is_no_layer_is_named(name, no):
-    one_line(lambda: WANT_LAYERS[name](no), "a Layer")
 
 
 @pytest.mark.parametrize("name", WANT_EITHER)

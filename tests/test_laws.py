@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from rnn_jax import length_mask, outputs, reverse_sequence, rollout, window_cuts
 from tests.cases import A_FEW, CASES, SCHEDULE_NAMES, I
-from tests.laboratory import B, Lab, T, any_nonzero, example, lab
+from tests.laboratory import B, Lab, T, any_nonzero, example, lab, refused
 
 
 @pytest.fixture(scope="module", params=[(name, s) for name in CASES for s in SCHEDULE_NAMES], ids="-".join)
@@ -185,6 +185,20 @@ def test_nothing_in_the_padding_changes_a_value_or_a_gradient(it: Lab, reverse):
         chex.assert_trees_all_equal(dirty, clean)
 
 
+def test_a_restart_between_steps_is_a_reset_before_the_next_step(it: Lab):
+    first = jnp.array([True, False])
+    broken = jax.tree.map(lambda h: h.at[0].set(jnp.nan), it.h0)
+    restarted, pullback = jax.vjp(lambda h: it.cell.restart(it.params, h, first), broken)
+    reset = it.ask(resets=jnp.zeros((T, B), bool).at[0, 0].set(True))
+    chex.assert_trees_all_equal(it.ask(h0=restarted)[:3], reset[:3])
+    chex.assert_trees_all_equal(of_example(restarted, 1, 0), of_example(it.h0, 1, 0))
+    (to_h,) = pullback(jax.tree.map(lambda h: jnp.full_like(h, jnp.inf), restarted))
+    assert not any_nonzero(of_example(to_h, 0, 0))  # exactly zero, whatever comes back
+    assert all(bool(jnp.all(jnp.isinf(leaf))) for leaf in jax.tree.leaves(of_example(to_h, 1, 0)))
+    to_params = jax.grad(lambda p: ravel_pytree(it.cell.restart(p, it.h0, first))[0].sum())(it.params)
+    chex.assert_trees_all_equal(to_params, jax.grad(lambda p: ravel_pytree(it.cell.start(p))[0].sum())(it.params))
+
+
 def test_a_state_that_is_not_a_number_does_not_survive_a_reset(it: Lab):
     broken = jax.tree.map(lambda h: np.where(np.arange(B).reshape(B, *[1] * (h.ndim - 1)) == 0, np.nan, h), it.h0)
     answer = it.ask(h0=broken, resets=jnp.zeros((T, B), bool).at[0, 0].set(True), seen=1.0)
@@ -294,6 +308,13 @@ def test_a_start_that_a_reset_puts_on_a_cut_keeps_its_gradient(one: Lab):
     border = jnp.zeros((T, B), bool).at[3].set(True)
     reset, both = one.ask(resets=border), one.ask(resets=border, cuts=border)
     chex.assert_trees_all_equal(both, reset)
+
+
+def test_restarts_of_another_type_or_shape_are_refused(one: Lab):
+    for first in (jnp.array([1, 0]), jnp.array(True), jnp.array([True] * 3)):
+        refused(
+            lambda: one.cell.restart(one.params, one.h0, first), f"first got {first.dtype}{list(first.shape)}; want"
+        )
 
 
 def test_lengths_of_few_bits_count_beyond_them():

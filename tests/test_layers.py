@@ -13,7 +13,6 @@ import pytest
 
 from rnn_jax import (
     bidirectional,
-    causal,
     gru,
     initializers,
     input_dropout,
@@ -25,12 +24,10 @@ from rnn_jax import (
     output_dropout,
     outputs,
     readout,
-    readout_layer,
     residual,
     reverse_sequence,
     rollout,
     stack,
-    stack_layers,
     vanilla,
     zoneout,
 )
@@ -40,7 +37,7 @@ from tests.laboratory import any_nonzero, refused
 T, B, I, H = 6, 3, 2, 3
 random = initializers.scaled_normal()
 ONE = bidirectional(lstm(I, H, bias_init=random), stack(gru(I, H), residual(vanilla(H, H))))
-DEEP = stack_layers(ONE, causal(vanilla(2 * H, H)), bidirectional(gru(H, H), gru(H, H), merge="sum"))
+DEEP = stack(ONE, as_layer(vanilla(2 * H, H)), bidirectional(gru(H, H), gru(H, H), merge="sum"))
 LAYERS = {"one": ONE, "deep": DEEP}
 
 
@@ -120,7 +117,7 @@ def test_nothing_crosses_a_border_from_either_side(name, border):
 
 def test_a_layer_of_a_stack_sees_the_whole_sequence_below():
     cells = readout(gru(I, H), H), lstm(H, H)
-    cell, layers = stack(*cells), stack_layers(*map(causal, cells))
+    cell, layers = stack(*cells), stack(*map(as_layer, cells))
     params, h0, xs = example(layers)
     for marks in ({}, {"lengths": jnp.array([6, 3, 0])}):
         h_T, hs = rollout(cell, params, h0, xs, **marks)
@@ -145,10 +142,10 @@ def test_a_residual_adds_the_input_and_a_readout_is_linear_in_what_is_seen():
 
 def test_a_reversed_layer_is_the_layer_of_the_reversed_sequence():
     cell = gru(I, H)
-    params, h0, xs = example(causal(cell))
+    params, h0, xs = example(as_layer(cell))
     lengths = jnp.array([6, 4, 1])
-    h_T, ys = causal(cell, reverse=True).apply(params, h0, xs, lengths=lengths)
-    turned_T, turned = causal(cell).apply(params, h0, reverse_sequence(xs, lengths), lengths=lengths)
+    h_T, ys = as_layer(cell, reverse=True).apply(params, h0, xs, lengths=lengths)
+    turned_T, turned = as_layer(cell).apply(params, h0, reverse_sequence(xs, lengths), lengths=lengths)
     np.testing.assert_allclose(h_T, turned_T, rtol=1e-12)
     valid = length_mask(lengths, T)[..., None]
     np.testing.assert_allclose(
@@ -166,17 +163,17 @@ def test_a_bidirectional_layer_of_no_steps_gives_no_outputs():
 def test_directions_and_layers_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"^merge got 'product'; want one of concatenate, sum, or any function"):
         bidirectional(gru(I, H), gru(I, H), merge="product")
-    with pytest.raises(ValueError, match=r"^stack_layers got no layer"):
-        stack_layers()
-    wrong = stack_layers(ONE, causal(gru(H, H)))
+    with pytest.raises(ValueError, match=r"^stack got no cell or layer"):
+        stack()
+    wrong = stack(ONE, as_layer(gru(H, H)))
     params, h0, xs = example(wrong)
-    with pytest.raises(ValueError, match=r"^layer 1 of stack_layers \(GRU\): xs got shape .*; want 3 features"):
+    with pytest.raises(ValueError, match=r"^layer 1 of stack \(GRU\): xs got shape .*; want 3 features"):
         wrong.apply(params, h0, xs)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_is_read_is_a_linear_layer_on_the_layer(name):
-    layer = readout_layer(LAYERS[name], 5, bias_init=random)
+    layer = readout(LAYERS[name], 5, bias_init=random)
     params, h0, xs = example(layer)
     lengths = jnp.array([6, 1, 4])
     h_T, ys = layer.apply(params, h0, xs, lengths=lengths)
@@ -189,7 +186,7 @@ def test_a_layer_that_is_read_is_a_linear_layer_on_the_layer(name):
 
 def test_a_layer_is_read_into_at_least_one_number():
     with pytest.raises(ValueError, match=r"^output_size got 0; want a positive integer"):
-        readout_layer(ONE, 0)
+        readout(ONE, 0)
 
 
 IDENTITY = vanilla(H, H, activation="linear", input_init=initializers.identity(), recurrent_init=initializers.zeros)
@@ -198,9 +195,9 @@ N = 4000  # examples of a statistic
 DRAWS = {
     "both": bidirectional(output_dropout(gru(I, H), 0.5), zoneout(lstm(I, H), 0.5)),
     "one": bidirectional(gru(I, H), output_dropout(lstm(I, H), 0.5)),
-    "deep": stack_layers(
-        readout_layer(bidirectional(zoneout(gru(I, H), 0.3), gru(I, H)), H),
-        causal(gru(H, H)),
+    "deep": stack(
+        readout(bidirectional(zoneout(gru(I, H), 0.3), gru(I, H)), H),
+        as_layer(gru(H, H)),
         bidirectional(input_dropout(gru(H, H), 0.4), stack(output_dropout(gru(H, 2), 0.4), gru(2, H))),
     ),
 }
@@ -214,9 +211,9 @@ def keyed_example(layer, seed=1):
 @pytest.mark.parametrize(
     ("layer", "masks"),
     [
-        (stack_layers(causal(ONCE), causal(ONCE)), lambda ys, h_T: (h_T[0].mask[None] / 2, ys / 2)),
+        (stack(as_layer(ONCE), as_layer(ONCE)), lambda ys, h_T: (h_T[0].mask[None] / 2, ys / 2)),
         (
-            stack_layers(bidirectional(ONCE, ONCE, merge="sum")),
+            stack(bidirectional(ONCE, ONCE, merge="sum")),
             lambda ys, h_T: (h_T[0].forward.mask, h_T[0].backward.mask),
         ),
         (bidirectional(ONCE, ONCE), lambda ys, h_T: jnp.split(ys[0] / 2, 2, axis=-1)),
@@ -234,7 +231,7 @@ def test_each_layer_and_each_direction_draws_from_a_stream_of_its_own(layer, mas
 
 
 def test_where_a_layer_or_a_direction_drops_the_gradient_is_exactly_zero():
-    layer = stack_layers(bidirectional(ONCE, ONCE, merge="sum"), causal(ONCE))
+    layer = stack(bidirectional(ONCE, ONCE, merge="sum"), as_layer(ONCE))
     params = layer.init(jax.random.key(0))
     xs = keyed(jax.random.key(1), jnp.ones((T, B, H)), (B,))
 
@@ -251,7 +248,7 @@ def test_where_a_layer_or_a_direction_drops_the_gradient_is_exactly_zero():
 
 def test_layers_of_cells_that_draw_draw_as_the_stack_of_the_cells_does():
     cells = output_dropout(gru(I, H), 0.5), gru(H, H), zoneout(lstm(H, H), 0.5)
-    cell, layers = stack(*cells), stack_layers(*map(causal, cells))
+    cell, layers = stack(*cells), stack(*map(as_layer, cells))
     params, h0, xs = keyed_example(layers)
     for marks in ({}, {"lengths": jnp.array([6, 3, 0])}):
         h_T, hs = rollout(cell, params, h0, xs, **marks)
@@ -289,14 +286,14 @@ def test_the_mean_of_a_layer_that_draws_is_that_of_its_cells():
     cells = zoneout(gru(I, H), 0.3), output_dropout(lstm(I, H), 0.5)
     layer = bidirectional(*cells)
     params, h0, xs = example(layer)
-    there, back = (causal(cell, reverse=reverse) for cell, reverse in zip(cells, (False, True), strict=True))
+    there, back = (as_layer(cell, reverse=reverse) for cell, reverse in zip(cells, (False, True), strict=True))
     ways = there.apply(params.forward, h0.forward, xs)[1], back.apply(params.backward, h0.backward, xs)[1]
     np.testing.assert_array_equal(layer.apply(params, h0, xs)[1], jnp.concatenate(ways, axis=-1))
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_draws_nothing_is_given_no_keys(name):
-    for layer in (LAYERS[name], readout_layer(LAYERS[name], 2), causal(gru(I, H))):
+    for layer in (LAYERS[name], readout(LAYERS[name], 2), as_layer(gru(I, H))):
         params, h0, xs = keyed_example(layer)
         refused(lambda: layer.apply(params, h0, xs), "xs got keys for a model that draws nothing; want none, or a cell")
         refused(lambda: many_to_one(layer, params, h0, xs), "xs got keys for a model that draws nothing")
@@ -307,8 +304,8 @@ def test_many_to_one_reads_the_last_state_alone(make):
     V = 17
     model = {
         "cell": readout(gru(I, H), V),
-        "layer": readout_layer(ONE, V),
-        "deep": stack_layers(ONE, causal(readout(gru(2 * H, H), V))),
+        "layer": readout(ONE, V),
+        "deep": stack(ONE, as_layer(readout(gru(2 * H, H), V))),
     }[make]
     params, h0, xs = example(as_layer(model))
     one, many = (str(jax.make_jaxpr(functools.partial(f, model))(params, h0, xs)) for f in (many_to_one, many_to_many))

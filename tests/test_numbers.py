@@ -19,6 +19,7 @@ from rnn_jax import data, decoding, gradients
 from rnn_jax.counting import matching_size
 from rnn_jax.data import Digits, Text, Vocabulary, one_hot, split, streams, witten_bell
 from rnn_jax.diagnostics import summarise_lags
+from rnn_jax.layers import as_layer
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, random_params, refused
 
@@ -50,7 +51,13 @@ NO_SHAPE = [2, -1, "2", (2.0,), (-1,), (True,), (None,)]
 
 SIZES = {
     "readout output_size": partial(rnn.readout, cell),
-    "readout_layer output_size": partial(rnn.readout_layer, rnn.causal(cell)),
+    "readout_of_a_layer output_size": partial(rnn.readout, as_layer(cell)),
+    "linear_head output_size": rnn.linear_head,
+    "mlp_head output_size": partial(rnn.mlp_head, (3,)),
+    "embedding vocabulary_size": lambda n: rnn.embedding(cell, n, 3),
+    "embedding embedding_size": lambda n: rnn.embedding(rnn.gru(2 if isinstance(n, np.uint8) else 1, 2), 5, n),
+    "dense_input input_size": lambda n: rnn.dense_input(cell, n, 3),
+    "dense_input output_size": lambda n: rnn.dense_input(rnn.gru(2 if isinstance(n, np.uint8) else 1, 2), 5, n),
     "streams batch_size": lambda n: streams(np.arange(9), n, 2),
     "streams window": lambda n: streams(np.arange(9), 2, n),
     "lanes batch_size": lambda n: data.lanes(np.arange(9), n),
@@ -107,6 +114,11 @@ SHAPES = {
     "dropout_mask shape": lambda s: rnn.dropout_mask(KEY, 0.1, s),
 }
 OTHERS = {
+    "mlp_head hidden_sizes": (
+        lambda sizes: rnn.mlp_head(sizes, 2),
+        [(0,), (2.5,), 4, ("a",), (True,), None, (NAN,)],
+        [(), (3,), (np.int8(2), 1)],
+    ),
     "scheduled_sampling rate": (
         lambda r: rnn.scheduled_sampling(model, model_params, KEY, jnp.zeros(4), 0, jnp.ones(2, int), r),
         NO_CHANCE,
@@ -221,9 +233,18 @@ ELSEWHERE = {
     "perplexity nats": "any number",
 }
 PLACES = (
-    "bridges counting data decoding decoding.choices diagnostics gradients layers losses sequences topologies training"
+    "bridges counting data decoding decoding.choices diagnostics gradients input_layers layers losses readouts "
+    "sequences topologies training"
 )
-HELPERS = {"check_writer", "drawn", "length_of", "read_targets", "require_length", "require_lengths", "require_source"}
+HELPERS = {
+    "check_writer",
+    "drawn",
+    "length_of",
+    "checked_targets",
+    "require_length",
+    "require_lengths",
+    "require_source",
+}
 
 
 def test_no_number_of_a_public_function_is_forgotten():

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnn_jax import Cell, bidirectional, causal, cifg_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
+from rnn_jax import Cell, bidirectional, cifg_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
 from rnn_jax.cells import (
     CIFGParams,
     GRUParams,
@@ -27,7 +27,7 @@ from rnn_jax.cells import (
     PeepholeLSTMParams,
     VanillaParams,
 )
-from rnn_jax.layers import BothWays
+from rnn_jax.layers import BothWays, as_layer
 from tests.oracles import checked
 
 T, B, I, H = 5, 4, 3, 4
@@ -126,7 +126,7 @@ def ours(name, feeds, direction="forward", cells=()):
     kind, X, R = KINDS[name], feeds["X"], feeds["R"]
     D, (length, batch, _) = len(R), X.shape
     cells = cells or [kind.factory(X.shape[-1], R.shape[-1])] * D
-    layer = bidirectional(*cells) if direction == "bidirectional" else causal(*cells, reverse=direction == "reverse")
+    layer = bidirectional(*cells) if direction == "bidirectional" else as_layer(*cells, reverse=direction == "reverse")
     join = BothWays if direction == "bidirectional" else lambda way: way
     bias = feeds.get("B", np.zeros((D, 2 * R.shape[1]), R.dtype))
     params = join(*map(kind.to_params, feeds["W"], R, bias, *([feeds["P"]] if "P" in feeds else [])))

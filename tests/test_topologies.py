@@ -21,7 +21,7 @@ from rnn_jax import (
     conv_lstm,
     encoder_decoder,
     gru,
-    hand_over,
+    identity_bridge,
     layer_norm_lstm,
     learned_start,
     length_mask,
@@ -35,7 +35,6 @@ from rnn_jax import (
     scheduled_sampling,
     sequence_to_sequence,
     stack,
-    stack_layers,
     vanilla,
 )
 from rnn_jax.decoding import greedy
@@ -48,12 +47,12 @@ KEY = jax.random.key(0)
 told = functools.partial(readout, output_size=V)
 
 MODELS = {
-    "gru to gru": encoder_decoder(gru(I, H), told(gru(V, H)), bridge=hand_over),
+    "gru to gru": encoder_decoder(gru(I, H), told(gru(V, H)), bridge=identity_bridge),
     "lstm to stack": encoder_decoder(lstm(I, H), told(stack(lstm(V, 2), gru(2, H)))),
     "stack to lstm": encoder_decoder(stack(gru(I, H), lstm(H, 2)), told(lstm(V, H))),
     "both ways to gru": encoder_decoder(bidirectional(gru(I, H), lstm(I, 2)), told(gru(V, H))),
     "layers to a learned start": encoder_decoder(
-        stack_layers(bidirectional(vanilla(I, 2), vanilla(I, 2)), bidirectional(gru(4, H), gru(4, H), merge="sum")),
+        stack(bidirectional(vanilla(I, 2), vanilla(I, 2)), bidirectional(gru(4, H), gru(4, H), merge="sum")),
         learned_start(told(lstm(V, 2))),
     ),
     "layer norm": encoder_decoder(layer_norm_lstm(I, H), told(layer_norm_lstm(V, H))),
@@ -139,7 +138,7 @@ def test_many_to_one_is_what_is_seen_last_and_many_to_many_what_is_seen_at_each_
 def test_both_directions_are_seen_last_where_each_has_read_everything():
     below, above = (lstm(I, H), gru(I, 2)), (gru(H + 2, 2), vanilla(H + 2, H))
     one = bidirectional(*below)
-    deep = stack_layers(one, bidirectional(*above))
+    deep = stack(one, bidirectional(*above))
     params = random_params(deep)
     xs = np.random.default_rng(0).normal(size=(S, B, I))
     beyond = np.arange(S)[:, None] >= LENGTHS
@@ -315,7 +314,7 @@ def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
 
 def test_what_is_handed_over_is_the_encoders_last_state():
     encoder = stack(lstm(I, 2), lstm(2, H))
-    model = encoder_decoder(encoder, told(stack(lstm(V, 2), lstm(2, H))), bridge=hand_over)
+    model = encoder_decoder(encoder, told(stack(lstm(V, 2), lstm(2, H))), bridge=identity_bridge)
     params, xs = random_params(model), jnp.asarray(np.random.default_rng(0).normal(size=(S, B, I)))
     h0 = model.start(params, (B,))
     h_T, _ = by_hand(encoder, params.encoder, h0, xs)
@@ -363,9 +362,9 @@ READS, TELLS = gru(I, H), told(gru(V, H))
             "decoder got GRU: the model's output",
         ),
         (conv_lstm(1, 2, space=(3,)), TELLS, linear_bridge, "linear_bridge got an encoder whose output is"),
-        (lstm(I, H), TELLS, hand_over, "hand_over got an encoder of state .h float64[3], .c float64[3] and a decoder"),
-        (gru(I, 2), TELLS, hand_over, "hand_over got an encoder of state float64[2] and a decoder of state float64[3]"),
-        (bidirectional(READS, READS), TELLS, hand_over, "hand_over got an encoder of state .forward float64[3], .back"),
+        (lstm(I, H), TELLS, identity_bridge, "identity_bridge got an encoder of state .h float64[3]"),
+        (gru(I, 2), TELLS, identity_bridge, "identity_bridge got an encoder of state float64[2]"),
+        (bidirectional(READS, READS), TELLS, identity_bridge, "identity_bridge got an encoder of state .forward"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(encoder, decoder, bridge, says):
@@ -395,5 +394,5 @@ def test_an_empty_source_is_refused():
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
     cell, params, h0, first, targets = teller()
-    says = f"rate got {rate}; want the probability of reading what the model wrote"
+    says = f"rate got {rate}; want the probability of reading an id that the model has"
     refused(lambda: scheduled_sampling(cell, params, KEY, h0, first, targets, rate), says)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import bidirectional, causal, gru, length_mask, lstm, projected_lstm, stack, stack_layers, vanilla
+from rnn_jax import bidirectional, gru, length_mask, lstm, projected_lstm, stack, vanilla
 from rnn_jax.cells import GRUParams, LSTMParams, ProjectedLSTMParams, VanillaParams
-from rnn_jax.layers import Layer
+from rnn_jax.layers import Layer, as_layer
 from tests.oracles import checked
 
 T, B, I, H, P = 6, 3, 2, 5, 4
@@ -46,22 +46,22 @@ class Numbers(NamedTuple):
 
 
 CASES = {
-    "lstm": Case(causal(lstm(I, H)), "LSTM", {}, checked("lstm", "PyTorch 2 nn.LSTM", WHAT, 1e-9)),
+    "lstm": Case(as_layer(lstm(I, H)), "LSTM", {}, checked("lstm", "PyTorch 2 nn.LSTM", WHAT, 1e-9)),
     "projected lstm": Case(
-        causal(projected_lstm(I, H, projection_size=P)),
+        as_layer(projected_lstm(I, H, projection_size=P)),
         "LSTM",
         {"proj_size": P},
         checked("projected_lstm", "PyTorch 2 nn.LSTM with proj_size", WHAT, 1e-9),
     ),
-    "vanilla tanh": Case(causal(vanilla(I, H)), "RNN", {}, checked("vanilla", "PyTorch 2 nn.RNN, tanh", WHAT, 1e-9)),
+    "vanilla tanh": Case(as_layer(vanilla(I, H)), "RNN", {}, checked("vanilla", "PyTorch 2 nn.RNN, tanh", WHAT, 1e-9)),
     "vanilla relu": Case(
-        causal(vanilla(I, H, activation="relu")),
+        as_layer(vanilla(I, H, activation="relu")),
         "RNN",
         {"nonlinearity": "relu"},
         checked("vanilla", "PyTorch 2 nn.RNN, relu", WHAT, 1e-9),
     ),
     "stack of gru": Case(
-        causal(stack(gru(I, H), gru(H, H))),
+        as_layer(stack(gru(I, H), gru(H, H))),
         "GRU",
         {"num_layers": 2},
         checked("stack", "PyTorch 2 nn.GRU of two layers", WHAT, 1e-9),
@@ -70,12 +70,12 @@ CASES = {
 
 DEEP = "PyTorch 2 nn.LSTM, bidirectional, of two layers, packed"
 RAGGED_CASES = {
-    "gru": Case(causal(gru(I, H)), "GRU", {}, checked("gru", "PyTorch 2 nn.GRU, packed", RAGGED, 1e-9)),
+    "gru": Case(as_layer(gru(I, H)), "GRU", {}, checked("gru", "PyTorch 2 nn.GRU, packed", RAGGED, 1e-9)),
     "stack of bidirectional lstm": Case(
-        stack_layers(bidirectional(lstm(I, H), lstm(I, H)), bidirectional(lstm(2 * H, H), lstm(2 * H, H))),
+        stack(bidirectional(lstm(I, H), lstm(I, H)), bidirectional(lstm(2 * H, H), lstm(2 * H, H))),
         "LSTM",
         {"num_layers": 2, "bidirectional": True},
-        max(checked(name, DEEP, RAGGED, 1e-9) for name in ("bidirectional", "stack_layers")),
+        max(checked(name, DEEP, RAGGED, 1e-9) for name in ("bidirectional", "stack")),
     ),
 }
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+__all__ = ["ACTIVATIONS", "Activation", "activation_named", "complementary"]
+
 Activation = Callable[[Array], Array]
 
 
@@ -13,8 +15,8 @@ Activation = Callable[[Array], Array]
 def complementary(a: Array) -> tuple[Array, Array]:
     """σ(a) and 1 − σ(a) = σ(−a), each exact in its own digits, and so are their gradients ±σ(a) σ(−a).
 
-    1 − σ(a) taken from a rounded σ(a) is 0 from a = 6 on in bfloat16, from 17 on in float32: a gate that began far open
-    would never write, and never learn to.
+    1 − σ(a) taken from a rounded σ(a) is 0 from a = 6 on in bfloat16, from 17 on in float32: a gate that is far open at
+    first would never write, and never learn to.
     """
     return jax.nn.sigmoid(a), jax.nn.sigmoid(-a)
 
@@ -41,7 +43,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation_named(activation: str | Activation) -> Activation:
-    """The activation of this name; a function is itself.
+    """The activation of this name; a function is returned unchanged.
 
     >>> activation_named("swoosh")
     Traceback (most recent call last):

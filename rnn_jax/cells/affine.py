@@ -1,4 +1,4 @@
-"""The two products that every cell is made of: with the input, and with the state."""
+"""The two products of every cell: with the input, and with the state."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,10 @@ from jaxtyping import Array, Float, Num
 
 from rnn_jax.machinery.checks import MisfitError
 from rnn_jax.machinery.precision import is_half, widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import rows
+
+__all__ = ["affine", "product", "project_input", "recurrent_product"]
 
 
 class Dropped(NamedTuple):
@@ -15,6 +18,8 @@ class Dropped(NamedTuple):
 
     W_hh: Float[Array, "..."]
     mask: Float[Array, "*batch H"]
+
+    __repr__ = repr_of_arrays
 
 
 def affine(x: Float[Array, "*batch I"], W: Float[Array, "I O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
@@ -31,51 +36,60 @@ def product(x: Float[Array, "*batch I"], W: Float[Array, "I O"]) -> Float[Array,
 
 
 def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
-    """y + b; the gradient of b, a sum over the batch and whatever else leads, is summed in at least 32 bits."""
+    """y + b; the gradient of b, a sum over the batch and other leading axes, is summed in at least 32 bits."""
     return y + jnp.broadcast_to(widened(b), y.shape).astype(b.dtype)
 
 
-def through(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """What a recurrent product reads, and its matrix: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` behind a dropout mask.
+def masked_state(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The factors of a recurrent product: ``(h, W_hh)``, or ``(m ⊙ h, W_hh)`` with a dropout mask.
 
-    The mask acts here alone: a gate that leaks h_{t−1} into h_t leaks it whole.
+    The mask acts only here: a gate that carries h_{t−1} over into h_t carries it without the mask.
     """
     if isinstance(W_hh, Dropped):
-        return drop("state_mask", W_hh.mask, h), W_hh.W_hh
+        return apply_mask("state_mask", W_hh.mask, h), W_hh.W_hh
     return h, W_hh
 
 
-def drop(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
+def apply_mask(name: str, mask: Float[Array, "..."], a: Float[Array, "..."]) -> Float[Array, "..."]:
     """mask ⊙ a, for a mask of the last axes of ``a``; a ValueError that begins with ``name`` where it does not fit."""
     if mask.ndim > a.ndim or mask.shape != a.shape[a.ndim - mask.ndim :]:
         raise ValueError(f"{name} got shape {mask.shape}; want the last axes of {a.shape}, such as ({a.shape[-1]},)")
     return a * jnp.broadcast_to(mask.astype(a.dtype), a.shape)
 
 
-def recur(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
-    """W_hh h_{t−1}, through a dropout mask if there is one."""
-    seen, W_hh = through(h, W_hh)
-    return product(seen, W_hh)
+def recurrent_product(h: Float[Array, "*batch H"], W_hh: Array | Dropped) -> Float[Array, "*batch GH"]:
+    """W_hh h_{t−1}, or W_hh (m ⊙ h_{t−1}) with a dropout mask."""
+    masked, W_hh = masked_state(h, W_hh)
+    return product(masked, W_hh)
 
 
-def project_input(x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"]) -> Float[Array, "... O"]:
+def project_input(
+    x: Num[Array, "..."], W_xh: Float[Array, "I O"], b_h: Float[Array, " O"], name: str = "W_xh"
+) -> Float[Array, "... O"]:
     """u_t = W_xh x_t + b_h, where an integer x_t stands for the one-hot vector of that index.
 
     Args:
         x: ``(*batch, I)`` floating, or ``(*batch)`` integer ids below I. An id gathers a row of ``W_xh``, which equals
-            the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never a neighbour's row.
+            the one-hot product exactly and costs O(1) in I; an id outside [0, I) gives NaN, never the row of another
+            id.
         W_xh: ``(I, O)``.
         b_h: ``(O,)``.
+        name: of the matrix in an error.
 
     Raises:
         ValueError: when the last axis of a floating x is not I.
     """
+    return add_bias(rows_or_product(x, W_xh, name), b_h)
+
+
+def rows_or_product(x: Num[Array, "..."], W: Float[Array, "I O"], name: str = "W_xh") -> Float[Array, "... O"]:
+    """W x_t over the last axis, or the rows of W of integer ids; arguments and errors as in ``project_input``."""
     if jnp.issubdtype(x.dtype, jnp.integer):
-        return add_bias(rows(jnp.asarray(W_xh), x), b_h)
-    input_size = W_xh.shape[0]
+        return rows(jnp.asarray(W), x)
+    input_size = W.shape[0]
     if x.ndim == 0 or x.shape[-1] != input_size:
         raise MisfitError(
-            f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as W_xh "
+            f"xs got shape (T, {', '.join(map(str, x.shape))}); want {input_size} features on the last axis, as {name} "
             f"has: give xs (T, *batch, {input_size}), integer ids (T, *batch), or another input_size to the cell"
         )
-    return affine(x, W_xh, b_h)
+    return product(x, W)

@@ -1,4 +1,4 @@
-"""What the factories of cells share: sizes checked, weights drawn gate by gate, a start of zeros."""
+"""Common parts of the factories of cells: checks of sizes, initial weights gate by gate, a start of zeros."""
 
 from collections.abc import Callable
 from typing import Any, TypedDict
@@ -12,26 +12,28 @@ from rnn_jax.initializers import gate_weights, orthogonal, per_gate, scaled_norm
 from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_dtype, require_positive
 from rnn_jax.types import Cell, Initializer, Params, State
 
+__all__ = ["Inits", "InputInits", "bind_cell"]
+
 
 class InputInits(TypedDict, total=False):
-    """How the weights begin, gate by gate, that read the input."""
+    """Initialisers, gate by gate, of the weights that read the input."""
 
     input_init: Initializer
-    """Of ``W_xh``; ``scaled_normal()`` without it. For ids ``unit_normal()`` is right."""
+    """Of ``W_xh``; ``scaled_normal()`` by default. Use ``unit_normal()`` for ids."""
     bias_init: Initializer
-    """Of ``b_h``; ``zeros`` without it."""
+    """Of ``b_h``; ``zeros`` by default."""
     dtype: DTypeLike
-    """Of the params and the state; ``float`` without it."""
+    """Of the params and the state; ``float`` by default."""
 
 
 class Inits(InputInits, total=False):
-    """How the weights begin, gate by gate, that read the input and the state."""
+    """Initialisers, gate by gate, of the weights that read the input and the state."""
 
     recurrent_init: Initializer
-    """Of ``W_hh``; ``orthogonal()`` without it."""
+    """Of ``W_hh``; ``orthogonal()`` by default."""
 
 
-def bind(
+def bind_cell(
     params_type: Callable[..., Params],
     advance: Callable[[Any, Any, Any], State],
     gates: int,
@@ -43,12 +45,12 @@ def bind(
     bias_init: Initializer = zeros,
     dtype: DTypeLike = float,
 ) -> Cell:
-    """A cell with one state ``(*batch, H)``, seen whole, and u_t = W_xh x_t + b_h.
+    """A cell with the state ``(*batch, H)``, which is also its output, and u_t = W_xh x_t + b_h.
 
     Args:
         params_type: ``(W_xh (I, G·H), W_hh (H, G·H), b_h (G·H,)) -> params``.
         advance: the recurrence ``(params, h, u) -> h``.
-        gates: G, blocks of the weights' last axis, each drawn by itself.
+        gates: G, blocks of the weights' last axis, each drawn separately.
         input_size, hidden_size: I and H.
         input_init, recurrent_init, bias_init, dtype: as in ``Inits``.
 
@@ -96,8 +98,8 @@ def bind_input(
     bias_init: Initializer = zeros,
     dtype: DTypeLike = float,
 ) -> Cell:
-    """``bind`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and the recurrence still to come."""
-    cell = bind(params_type, lambda params, h, u: h, gates, input_size, hidden_size, dtype=dtype)
+    """``bind_cell`` without ``W_hh``: ``params_type(W_xh (I, G·H), b_h (G·H,))``, and without a recurrence."""
+    cell = bind_cell(params_type, lambda params, h, u: h, gates, input_size, hidden_size, dtype=dtype)
 
     def init(key: PRNGKeyArray) -> Params:
         k_x, k_b = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""Recurrent networks that are steps of a differential equation."""
+"""Recurrent networks from steps of a differential equation."""
 
 import math
 from typing import NamedTuple, Unpack
@@ -9,12 +9,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
-from rnn_jax.cells.affine import product, recur, through
-from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.cells.affine import masked_state, product, recurrent_product
+from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.cells.simple import VanillaParams
 from rnn_jax.machinery.checks import require_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
+
+__all__ = ["CoRNNParams", "CoRNNState", "antisymmetric", "cornn", "ctrnn"]
 
 
 class CoRNNParams(NamedTuple):
@@ -27,14 +30,18 @@ class CoRNNParams(NamedTuple):
     W_zh: Float[Array, "H H"]
     """From the velocities."""
 
+    __repr__ = repr_of_arrays
+
 
 class CoRNNState(NamedTuple):
-    """What a coupled oscillatory network carries: where its oscillators are, and how fast they move."""
+    """The state of a coupled oscillatory network: the positions and velocities of its oscillators."""
 
     h: Float[Array, "*batch H"]
-    """Positions, which the next layer sees; the paper's y."""
+    """Positions, the output, which the next layer reads; the paper's y."""
     z: Float[Array, "*batch H"]
     """Velocities, in positions a unit of time."""
+
+    __repr__ = repr_of_arrays
 
 
 def ctrnn_advance(
@@ -45,15 +52,15 @@ def ctrnn_advance(
     activation: Activation = jnp.tanh,
 ) -> Float[Array, "*batch H"]:
     """h_t = (1 − α) h_{t−1} + α φ(W_hh h_{t−1} + u_t), with u_t = W_xh x_t + b_h and α = Δt/τ."""
-    return (1 - rate) * h + rate * activation(recur(h, params.W_hh) + u)
+    return (1 - rate) * h + rate * activation(recurrent_product(h, params.W_hh) + u)
 
 
 def antisymmetric_advance(
     params: VanillaParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch H"], step_size: float, damping: float
 ) -> Float[Array, "*batch H"]:
     """h_t = h_{t−1} + ε tanh((W_hh − W_hhᵀ − γI) h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
-    seen, W_hh = through(h, params.W_hh)
-    return h + step_size * jnp.tanh(product(seen, W_hh - W_hh.T) - damping * seen + u)
+    masked, W_hh = masked_state(h, params.W_hh)
+    return h + step_size * jnp.tanh(product(masked, W_hh - W_hh.T) - damping * masked + u)
 
 
 def cornn_advance(
@@ -70,7 +77,7 @@ def cornn_advance(
     h_t = h_{t−1} + Δt z_t,     with u_t = W_xh x_t + b_h.
     """
     h, z = state
-    drive = jnp.tanh(recur(h, params.W_hh) + product(z, params.W_zh) + u)
+    drive = jnp.tanh(recurrent_product(h, params.W_hh) + product(z, params.W_zh) + u)
     z = z + step_size * (drive - stiffness * h - damping * z)
     return CoRNNState(h=h + step_size * z, z=z)
 
@@ -107,7 +114,7 @@ def ctrnn(
     if not any(isinstance(t, Tracer) for t in (dt, tau)) and dt > tau:
         raise ValueError(f"dt got {dt} with tau {tau}; want 0 < dt ≤ tau: a longer step overshoots")
     phi, rate = activation_named(activation), dt / tau
-    return bind(
+    return bind_cell(
         VanillaParams, lambda params, h, u: ctrnn_advance(params, h, u, rate, phi), 1, input_size, hidden_size, **inits
     )
 
@@ -132,7 +139,7 @@ def antisymmetric(
     Reference: Chang, Chen, Haber, Chi. AntisymmetricRNN: a dynamical system view on recurrent neural networks. 2019.
     """
     require_physical(step_size, damping=damping)
-    return bind(
+    return bind_cell(
         VanillaParams,
         lambda params, h, u: antisymmetric_advance(params, h, u, step_size, damping),
         1,
@@ -171,7 +178,7 @@ def cornn(
     def advance(params: CoRNNParams, state: CoRNNState, u: Float[Array, "*batch H"]) -> CoRNNState:
         return cornn_advance(params, state, u, step_size, stiffness, damping)
 
-    cell = bind(VanillaParams, advance, 1, input_size, hidden_size, **inits)
+    cell = bind_cell(VanillaParams, advance, 1, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> CoRNNParams:
         k_h, k_z = jax.random.split(key)

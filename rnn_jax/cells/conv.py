@@ -7,14 +7,17 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.affine import through
+from rnn_jax.cells.affine import masked_state
 from rnn_jax.cells.binding import zeros_before
 from rnn_jax.cells.lstms import LSTMState
 from rnn_jax.initializers import per_gate, scaled_normal, zeros
 from rnn_jax.machinery.checks import MisfitError, require_dtype, require_finite_number, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
+
+__all__ = ["ConvLSTMParams", "conv_lstm"]
 
 
 class ConvLSTMParams(NamedTuple):
@@ -23,6 +26,8 @@ class ConvLSTMParams(NamedTuple):
     W_xh: Float[Array, "*kernel I 4*H"]
     W_hh: Float[Array, "*kernel H 4*H"]
     b_h: Float[Array, " 4*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def conv_lstm_advance(params: ConvLSTMParams, state: LSTMState, u: Float[Array, "*batch_and_space GH"]) -> LSTMState:
@@ -36,7 +41,7 @@ def conv_lstm_advance(params: ConvLSTMParams, state: LSTMState, u: Float[Array, 
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh ∗ x_t + b_h.
     """
     h, c = state
-    i, f, o, g = jnp.split(u + convolve(*through(h, params.W_hh)), 4, axis=-1)
+    i, f, o, g = jnp.split(u + convolve(*masked_state(h, params.W_hh)), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
     return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
 

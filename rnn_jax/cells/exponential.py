@@ -6,11 +6,14 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Array, Float
 
-from rnn_jax.cells.affine import recur
+from rnn_jax.cells.affine import recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import bind_memory
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
+
+__all__ = ["SLSTMParams", "SLSTMState", "slstm"]
 
 
 class SLSTMParams(NamedTuple):
@@ -20,16 +23,20 @@ class SLSTMParams(NamedTuple):
     W_hh: Float[Array, "H 4*H"]
     b_h: Float[Array, " 4*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class SLSTMState(NamedTuple):
-    """What an sLSTM carries; its memory is e^m·c and its normaliser e^m·n."""
+    """The state of an sLSTM; its memory is e^m·c and its normaliser e^m·n."""
 
     h: Float[Array, "*batch H"]
-    """What the next layer sees."""
+    """The output, which the next layer reads."""
     c: Float[Array, "*batch H"]
     n: Float[Array, "*batch H"]
     m: Float[Array, "*batch H"]
     """The stabiliser: the largest exponent so far."""
+
+    __repr__ = repr_of_arrays
 
 
 def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batch GH"]) -> SLSTMState:
@@ -44,7 +51,7 @@ def slstm_advance(params: SLSTMParams, state: SLSTMState, u: Float[Array, "*batc
     h_t = σ(õ_t) ⊙ c_t / n_t.
     """
     h, c, n, m = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     f = log_sigmoid(f) + m
     m = jnp.maximum(f, i)
     i, f = jnp.exp(i - m), jnp.exp(f - m)

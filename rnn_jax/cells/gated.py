@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import product, recur, through
-from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.cells.affine import masked_state, product, recurrent_product
+from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
+
+__all__ = ["JANETParams", "MGUParams", "UGRNNParams", "janet", "mgu", "ugrnn"]
 
 
 class MGUParams(NamedTuple):
@@ -22,6 +25,8 @@ class MGUParams(NamedTuple):
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class UGRNNParams(NamedTuple):
     """The weights of an update gate network; gates z n."""
@@ -29,6 +34,8 @@ class UGRNNParams(NamedTuple):
     W_xh: Float[Array, "I 2*H"]
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
+
+    __repr__ = repr_of_arrays
 
 
 class JANETParams(NamedTuple):
@@ -38,34 +45,36 @@ class JANETParams(NamedTuple):
     W_hh: Float[Array, "H 2*H"]
     b_h: Float[Array, " 2*H"]
 
+    __repr__ = repr_of_arrays
+
 
 def mgu_advance(
     params: MGUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate forgets and resets.
+    """One gate, which forgets and resets.
 
     f_t = σ(u_f + W_hf h_{t−1})
     n_t = tanh(u_n + W_hn (f_t ⊙ h_{t−1}))
     h_t = (1 − f_t) ⊙ h_{t−1} + f_t ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
-    seen, W_hh = through(h, params.W_hh)
+    masked, W_hh = masked_state(h, params.W_hh)
     W_hf, W_hn = jnp.split(W_hh, 2, axis=-1)
     u_f, u_n = jnp.split(u, 2, axis=-1)
-    f, rest = complementary(u_f + product(seen, W_hf))
-    n = jnp.tanh(u_n + product(f * seen, W_hn))
+    f, rest = complementary(u_f + product(masked, W_hf))
+    n = jnp.tanh(u_n + product(f * masked, W_hn))
     return rest * h + f * n
 
 
 def ugrnn_advance(
     params: UGRNNParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate keeps.
+    """One gate, which keeps the state.
 
     z_t = σ(u_z + W_hz h_{t−1})
     n_t = tanh(u_n + W_hn h_{t−1})
     h_t = z_t ⊙ h_{t−1} + (1 − z_t) ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
-    z, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
+    z, n = jnp.split(u + recurrent_product(h, params.W_hh), 2, axis=-1)
     z, rest = complementary(z)
     return z * h + rest * jnp.tanh(n)
 
@@ -73,13 +82,13 @@ def ugrnn_advance(
 def janet_advance(
     params: JANETParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"], beta: float = 1.0
 ) -> Float[Array, "*batch H"]:
-    """An LSTM of the forget gate alone, which writes β more than it forgets.
+    """An LSTM with only the forget gate, which writes β more than it forgets.
 
     s_t = u_f + W_hf h_{t−1}
     n_t = tanh(u_n + W_hn h_{t−1})
     h_t = σ(s_t) ⊙ h_{t−1} + (1 − σ(s_t − β)) ⊙ n_t,     with u_t = W_xh x_t + b_h.
     """
-    s, n = jnp.split(u + recur(h, params.W_hh), 2, axis=-1)
+    s, n = jnp.split(u + recurrent_product(h, params.W_hh), 2, axis=-1)
     keep, _ = complementary(s)
     _, write = complementary(s - beta)
     return keep * h + write * jnp.tanh(n)
@@ -99,7 +108,7 @@ def mgu(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
 
     Reference: Zhou, Wu, Zhang, Zhou. Minimal gated unit for recurrent neural networks. 2016.
     """
-    return bind(MGUParams, mgu_advance, 2, input_size, hidden_size, **inits)
+    return bind_cell(MGUParams, mgu_advance, 2, input_size, hidden_size, **inits)
 
 
 @factory
@@ -117,7 +126,7 @@ def ugrnn(input_size: int, hidden_size: int, *, update_bias: float = 0.0, **init
     Reference: Collins, Sohl-Dickstein, Sussillo. Capacity and trainability in recurrent neural networks. 2017.
     """
     require_finite_number(update_bias=update_bias)
-    cell = bind(UGRNNParams, ugrnn_advance, 2, input_size, hidden_size, **inits)
+    cell = bind_cell(UGRNNParams, ugrnn_advance, 2, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> UGRNNParams:
         params = cell.init(key)
@@ -145,7 +154,7 @@ def janet(
     """
     draw = chrono(max_lag)
     require_finite_number(beta=beta)
-    cell = bind(
+    cell = bind_cell(
         JANETParams, lambda params, h, u: janet_advance(params, h, u, beta), 2, input_size, hidden_size, **inits
     )
 

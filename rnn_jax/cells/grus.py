@@ -11,11 +11,14 @@ from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import product, recur, through
-from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.cells.affine import masked_state, product, recurrent_product
+from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
+
+__all__ = ["GRUParams", "GRUResetBeforeParams", "chrono_gru", "gru", "gru_reset_before"]
 
 
 class GRUParams(NamedTuple):
@@ -27,6 +30,8 @@ class GRUParams(NamedTuple):
     b_n: Float[Array, " H"]
     """The candidate's recurrent bias, which the reset gate multiplies too."""
 
+    __repr__ = repr_of_arrays
+
 
 class GRUResetBeforeParams(NamedTuple):
     """The weights of a GRU whose reset gate acts before the product; gates r z n."""
@@ -34,6 +39,8 @@ class GRUResetBeforeParams(NamedTuple):
     W_xh: Float[Array, "I 3*H"]
     W_hh: Float[Array, "H 3*H"]
     b_h: Float[Array, " 3*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def gru_advance(
@@ -46,7 +53,7 @@ def gru_advance(
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z, v_n = jnp.split(recur(h, params.W_hh), 3, axis=-1)
+    v_r, v_z, v_n = jnp.split(recurrent_product(h, params.W_hh), 3, axis=-1)
     r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
     n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
     return rest * n + z * h
@@ -61,12 +68,12 @@ def gru_reset_before_advance(
     z_t = σ(u_z + W_hz h_{t−1})
     h_t = (1 − z_t) ⊙ n_t + z_t ⊙ h_{t−1},     with u_t = W_xh x_t + b_h.
     """
-    seen, W_hh = through(h, params.W_hh)
+    masked, W_hh = masked_state(h, params.W_hh)
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    v_r, v_z = jnp.split(product(seen, W_hrz), 2, axis=-1)
+    v_r, v_z = jnp.split(product(masked, W_hrz), 2, axis=-1)
     r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
-    n = jnp.tanh(u_n + product(r * seen, W_hn))
+    n = jnp.tanh(u_n + product(r * masked, W_hn))
     return rest * n + z * h
 
 
@@ -82,7 +89,7 @@ def gru(
 ) -> Cell:
     """The gated recurrent unit with its reset gate after the product, as PyTorch and cuDNN compute it.
 
-    The equations stand at ``gru_advance``. Keep z_t near 1 and the gradient passes: h_t ≈ h_{t−1}.
+    The equations stand at ``gru_advance``. Where z_t is near 1, h_t ≈ h_{t−1} and the gradient passes.
 
     Args:
         input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
@@ -108,7 +115,7 @@ def gru(
     using RNN encoder–decoder. 2014; version 1, with the reset after the product.
     """
     inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
-    cell = bind(GRUResetBeforeParams, gru_advance, 3, input_size, hidden_size, **inits)
+    cell = bind_cell(GRUResetBeforeParams, gru_advance, 3, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> GRUParams:
         k_w, k_n = jax.random.split(key)
@@ -126,7 +133,7 @@ def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) 
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder for statistical machine translation. 2014.
     """
-    return bind(GRUResetBeforeParams, gru_reset_before_advance, 3, input_size, hidden_size, **inits)
+    return bind_cell(GRUResetBeforeParams, gru_reset_before_advance, 3, input_size, hidden_size, **inits)
 
 
 @factory

@@ -1,4 +1,4 @@
-"""Linear recurrences with a diagonal matrix: what they remember is read off their eigenvalues."""
+"""Linear recurrences with a diagonal matrix, whose eigenvalues give their memory."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,10 @@ from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
 from rnn_jax.initializers import StateReader, ring, scaled_normal
 from rnn_jax.machinery.checks import require_dtype, require_positive
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, ComplexState, Initializer, Params
+
+__all__ = ["DiagonalParams", "LRUParams", "diagonal", "lru"]
 
 
 class DiagonalParams(NamedTuple):
@@ -22,7 +25,9 @@ class DiagonalParams(NamedTuple):
     W_xh: Float[Array, "I H"]
     b_h: Float[Array, " H"]
     log_nu: Float[Array, " H"]
-    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 whatever is learned; only rounding makes λ itself a 1, see ``decay``."""
+    """λ = exp(−exp(log_nu)), so that 0 < λ < 1 for any log_nu; only rounding makes λ itself a 1, see ``decay``."""
+
+    __repr__ = repr_of_arrays
 
 
 class LRUParams(NamedTuple):
@@ -30,13 +35,15 @@ class LRUParams(NamedTuple):
 
     W_xh: Float[Array, "I 2*H"]
     log_nu: Float[Array, " H"]
-    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 whatever is learned, but for rounding; see ``decay``."""
+    """|λ| = exp(−exp(log_nu)), so that |λ| < 1 for any log_nu, except for rounding; see ``decay``."""
     log_theta: Float[Array, " H"]
     """arg λ = exp(log_theta), in radians a step."""
     log_gamma: Float[Array, " H"]
     """γ, by which the input is scaled."""
     C_re: Float[Array, "H O"]
     C_im: Float[Array, "H O"]
+
+    __repr__ = repr_of_arrays
 
 
 def decay(log_nu: Float[Array, " H"]) -> tuple[Float[Array, " H"], Float[Array, " H"]]:
@@ -87,7 +94,7 @@ def multiply_add(a: PyTree, h: PyTree, b: PyTree) -> PyTree:
 
 
 def linear_cell(cell: Cell, coefficients: Callable[[Any, Any], tuple[PyTree, PyTree]]) -> Cell:
-    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b, marked with its coefficients ``(params, u) -> (a, b)``."""
+    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b of these coefficients ``(params, u) -> (a, b)``."""
 
     def advance(params: Params, h: PyTree, u: PyTree) -> PyTree:
         a, b = coefficients(params, u)

@@ -1,4 +1,4 @@
-"""Variants of the LSTM, each a short equation of its own; gates i f o g, as in ``lstm``."""
+"""Variants of the LSTM, each with its own short equation; gates i f o g, as in ``lstm``."""
 
 import math
 from typing import NamedTuple, Unpack
@@ -9,17 +9,30 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
-from rnn_jax.cells.affine import product, project_input, recur
+from rnn_jax.cells.affine import product, project_input, recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
 from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
+
+__all__ = [
+    "CIFGParams",
+    "LayerNormLSTMParams",
+    "PeepholeLSTMParams",
+    "ProjectedLSTMParams",
+    "cifg_lstm",
+    "clipped_lstm",
+    "layer_norm_lstm",
+    "peephole_lstm",
+    "projected_lstm",
+]
 
 
 class PeepholeLSTMParams(NamedTuple):
-    """The weights of an LSTM whose gates see the memory; gates i f o g, peepholes i f o."""
+    """The weights of an LSTM whose gates read the memory; gates i f o g, peepholes i f o."""
 
     W_xh: Float[Array, "I 4*H"]
     W_hh: Float[Array, "H 4*H"]
@@ -27,13 +40,17 @@ class PeepholeLSTMParams(NamedTuple):
     w_ch: Float[Array, " 3*H"]
     """One weight from each memory to each of its own gates."""
 
+    __repr__ = repr_of_arrays
+
 
 class CIFGParams(NamedTuple):
-    """The weights of an LSTM whose input gate is what the forget gate leaves; gates f o g."""
+    """The weights of an LSTM whose input gate is 1 minus the forget gate; gates f o g."""
 
     W_xh: Float[Array, "I 3*H"]
     W_hh: Float[Array, "H 3*H"]
     b_h: Float[Array, " 3*H"]
+
+    __repr__ = repr_of_arrays
 
 
 class ProjectedLSTMParams(NamedTuple):
@@ -44,6 +61,8 @@ class ProjectedLSTMParams(NamedTuple):
     b_h: Float[Array, " 4*H"]
     W_hp: Float[Array, "H P"]
 
+    __repr__ = repr_of_arrays
+
 
 class LayerNormLSTMParams(NamedTuple):
     """The weights of a layer-normalised LSTM; gates i f o g."""
@@ -52,17 +71,19 @@ class LayerNormLSTMParams(NamedTuple):
     W_hh: Float[Array, "H 4*H"]
     b_h: Float[Array, " 4*H"]
     scale_x: Float[Array, " 4*H"]
-    """Gain α of what comes in from x."""
+    """Gain α of the terms from x."""
     scale_h: Float[Array, " 4*H"]
-    """Gain α of what comes in from h."""
+    """Gain α of the terms from h."""
     scale_c: Float[Array, " H"]
-    """Gain α of the memory, as h sees it."""
+    """Gain α of the memory in the equation of h."""
     shift_c: Float[Array, " H"]
-    """Bias β of the memory, as h sees it."""
+    """Bias β of the memory in the equation of h."""
+
+    __repr__ = repr_of_arrays
 
 
 def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
-    """The gates see the memory: i and f the one before, o the one now.
+    """The gates read the memory: i and f that of the step before, o that of this step.
 
     i_t = σ(u_i + W_hi h_{t−1} + w_ci ⊙ c_{t−1})
     f_t = σ(u_f + W_hf h_{t−1} + w_cf ⊙ c_{t−1})
@@ -72,14 +93,14 @@ def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
     h, c = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     w_ci, w_cf, w_co = (jnp.broadcast_to(w, c.shape) for w in jnp.split(params.w_ch, 3))
     c = sigmoid(f + w_cf * c) * c + sigmoid(i + w_ci * c) * jnp.tanh(g)
     return LSTMState(h=sigmoid(o + w_co * c) * jnp.tanh(c), c=c)
 
 
 def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
-    """What is forgotten is written: i_t = 1 − f_t.
+    """The input gate is coupled to the forget gate: i_t = 1 − f_t.
 
     f_t = σ(u_f + W_hf h_{t−1})
     o_t = σ(u_o + W_ho h_{t−1})
@@ -88,7 +109,7 @@ def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*ba
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
     h, c = state
-    f, o, g = jnp.split(u + recur(h, params.W_hh), 3, axis=-1)
+    f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 3, axis=-1)
     f, rest = complementary(f)
     c = f * c + rest * jnp.tanh(g)
     return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
@@ -99,7 +120,7 @@ def clipped_lstm_advance(
 ) -> LSTMState:
     """The equations of ``lstm_advance``, with c_t = clip(f_t ⊙ c_{t−1} + i_t ⊙ g_t, −cell_clip, cell_clip)."""
     h, c = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)
+    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     c = jnp.clip(sigmoid(f) * c + sigmoid(i) * jnp.tanh(g), -cell_clip, cell_clip)
     return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
 
@@ -126,17 +147,17 @@ def layer_norm(
 
 
 def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
-    """What comes in from x, from h and from the memory is normalised, each by itself; the memory is not.
+    """The terms from x, from h and from the memory are normalised separately; the memory itself is not.
 
     (i, f, o, g)_t = LN(W_hh h_{t−1}; α_h) + u_t,     with u_t = LN(W_xh x_t; α_x) + b_h
     c_t = σ(f_t) ⊙ c_{t−1} + σ(i_t) ⊙ tanh(g_t)
     h_t = σ(o_t) ⊙ tanh(LN(c_t; α_c) + β_c).
     """
     h, c = state
-    i, f, o, g = jnp.split(u + layer_norm(recur(h, params.W_hh), params.scale_h), 4, axis=-1)
+    i, f, o, g = jnp.split(u + layer_norm(recurrent_product(h, params.W_hh), params.scale_h), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-    seen = layer_norm(c, params.scale_c) + jnp.broadcast_to(params.shift_c, c.shape)
-    return LSTMState(h=sigmoid(o) * jnp.tanh(seen), c=c)
+    normed = layer_norm(c, params.scale_c) + jnp.broadcast_to(params.shift_c, c.shape)
+    return LSTMState(h=sigmoid(o) * jnp.tanh(normed), c=c)
 
 
 @factory
@@ -187,7 +208,7 @@ def clipped_lstm(
 ) -> Cell:
     """The LSTM whose memory is clipped to [−cell_clip, cell_clip] at each step.
 
-    Arguments and errors are those of ``lstm``, and a cell_clip that is not positive is refused.
+    Arguments and errors are those of ``lstm``, and a ValueError for a cell_clip that is not positive.
 
     Reference: Sak, Senior, Beaufays. Long short-term memory recurrent neural network architectures for large scale
     acoustic modeling. 2014; without its peepholes.

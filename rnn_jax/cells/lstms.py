@@ -12,12 +12,15 @@ from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
-from rnn_jax.cells.affine import recur
-from rnn_jax.cells.binding import Inits, bind
+from rnn_jax.cells.affine import recurrent_product
+from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer, Params, State
+
+__all__ = ["LSTMParams", "LSTMState", "chrono_lstm", "lstm"]
 
 
 class LSTMParams(NamedTuple):
@@ -27,14 +30,18 @@ class LSTMParams(NamedTuple):
     W_hh: Float[Array, "H 4*H"]
     b_h: Float[Array, " 4*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class LSTMState(NamedTuple):
-    """What an LSTM carries from step to step."""
+    """The state of an LSTM."""
 
     h: Float[Array, "*batch H"]
-    """What the next layer sees."""
+    """The output, which the next layer reads."""
     c: Float[Array, "*batch H"]
     """The memory, changed only by gates."""
+
+    __repr__ = repr_of_arrays
 
 
 def lstm_advance(
@@ -53,7 +60,9 @@ def lstm_advance(
     h_t = o_t ⊙ φ(c_t),     with u_t = W_xh x_t + b_h and φ = tanh.
     """
     h, c = state
-    i, f, o, g = jnp.split(u + recur(h, params.W_hh), 4, axis=-1)  # one sigmoid over i f o is slower on a CPU
+    i, f, o, g = jnp.split(
+        u + recurrent_product(h, params.W_hh), 4, axis=-1
+    )  # one sigmoid over i f o is slower on a CPU
     i, f, o, g = gate_activation(i), gate_activation(f), gate_activation(o), activation(g)
     c = f * c + i * g
     return LSTMState(h=o * activation(c), c=c)
@@ -69,12 +78,12 @@ def bind_memory(
     forget_bias: float = 1.0,
     **inits: Unpack[Inits],
 ) -> Cell:
-    """``bind`` for cells with a memory: the state is ``LSTMState``, h is seen, and b_f begins higher by forget_bias.
+    """``bind_cell`` for cells with a memory: the state is ``LSTMState``, the output h, and forget_bias is added to b_f.
 
     The forget gate is the second of four (i f o g) or the first of three (f o g).
     """
     require_finite_number(forget_bias=forget_bias)
-    cell = bind(params_type, advance, gates, input_size, hidden_size, **inits)
+    cell = bind_cell(params_type, advance, gates, input_size, hidden_size, **inits)
     f = hidden_size * (gates - 3)
 
     def init(key: PRNGKeyArray) -> Params:

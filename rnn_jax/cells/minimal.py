@@ -1,4 +1,4 @@
-"""Gated cells whose gates see the input alone: linear in h, so that a schedule may scan them in parallel."""
+"""Gated cells whose gates read only the input: linear in h, so that a schedule may compute them in parallel."""
 
 from typing import NamedTuple, Unpack
 
@@ -11,7 +11,10 @@ from rnn_jax.cells.binding import InputInits, bind_input
 from rnn_jax.cells.linear import linear_cell
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell
+
+__all__ = ["MinGRUParams", "MinLSTMParams", "min_gru", "min_lstm"]
 
 
 class MinGRUParams(NamedTuple):
@@ -20,12 +23,16 @@ class MinGRUParams(NamedTuple):
     W_xh: Float[Array, "I 2*H"]
     b_h: Float[Array, " 2*H"]
 
+    __repr__ = repr_of_arrays
+
 
 class MinLSTMParams(NamedTuple):
     """The weights of a minLSTM; gates f i n."""
 
     W_xh: Float[Array, "I 3*H"]
     b_h: Float[Array, " 3*H"]
+
+    __repr__ = repr_of_arrays
 
 
 def min_gru_coefficients(

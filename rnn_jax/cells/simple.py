@@ -1,4 +1,4 @@
-"""The vanilla recurrent network, and the one whose units do not see each other."""
+"""The vanilla recurrent network, and the one whose units read only their own state."""
 
 from typing import NamedTuple, Unpack
 
@@ -8,11 +8,14 @@ from jax.nn.initializers import uniform
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import Activation, activation_named
-from rnn_jax.cells.affine import recur
-from rnn_jax.cells.binding import Inits, InputInits, bind
+from rnn_jax.cells.affine import recurrent_product
+from rnn_jax.cells.binding import Inits, InputInits, bind_cell
 from rnn_jax.initializers import identity, orthogonal, scaled_normal, zeros
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
+
+__all__ = ["IndRNNParams", "VanillaParams", "indrnn", "irnn", "vanilla"]
 
 
 class VanillaParams(NamedTuple):
@@ -22,6 +25,8 @@ class VanillaParams(NamedTuple):
     W_hh: Float[Array, "H H"]
     b_h: Float[Array, " H"]
 
+    __repr__ = repr_of_arrays
+
 
 class IndRNNParams(NamedTuple):
     """The weights of an IndRNN: each unit has one recurrent weight, to itself."""
@@ -29,6 +34,8 @@ class IndRNNParams(NamedTuple):
     W_xh: Float[Array, "I H"]
     w_hh: Float[Array, " H"]
     b_h: Float[Array, " H"]
+
+    __repr__ = repr_of_arrays
 
 
 def vanilla_advance(
@@ -38,7 +45,7 @@ def vanilla_advance(
     activation: Activation = jnp.tanh,
 ) -> Float[Array, "*batch H"]:
     """h_t = φ(W_hh h_{t−1} + u_t), with u_t = W_xh x_t + b_h."""
-    return activation(recur(h, params.W_hh) + u)
+    return activation(recurrent_product(h, params.W_hh) + u)
 
 
 def indrnn_advance(
@@ -89,7 +96,7 @@ def vanilla(
     """
     phi = activation_named(activation)
     inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
-    return bind(
+    return bind_cell(
         VanillaParams, lambda params, h, u: vanilla_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
     )
 
@@ -126,7 +133,7 @@ def indrnn(
     RNN. 2018.
     """
     phi = activation_named(activation)
-    cell = bind(
+    cell = bind_cell(
         VanillaParams, lambda params, h, u: indrnn_advance(params, h, u, phi), 1, input_size, hidden_size, **inits
     )
 

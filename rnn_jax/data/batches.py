@@ -10,6 +10,8 @@ from jaxtyping import Array, Int, Integer, Shaped
 
 from rnn_jax.machinery.checks import in_one_line, is_whole, one_axis, require_number, require_positive
 
+__all__ = ["Bucket", "bucket_batches", "consecutive_batches", "draw_batches", "pad", "windows"]
+
 Part = TypeVar("Part", bound=tuple)
 
 

@@ -13,6 +13,8 @@ from rnn_jax.data.languages import language_words, written_dates
 from rnn_jax.data.music import chorales
 from rnn_jax.data.texts import TEXTS, load_text
 
+__all__ = ["DATA_SETS", "DataSet"]
+
 
 class DataSet(NamedTuple):
     """A data set and what it needs."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from rnn_jax.data.parts import extra_package
 
+__all__ = ["PublishedFile", "published_file"]
+
 
 class PublishedFile(NamedTuple):
     """A published file: its name, address and checksum."""

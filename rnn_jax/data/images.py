@@ -9,6 +9,8 @@ from rnn_jax.data.batches import draw_batches
 from rnn_jax.data.parts import Parts, extra_package, split
 from rnn_jax.machinery.checks import require_positive
 
+__all__ = ["Digits", "digits"]
+
 
 class Digits(NamedTuple):
     """Images of handwritten digits and their classes."""

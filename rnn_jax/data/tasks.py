@@ -11,6 +11,8 @@ from rnn_jax.keys import one_key
 from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.compiling import compiled
 
+__all__ = ["ADDING_BASELINE", "Adding", "Copying", "FlipFlop", "adding", "copying", "copying_baseline", "flip_flop"]
+
 ADDING_BASELINE = 1 / 6
 """The mean squared error of the best constant guess, 1, in ``adding``: the variance of a sum of two, 2 · 1/12."""
 

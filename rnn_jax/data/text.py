@@ -11,6 +11,8 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Integer
 from rnn_jax.data.batches import windows
 from rnn_jax.machinery.checks import in_one_line, is_inside, one_axis, require_id, require_integers, require_positive
 
+__all__ = ["Vocabulary", "lanes", "one_hot", "streams", "vocabulary"]
+
 INT32 = 2**31
 """Ids are smaller: JAX keeps them in 32 bits."""
 

@@ -13,6 +13,8 @@ from rnn_jax.data.parts import Parts
 from rnn_jax.data.text import Vocabulary, vocabulary
 from rnn_jax.machinery.checks import in_one_line, require_positive
 
+__all__ = ["TEXTS", "Text", "load_text", "named_text", "python_reference", "read_text", "text_parts"]
+
 
 class Text(NamedTuple):
     """A text as numbers."""

@@ -11,6 +11,8 @@ from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import where
 from rnn_jax.types import Keys
 
+__all__ = ["keep_nucleus", "keep_top_k"]
+
 
 def keep_top_k(logits: Float[Array, "*batch V"], k: int) -> Float[Array, "*batch V"]:
     """The k largest logits, and −∞ for the others; of equals, the lowest ids are kept.

@@ -17,6 +17,8 @@ from rnn_jax.schedules.driver import rollout
 from rnn_jax.sequences import length_mask, require_lengths
 from rnn_jax.types import Cell, Params, State, require_cell
 
+__all__ = ["confidences", "continue_prompt"]
+
 
 def continue_prompt(
     cell: Cell,

@@ -10,6 +10,8 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Params, State
 
+__all__ = ["leading_gain", "step_jacobian"]
+
 
 @compiled("cell")
 def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array, "S S"]:

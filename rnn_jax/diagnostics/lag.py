@@ -16,6 +16,8 @@ from rnn_jax.machinery.sharding import laid_out, scan
 from rnn_jax.schedules.driver import batch_shape, rollout
 from rnn_jax.types import Cell, Params, State
 
+__all__ = ["LagGradients", "LagSummary", "lag_gradients", "summarise_lags"]
+
 
 class LagGradients(NamedTuple):
     """ln‖∂L_T/∂state_{T−k}‖ in nats, for every lag k = 0 … T and every example; K = T + 1."""

@@ -10,6 +10,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from rnn_jax.machinery.precision import widened
 
+__all__ = []
+
 
 class Scaled(NamedTuple):
     """Numbers of any size, mantissa · 2^exponent, each with an exponent of its own."""

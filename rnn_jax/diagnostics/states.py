@@ -13,6 +13,8 @@ from jaxtyping import Array, DTypeLike, Float, PyTree
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Params, State
 
+__all__ = []
+
 
 class Layout(NamedTuple):
     """The order of the parts of a state in a row of its S real numbers; a complex number is two of them."""

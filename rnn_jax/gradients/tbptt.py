@@ -55,10 +55,12 @@ from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
-from rnn_jax.schedules.driver import outputs, rollout, run
-from rnn_jax.schedules.scan import Marks, where
+from rnn_jax.schedules.driver import outputs, rollout, run_schedule
+from rnn_jax.schedules.scan import StepFlags, where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
+
+__all__ = ["chunked", "cut", "parallel"]
 
 
 def cut(
@@ -168,7 +170,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -310,7 +312,7 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _in_parallel(plan, params, h0, steps)
@@ -322,8 +324,8 @@ def _in_parallel(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[F
 
     def on(h: State, number: Array) -> tuple[State, State]:
         all_steps = window_steps(plan, constant_steps, number, plan.k1)
-        xs, marks = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.marks))
-        return run(plan.cell, constant_params, h, xs, marks, all_steps.idle)[0], h
+        xs, flags = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.flags))
+        return run_schedule(plan.cell, constant_params, h, xs, flags, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)

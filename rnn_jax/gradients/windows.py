@@ -10,9 +10,11 @@ from jaxtyping import Array, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
-from rnn_jax.schedules.driver import batch_shape, outputs, read_marks, require_fit, run
-from rnn_jax.schedules.scan import Marks, idle_inputs
+from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run_schedule, step_flags
+from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from rnn_jax.types import Cell, Params, State, require_cell
+
+__all__ = ["Loss"]
 
 Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 """``(ys, targets) -> scalar``, a sum over the leading axis, time."""
@@ -22,7 +24,7 @@ class Steps(NamedTuple):
     """The data of each step, time leading, and the inputs that replace masked ones."""
 
     xs: PyTree
-    marks: Marks
+    flags: StepFlags
     targets: PyTree
     idle: PyTree
     """Inputs at masked steps, ``(*batch, …)``, from the whole sequence: a window may have no unmasked step."""
@@ -64,7 +66,7 @@ def plan_windows(
     loss: Loss,
     window: int,
     k1: int | None,
-    marks: Marks,
+    flags: StepFlags,
     lengths: Integer[Array, "..."] | None,
     counted_steps: int | None = None,
 ) -> tuple[Plan, Steps]:
@@ -72,7 +74,7 @@ def plan_windows(
 
     Args:
         cell, params, h0, xs, targets, loss, window, k1, lengths: as in ``tbptt.chunked``.
-        marks: the mask and resets.
+        flags: the mask and resets.
         counted_steps: number of steps that have targets, if not all have.
 
     Raises:
@@ -90,12 +92,12 @@ def plan_windows(
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, as each window counts its last k1 losses")
     require_steps(T, xs=xs)
     require_steps(T if counted_steps is None else counted_steps, targets=targets)
-    marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
+    flags = step_flags(T, batch_shape(cell, params, h0), flags.mask, lengths, flags.resets, None, reverse=False)
     k1 = max(min(k1, T), 1)
     whole = -(-T // k1) * k1  # where the last window would end if it were not shorter
     begins_early = k1 < min(window, whole)  # the first windows begin with masked steps before the sequence
-    mask = jnp.ones(T, bool) if marks.mask is None and begins_early else marks.mask
-    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
+    mask = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, flags, targets, idle_inputs(mask, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
@@ -144,18 +146,18 @@ def window_steps(plan: Plan, steps: Steps, number: int | Array, losses: int) -> 
     def at(t: Array, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jnp.take(a, t, axis=0, mode="clip"), tree)
 
-    marks = at(t, steps.marks)
+    flags = at(t, steps.flags)
     if plan.k1 < plan.k2:
         begun = t >= 0
-        mask = begun if marks.mask is None else marks.mask & begun.reshape(-1, *[1] * (marks.mask.ndim - 1))
-        marks = marks._replace(mask=mask)
-    return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets), steps.idle)
+        mask = begun if flags.mask is None else flags.mask & begun.reshape(-1, *[1] * (flags.mask.ndim - 1))
+        flags = flags._replace(mask=mask)
+    return Steps(at(t, steps.xs), flags, at(t[len(t) - losses :], steps.targets), steps.idle)
 
 
 def window_outputs(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[PyTree, Ends]:
     """The outputs at a window's last steps, whose losses it counts, and the states that it computes."""
     require_fit(plan.cell, params, h, steps.xs)
-    h_T, hs = run(plan.cell, params, h, steps.xs, steps.marks, steps.idle)
+    h_T, hs = run_schedule(plan.cell, params, h, steps.xs, steps.flags, steps.idle)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     return outputs(plan.cell, params, counted), jax.lax.stop_gradient(Ends(begin, h_T))

@@ -4,3 +4,5 @@ An experiment is a script with cells, in this order: options, data, networks and
 figures (``page.add_figure``), and the page (``page.publish``). Its modules are light to import one by one:
 ``rnn_jax.lab.options`` does not load JAX.
 """
+
+__all__ = []

@@ -9,6 +9,8 @@ from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.lab.own_cells import naming, own_cell, require_floating_state
 
+__all__ = ["equal_models", "make_cell", "make_model"]
+
 STARTS = {
     "gaussian": initializers.scaled_normal(),
     "orthogonal": initializers.orthogonal(),

@@ -28,6 +28,8 @@ from rnn_jax.lab.environment import environment
 from rnn_jax.lab.figures import images_of
 from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
 
+__all__ = ["Run", "open_run", "read_json", "read_metrics"]
+
 Config = TypeVar("Config")
 
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}

@@ -1,1 +1,3 @@
-"""What no equation needs to know: checks, equal factories, compiled calls, precision, layouts over a mesh."""
+"""Machinery below the equations: checks, factories, short texts, compiled calls, precision, layouts over a mesh."""
+
+__all__ = []

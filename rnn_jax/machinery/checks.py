@@ -1,4 +1,4 @@
-"""Errors that say got, wanted, and the fix."""
+"""Checks of arguments; errors name the value, the wanted value, and the fix."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 from jax import dtypes
 from jax.core import Tracer
 from jaxtyping import ArrayLike, DTypeLike, PyTree
+
+__all__ = ["MisfitError", "in_one_line", "is_inside", "is_whole", "one_axis"]
 
 LARGEST_SIZE = 2**31 - 1
 
@@ -66,7 +68,7 @@ def require_positive(**sizes: int) -> None:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a Python or NumPy integer; a bool is none, nor is a float such as 3.0.
+    """Whether a value is a Python or NumPy integer; a bool is not one, nor is a float such as 3.0.
 
     >>> [is_whole(value) for value in (3, np.uint8(3), 3.0, True)]
     [True, True, False, False]
@@ -77,11 +79,11 @@ def is_whole(value: Any) -> bool:
 def require_number(
     name: str, value: Any, holds: Callable[[Any], Any], wanted: str, *, may_be_traced: bool = False
 ) -> None:
-    """Raises a ValueError unless a value is one real number of which ``holds`` is true, which it is not of NaN.
+    """Raises a ValueError unless a value is one real number for which ``holds`` is true (NaN never passes).
 
     Args:
         name: of the argument.
-        value: a Python number, or an array of one number; a bool is none.
+        value: a Python number, or an array of one number; a bool does not pass.
         holds: the condition, such as ``lambda rate: 0 <= rate < 1``.
         wanted: the condition in words, with the fix.
         may_be_traced: whether a traced number passes, as its value cannot be checked.
@@ -101,7 +103,7 @@ def require_number(
 
 
 def require_numbers(name: str, values: Any, holds: Callable[[Any], Any], wanted: str) -> None:
-    """Raises a ValueError unless values are a sequence of real numbers of each of which ``holds`` is true.
+    """Raises a ValueError unless values are a sequence of real numbers for which ``holds`` is true.
 
     >>> require_numbers("q", (0.5, 1.1), lambda q: 0 <= q <= 1, "quantiles in [0, 1]")
     Traceback (most recent call last):
@@ -154,7 +156,7 @@ def require_id(vocabulary_size: int, **ids: ArrayLike | None) -> None:
 
 
 def require_kept(**trees: Any) -> None:
-    """Raises a ValueError that names an integer of NumPy's or Python's which JAX would wrap round to another one.
+    """Raises a ValueError for an integer of NumPy or Python that JAX would change, because its type has fewer bits.
 
     >>> with jax.enable_x64(False):
     ...     require_kept(first=np.int64(2**40))
@@ -173,13 +175,13 @@ def require_kept(**trees: Any) -> None:
 
 
 def require_integers(name: str, dtype: Any, vocabulary_size: int) -> None:
-    """Raises a ValueError unless a type is one of integers: a bool is no id, nor is a float such as 1.0."""
+    """Raises a ValueError unless a type is one of integers: a bool is not an id, nor is a float such as 1.0."""
     if not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"{name} got {dtype}; want integer ids in [0, {vocabulary_size})")
 
 
 def is_inside(ids: Any, vocabulary_size: int) -> Any:
-    """Where ids are in [0, V), whatever integer type they have, one that does not hold V too.
+    """Where ids are in [0, V), for any integer type, also one that cannot hold V.
 
     >>> is_inside(jnp.array([0, 255], jnp.uint8), 300).tolist(), is_inside(np.array([-1, 2**40]), 300).tolist()
     ([True, True], [False, False])
@@ -190,7 +192,7 @@ def is_inside(ids: Any, vocabulary_size: int) -> Any:
 
 
 def one_axis(name: str, numbers: Any) -> np.ndarray:
-    """An array ``(N,)`` of what is one already, of a list, or of another iterable; a ValueError where it is none.
+    """An array ``(N,)`` made of an array, a list, or another iterable; a ValueError where it has another shape.
 
     >>> one_axis("ids", (n * n for n in range(3)))
     array([0, 1, 4])
@@ -203,10 +205,10 @@ def one_axis(name: str, numbers: Any) -> np.ndarray:
 
 
 def in_one_line(value: Any) -> str:
-    """What an error calls a wrong value.
+    """A wrong value as a short text in one line, for an error.
 
     >>> in_one_line("relu"), in_one_line(np.zeros((2, 2)))
     ("'relu'", '[[0. 0.] [0. 0.]]')
     """
-    said = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
-    return said if len(said) <= 80 else f"{said[:80]}…"
+    text = " ".join((repr(value) if isinstance(value, str) else str(value)).split())
+    return text if len(text) <= 80 else f"{text[:80]}…"

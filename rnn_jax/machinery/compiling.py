@@ -1,4 +1,4 @@
-"""Compiled calls: what is called again and again outside of ``jit``, as in a notebook, is compiled once."""
+"""Compiled calls: a function that is called many times outside ``jit``, as in a notebook, is compiled once."""
 
 import contextlib
 import functools
@@ -11,7 +11,9 @@ import numpy as np
 from jax.core import Tracer
 
 from rnn_jax.machinery.checks import require_kept
-from rnn_jax.machinery.reading import what_is_read
+from rnn_jax.machinery.dependencies import dependency_key
+
+__all__ = ["compiled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,14 +23,16 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: ``jax.jit`` with these arguments static, for functions of cells.
 
     Equal calls of a factory return equal cells, so a cell that is built anew costs no compilation, nor does a loss that
-    is written as a ``lambda`` in the call. Where a cell, a loss, or what they read has changed, the function is
-    compiled anew; where that cannot be seen, as with an object of one's own, and inside another program, it is called
-    as it is.
+    is written as a ``lambda`` in the call. The function is compiled again where a cell, a loss, or a value that they
+    read has changed. It is called without compilation where changes cannot be found, as with an object of your own
+    class, and inside another compiled program.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        changed_by_tracing: dict[Hashable, Fixed] = {}  # what a function reads and changes itself, such as a counter
+        changed_by_tracing: dict[
+            Hashable, Fixed
+        ] = {}  # functions that change a value which they read, such as a counter
 
         @functools.partial(jax.jit, static_argnums=0)
         def jitted(fixed: Fixed, others: dict[str, Any]) -> R:
@@ -41,15 +45,15 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             require_kept(**others)
             arguments, held = {name: given[name] for name in given if name in static}, {}
             try:
-                fixed = Fixed(what_is_read(arguments, held), arguments, held)
-            except (TypeError, ValueError):  # what may change unseen; a function that is not complete yet
+                fixed = Fixed(dependency_key(arguments, held), arguments, held)
+            except (TypeError, ValueError):  # a value without a key; a function that is not complete yet
                 return function(*args, **kwargs)
             if is_staged():
                 return function(*args, **kwargs)
             fixed = changed_by_tracing.get(fixed.key, fixed)
             result = jitted(fixed, others)
             with contextlib.suppress(TypeError, ValueError):
-                after = Fixed(what_is_read(arguments, held := {}), fixed.arguments, held)
+                after = Fixed(dependency_key(arguments, held := {}), fixed.arguments, held)
                 if after.key != fixed.key and after.key not in changed_by_tracing:
                     fixed.held = {**held, **fixed.held}  # as long as the key is good
                     changed_by_tracing[after.key] = fixed
@@ -61,7 +65,7 @@ def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 class Fixed:
-    """Static arguments, which are compared by a key of what they are and of what they read; that is held with them."""
+    """Static arguments, compared by a key of their values and of all that they read; these values are kept alive."""
 
     def __init__(self, key: Hashable, arguments: dict[str, Any], held: dict[int, Any]) -> None:
         self.key, self.arguments, self.held = key, arguments, held

@@ -10,12 +10,16 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from rnn_jax.machinery.reprs import call_text
+
+__all__ = ["Made", "factory"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Made:
-    """A function that a factory made. There is one for equal calls of the factory, so it is equal to itself alone.
+    """A function that a factory made; equal calls of the factory return the same object.
 
     The one class of the library that is neither a ``NamedTuple`` nor a ``Protocol``: a closure cannot be pickled.
     """
@@ -30,22 +34,21 @@ class Made:
 
     def __repr__(self) -> str:
         make, args, kwargs, path = self.recipe
-        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
-        return f"{make.__name__}({given}){jax.tree_util.keystr(path)}"
+        return f"{call_text(make, args, kwargs)}{jax.tree_util.keystr(path)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return remade, self.recipe
+        return made_again, self.recipe
 
 
 KNOWN: weakref.WeakValueDictionary[Hashable, Made] = weakref.WeakValueDictionary()
-"""Every function that is alive and was made by a factory, by the factory, its arguments and its place."""
+"""Every living function made by a factory; the key is the factory, its arguments, and the place in its result."""
 
 
 def factory(make: Callable[P, R]) -> Callable[P, R]:
     """A function whose result is one function or a ``NamedTuple`` of them, the same for equal arguments.
 
-    Arguments are equal by value, arrays too. A call with traced arrays, or with anything that has no hash, makes
-    functions that are equal to themselves alone.
+    Arguments are equal by value, arrays too. A call with traced arrays, or with values without a hash, returns
+    functions that are equal only to themselves.
 
     >>> from rnn_jax import lstm
     >>> lstm(3, 5) == lstm(input_size=3, hidden_size=5, forget_bias=1.0), lstm(3, 5) == lstm(3, 4)
@@ -56,7 +59,7 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
         args, kwargs = jax.tree.map(lambda a: a.copy() if isinstance(a, np.ndarray) else a, (args, kwargs))
-        result = make(*args, **kwargs)  # of arrays that nobody else can change
+        result = make(*args, **kwargs)  # with copies of arrays, which nobody else can change
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
@@ -74,13 +77,13 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
     return made
 
 
-def remade(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
-    """The function at this place of what a factory makes, for a pickle that is read."""
+def made_again(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], path: tuple[Any, ...]) -> Made:
+    """The function at this place of the result of a factory, for unpickling."""
     return next(part for place, part in jax.tree.leaves_with_path(make(*args, **kwargs)) if place == path)
 
 
 def frozen(value: Any) -> Hashable:
-    """Arguments as what can be compared by value; a TypeError for what is traced or has no hash.
+    """Arguments in a form that is compared by value; a TypeError for traced arrays and values without a hash.
 
     >>> frozen({"mask": np.array([1.0]), "sizes": [2, 3]}) == frozen({"mask": np.array([1.0]), "sizes": [2, 3]})
     True

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+__all__ = ["is_floating", "is_half", "narrowed", "widened"]
+
 
 def is_floating(a: Any) -> bool:
     """Whether an array, or a number, is floating."""
@@ -20,8 +22,8 @@ def is_half(a: Any) -> bool:
 def widened(tree: PyTree) -> PyTree:
     """A pytree whose floating arrays have at least 32 bits.
 
-    A gradient is summed over time and batch in the type of what it is the gradient of; in bfloat16 a sum of ones ends
-    at 256.
+    A gradient is summed over time and batch in the type of its parameter; in bfloat16 a sum of ones stops growing at
+    256.
 
     >>> widened({"b_h": jnp.ones(2, jnp.bfloat16), "ids": jnp.ones(2, jnp.int8)})["b_h"].dtype
     dtype('float32')

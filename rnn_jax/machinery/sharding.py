@@ -1,8 +1,8 @@
 """Layouts over the devices of a mesh, which are part of an array's type under explicit axes and ``shard_map``.
 
-An array made of nothing, such as ``cell.start(params, (B,))``, lies whole on every device; what has read a batch is
-split as the batch is. JAX unites the two in sums and products, but not where it wants equal types. Without a mesh, and
-with automatic axes, every function here leaves a program as it would be without.
+A new array, such as ``cell.start(params, (B,))``, is whole on every device; an array computed from a batch is split
+as the batch is. JAX combines the two in sums and products, but not where it needs equal types. Without a mesh, and with
+automatic axes, no function here changes a program.
 """
 
 import operator
@@ -15,17 +15,30 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+__all__ = [
+    "alike",
+    "common",
+    "everywhere",
+    "laid_out",
+    "rows",
+    "scan",
+    "varying",
+    "varying_axes",
+    "where",
+    "where_leading",
+]
+
 Carry = TypeVar("Carry")
 
 
 def scan(
     step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, reverse: bool = False
 ) -> tuple[Carry, Any]:
-    """``jax.lax.scan``, whose carry is laid out from the beginning as its steps leave it."""
+    """``jax.lax.scan`` whose first carry has the layout of the carry after a step."""
     if not has_layouts():
         return jax.lax.scan(step, carry, xs, reverse=reverse)
     x = jax.tree.map(one_step, xs)
-    for _ in jax.tree.leaves(carry):  # what one part of a state has read, the others read a step later
+    for _ in jax.tree.leaves(carry):  # a layout spreads from one part of a state to the others, one step each
         before, carry = carry, laid_out(carry, like=jax.eval_shape(step, carry, x)[0])
         if all(map(operator.is_, jax.tree.leaves(before), jax.tree.leaves(carry))):
             break
@@ -82,11 +95,20 @@ def alike(axes: int, *trees: PyTree) -> Any:
 
 
 def where(condition: Any, a: Any, b: Any) -> Array:
-    """``jnp.where`` of arrays of equal rank, or numbers, that need not lie alike."""
+    """``jnp.where`` of arrays of equal rank, or numbers, whose layouts may differ."""
     if has_layouts():
         condition, a, b = jnp.broadcast_arrays(condition, a, b)
         condition, a, b = alike(a.ndim, condition, a, b)
     return jnp.where(condition, a, b)
+
+
+def where_leading(condition: Bool[Array, "..."], a: PyTree, b: PyTree) -> PyTree:
+    """Pytree ``a`` where the condition over the leading axes is True, elsewhere ``b``."""
+
+    def leaf(a: Array, b: Array) -> Array:
+        return where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
+
+    return jax.tree.map(leaf, a, b)
 
 
 def varying_axes(tree: PyTree) -> frozenset[str]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Integer, PyTree
 
 from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.schedules.scan import Marks, idle_inputs, scan
-from rnn_jax.sequences import borders_from_the_other_side, length_mask, require_lengths
-from rnn_jax.types import Cell, Keyed, Params, State, require_cell
+from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
+from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
+from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
@@ -36,8 +36,8 @@ def rollout(
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
 
-    Whatever is said of steps may be traced, and is ``(T,)``, or ``(T, *batch)`` to say it of each example. Borders
-    (resets and cuts) act at masked steps too.
+    The flags of the steps, mask, resets and cuts, are ``(T,)`` for all examples or ``(T, *batch)`` for each, and may be
+    traced. Borders (resets and cuts) act at masked steps too.
 
     Args:
         cell: the recurrence.
@@ -47,12 +47,12 @@ def rollout(
         xs: ``(T, *batch, I)``, or integer ids ``(T, *batch)``; T may be 0.
         mask: where False, the state is held and the input ignored: NaN there changes neither value nor gradient.
         lengths: ``(*batch)`` in [0, T], the mask of sequences that end early; a length of 0 returns h0.
-        resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, which a
-            NaN does not survive. Nothing flows over this border from either side.
+        resets: where True, a new sequence begins: the state before the step is replaced by ``cell.start``, so a
+            NaN does not pass. Nothing flows over this border from either side.
         cuts: where True, a truncated window begins: no gradient crosses this border, and values never change. A
             start that a reset puts there keeps its gradient.
-        reverse: reads from the last step to the first, so that h_t has seen x_t … x_T, and h_T is the state after
-            x_1. Padding is held over, and borders stay where they are.
+        reverse: reads from the last step to the first, so that h_t depends on x_t … x_T, and h_T is the state after
+            x_1. Masked steps keep the state, and borders stay where they are.
         schedule: a name in ``SCHEDULES``.
 
     Returns:
@@ -69,8 +69,8 @@ def rollout(
     >>> cell = vanilla(input_size=1, hidden_size=4)
     >>> params = cell.init(jax.random.key(0))
     >>> def loss(xs):
-    ...     said = {"lengths": jnp.asarray(3), "cuts": window_cuts(4, window=2)}
-    ...     return rollout(cell, params, cell.start(params), xs, **said)[0].sum()
+    ...     flags = {"lengths": jnp.asarray(3), "cuts": window_cuts(4, window=2)}
+    ...     return rollout(cell, params, cell.start(params), xs, **flags)[0].sum()
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
     [False, False, True, False]
     """
@@ -97,29 +97,29 @@ def _rolled(
     reverse: bool,
     schedule: str,
 ) -> tuple[State, State]:
-    """``rollout``, with its checks of shapes and types, which are made when it is compiled."""
+    """``rollout``, with the checks of shapes and types that are made when it is compiled."""
     require_fit(cell, params, h0, xs)
-    marks = read_marks(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
-    return run(cell, params, h0, xs, marks, idle_inputs(marks.mask, xs), reverse, schedule)
+    flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
+    return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
 
 
-def run(
+def run_schedule(
     cell: Cell,
     params: Params,
     h0: State,
     xs: PyTree,
-    marks: Marks,
+    flags: StepFlags,
     idle: PyTree,
     reverse: bool = False,
     schedule: str = "scan",
 ) -> tuple[State, State]:
-    """A rollout of what has been checked; ``marks`` and ``idle`` as a schedule takes them."""
-    fresh = None if marks.resets is None else cell.start(params, batch_shape(cell, params, h0))
-    return SCHEDULES[schedule](cell, params, h0, xs, marks, fresh, idle, reverse)
+    """A rollout of checked arguments; ``flags`` and ``idle`` as in a schedule."""
+    fresh = None if flags.resets is None else cell.start(params, batch_shape(cell, params, h0))
+    return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
-    """What is seen of a rollout: y_t of every h_t, in one call outside the scan.
+    """The outputs of a rollout: y_t of every h_t, in one call outside the scan.
 
     Args:
         cell, params: as in ``rollout``.
@@ -129,13 +129,6 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
         ``ys``, ``(T, *batch, O)``.
     """
     return cell.output(params, hs)
-
-
-def batch_shape(cell: Cell, params: Params, h: State) -> tuple[int, ...]:
-    """The batch axes of a state: those that ``cell.start(params)`` does not have."""
-    one = jax.tree.leaves(jax.eval_shape(cell.start, params))[0]
-    many = jax.tree.leaves(h)[0]
-    return many.shape[: many.ndim - one.ndim]
 
 
 def require_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
@@ -149,10 +142,10 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
     """Raises a ValueError unless one step takes h0 to a state of the same shapes and types."""
     require_draws(cell.keyed, "xs", unkey(xs)[1])
     check_keys(xs, () if unkey(xs)[1] is None else batch_shape(cell, params, h0))
-    before = describe(h0) or repr(h0)
+    before = describe_shapes(h0) or repr(h0)
     try:
         x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-        after = describe(jax.eval_shape(cell.step, params, h0, x0))
+        after = describe_shapes(jax.eval_shape(cell.step, params, h0, x0))
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         likely = likely_misfit(cell, params, h0, xs)
         if not likely and not isinstance(error, TypeError):
@@ -171,15 +164,15 @@ def check_fit(cell: Cell, params: Params, h0: State, xs: PyTree) -> None:
 
 
 def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
-    """What is wrong where xs lack the batch axes of h0, and would be broadcast; nothing where they have them."""
+    """The error text where xs lack the batch axes of h0 and would be broadcast; empty where they have them."""
     batch = batch_shape(cell, params, h0)
     one = jax.tree.map(lambda h: jax.ShapeDtypeStruct(h.shape[len(batch) :], h.dtype), h0)
 
     def read_by_one(axes: int) -> bool:
-        """Whether a state without batch axes reads x_t without so many axes."""
+        """Whether a step from a state without batch axes accepts x_t without so many leading axes."""
         try:
             x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes + 1 :], x.dtype), xs)
-            return describe(jax.eval_shape(cell.step, params, one, x)) == describe(one)
+            return describe_shapes(jax.eval_shape(cell.step, params, one, x)) == describe_shapes(one)
         except (TypeError, ValueError):
             return False
 
@@ -194,13 +187,14 @@ def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
 
 
 def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
-    """What other than h0 is wrong where a step does not fit, in one line; nothing where that cannot be known."""
+    """The likely error other than h0 where a step does not fit, in one line; empty where none is found."""
     made = jax.eval_shape(cell.init, jax.random.key(0))
     for their, our in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
         if (their[0], their[2]) != (our[0], our[2]):  # of another dtype they may be
-            return f"params got {_said(their)}, where cell.init(key) makes {_said(our)}; want params of this cell"
+            their, our = in_words(their), in_words(our)
+            return f"params got {their}, where cell.init(key) makes {our}; want params of this cell"
     for name, given in {"params": params, "h0": h0, "xs": xs}.items():
-        if narrow := NARROW.search(describe(given)):
+        if narrow := NARROW.search(describe_shapes(given)):
             return f"{name} got {narrow.group()}, in which JAX does not compute; want float16, bfloat16 or wider"
     if jax.tree.structure(h0) != jax.tree.structure(jax.eval_shape(cell.start, params)):
         return ""
@@ -218,16 +212,16 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     return batch_misfit(cell, params, h0, xs)
 
 
-def read_marks(
+def step_flags(
     T: int,
     batch: tuple[int, ...],
-    mask: Bool[Array, "T ..."] | None,
-    lengths: Integer[Array, "..."] | None,
-    resets: Bool[Array, "T ..."] | None,
-    cuts: Bool[Array, "T ..."] | None,
-    reverse: bool,
-) -> Marks:
-    """What a rollout was told of its steps, checked, with lengths as a mask and borders in the order of reading."""
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[Array, "T ..."] | None = None,
+    cuts: Bool[Array, "T ..."] | None = None,
+    reverse: bool = False,
+) -> StepFlags:
+    """The checked flags of the steps of a rollout, with lengths as a mask and borders in the order of reading."""
     if lengths is not None:
         if mask is not None:
             raise ValueError(
@@ -235,27 +229,27 @@ def read_marks(
             )
         if jnp.shape(lengths) not in ((), batch):
             raise ValueError(f"lengths got shape {jnp.shape(lengths)}; want {batch}, one for each example")
-        mask = length_mask(lengths, T)
-    marks = Marks(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
-    for name, mark in marks._asdict().items():
-        check_mark(name, mark, T, batch)
+        mask = length_mask(jnp.asarray(lengths), T)
+    flags = StepFlags(*(None if a is None else jnp.asarray(a) for a in (mask, resets, cuts)))
+    for name, flag in flags._asdict().items():
+        require_flag(name, flag, T, batch)
     if not reverse:
-        return marks
-    return Marks(marks.mask, borders_from_the_other_side(marks.resets), borders_from_the_other_side(marks.cuts))
+        return flags
+    return StepFlags(flags.mask, reversed_borders(flags.resets), reversed_borders(flags.cuts))
 
 
-def check_mark(name: str, mark: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
-    """Raises a ValueError unless a mark is None, or boolean with time and any of the leading batch axes."""
-    if mark is None:
+def require_flag(name: str, flag: Bool[Array, "T ..."] | None, T: int, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a flag is None, or boolean with time and any of the leading batch axes."""
+    if flag is None:
         return
-    if mark.dtype != jnp.bool_ or mark.ndim == 0 or mark.shape[0] != T or mark.shape[1:] != batch[: mark.ndim - 1]:
+    if flag.dtype != jnp.bool_ or flag.ndim == 0 or flag.shape[0] != T or flag.shape[1:] != batch[: flag.ndim - 1]:
         each = ", ".join(map(str, (T, *batch)))
-        raise ValueError(f"{name} got {mark.dtype} {mark.shape}; want bool ({T},), or ({each}) for each example")
+        raise ValueError(f"{name} got {flag.dtype} {flag.shape}; want bool ({T},), or ({each}) for each example")
 
 
-def describe(state: State) -> str:
+def describe_shapes(state: State) -> str:
     """Shapes and types of a state, in one line."""
-    return ", ".join(map(_said, parts_of(state)))
+    return ", ".join(map(in_words, parts_of(state)))
 
 
 def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -264,6 +258,6 @@ def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(path, str(getattr(a, "dtype", type(a).__name__)), jnp.shape(a)) for path, a in leaves]
 
 
-def _said(part: tuple[str, str, tuple[int, ...]]) -> str:
+def in_words(part: tuple[str, str, tuple[int, ...]]) -> str:
     path, dtype, shape = part
     return f"{path} {dtype}{list(shape)}".strip() if dtype else path

@@ -8,11 +8,14 @@ from jaxtyping import Array, Bool, PyTree
 
 from rnn_jax.machinery import sharding
 from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.types import Cell, Params, State
 
+__all__ = ["StepFlags", "scan"]
 
-class Marks(NamedTuple):
-    """What is said about each step beside its input, ``(T, …)`` over the leading batch axes; None says nothing."""
+
+class StepFlags(NamedTuple):
+    """Flags of each step, ``(T, …)`` over the leading batch axes, or None for no such flags."""
 
     mask: Bool[Array, "T ..."] | None = None
     """False: the state is held and the input ignored."""
@@ -23,20 +26,20 @@ class Marks(NamedTuple):
 
 
 def scan(
-    cell: Cell, params: Params, h0: State, xs: PyTree, marks: Marks, fresh: State, idle: PyTree, reverse: bool
+    cell: Cell, params: Params, h0: State, xs: PyTree, flags: StepFlags, fresh: State, idle: PyTree, reverse: bool
 ) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it.
 
     Args:
         cell, params, h0, xs: as in ``rollout``.
-        marks: as in ``Marks``; borders are those before the step in the order of reading.
-        fresh: what a reset puts in the state's place.
-        idle: what the cell reads at masked steps, ``idle_inputs``.
+        flags: as in ``StepFlags``; borders are those before the step in the order of reading.
+        fresh: the state after a reset.
+        idle: the inputs at masked steps, from ``idle_inputs``.
         reverse: from the last step to the first.
     """
     wide, wide_fresh = widened(params), widened(fresh)
 
-    def step(h: State, inputs: tuple[PyTree, Marks]) -> tuple[State, State]:
+    def step(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         x, (mask, reset, cut) = inputs
         narrow = narrowed(wide, params)
         if cut is not None:
@@ -47,16 +50,16 @@ def scan(
         h = stepped if mask is None else where(mask, stepped, h)
         return h, h
 
-    return sharding.scan(step, h0, (xs, marks), reverse)
+    return sharding.scan(step, h0, (xs, flags), reverse)
 
 
 def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
-    """What a cell reads at masked steps ``(*batch, …)``: the first input of each example that is not masked.
+    """The inputs at masked steps, ``(*batch, …)``: the first input of each example that is not masked.
 
     None without a mask.
 
-    No constant is harmless for every cell: one that divides by ‖x‖ has no gradient at 0. What an example holds is as
-    harmless as the sequence itself. An example that is masked as a whole reads numbers between ¼ and ¾, or id 0.
+    No constant is safe for every cell: a cell that divides by ‖x‖ has no gradient at 0. An input of the example itself
+    is as safe as the sequence. An example that is masked at every step reads numbers between ¼ and ¾, or id 0.
     """
     if mask is None:
         return None
@@ -76,22 +79,13 @@ def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
     return jax.tree.map(leaf, xs)
 
 
-def where(condition: Bool[Array, "..."], a: State, b: State) -> State:
-    """a where the condition over the leading batch axes is True, elsewhere b."""
-
-    def leaf(a: Array, b: Array) -> Array:
-        return sharding.where(jnp.expand_dims(condition, range(condition.ndim, a.ndim)), a, b)
-
-    return jax.tree.map(leaf, a, b)
-
-
 def stop_gradient_where(cut: Bool[Array, "..."], h: State) -> State:
     """The same values; where ``cut`` is True, no gradient flows back through them."""
     return where(cut, jax.lax.stop_gradient(h), h)
 
 
 def unmasked(mask: Bool[Array, "..."], x: PyTree, idle: PyTree) -> PyTree:
-    """x, and ``idle`` where it is masked; keys are left alone."""
+    """x, replaced by ``idle`` where it is masked; keys stay."""
     return jax.tree.map(lambda a, b: a if is_key(a) else where(mask, a, b), x, idle)
 
 

@@ -10,9 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.checks import in_one_line, require_number
 from rnn_jax.machinery.precision import narrowed, widened
+from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import everywhere
 from rnn_jax.schedules.scan import where
 from rnn_jax.types import Keys, Params, State
+
+__all__ = ["LearnerInfo", "LearnerState"]
 
 
 class LearnerState(NamedTuple):
@@ -31,6 +34,8 @@ class LearnerState(NamedTuple):
     """Number of updates made."""
     cursor: Int[Array, ""]
     """Number of batches used; more than ``step`` where updates were skipped."""
+
+    __repr__ = repr_of_arrays
 
 
 class LearnerInfo(NamedTuple):

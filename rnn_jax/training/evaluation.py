@@ -14,6 +14,8 @@ from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.sequences import length_mask
 from rnn_jax.types import Cell, Params, require_cell
 
+__all__ = ["evaluate"]
+
 
 def evaluate(
     cell: Cell,

@@ -14,6 +14,8 @@ from rnn_jax.machinery.checks import is_inside
 from rnn_jax.training.descent import LearnerInfo, LearnerState
 from rnn_jax.types import Cell, Params
 
+__all__ = []
+
 INPUT, TARGET = "input id outside the cell's vocabulary", "target outside the vocabulary of the logits"
 
 

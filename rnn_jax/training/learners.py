@@ -15,6 +15,7 @@ from rnn_jax.keys import keyed
 from rnn_jax.machinery.checks import require_batch_shape
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.reprs import repr_of_call
 from rnn_jax.machinery.sharding import laid_out, scan
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.schedules.scan import where
@@ -71,6 +72,8 @@ class Window(NamedTuple):
     """As in ``rollout``."""
     resets: Bool[Array, "K ..."] | None = None
     """As in ``rollout``."""
+
+    __repr__ = repr_of_call
 
 
 @factory

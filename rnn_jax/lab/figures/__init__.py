@@ -1,7 +1,7 @@
 """Figures. Every function returns a matplotlib figure, which a notebook displays, and saves nothing."""
 
-from rnn_jax.lab.figures.classes import confusion_counts, confusion_figure, image_figure
 from rnn_jax.lab.figures.bars import share_figure
+from rnn_jax.lab.figures.classes import confusion_counts, confusion_figure, image_figure
 from rnn_jax.lab.figures.curves import Curve, LearningCurve, curve_figure, learning_figure
 from rnn_jax.lab.figures.gradients import Band, band_of, cost_figure, gain_figure, gradient_figure, lag_figure
 from rnn_jax.lab.figures.style import COLOURS, Picture, images_of, plain, with_fonts

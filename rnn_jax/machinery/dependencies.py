@@ -1,4 +1,4 @@
-"""What a function reads beside its arguments, as a key: with another key, it is another function."""
+"""Keys of functions and of the values that they read beside their arguments; two functions with one key are equal."""
 
 import functools
 import types
@@ -10,28 +10,30 @@ import numpy as np
 
 from rnn_jax.machinery.factories import Made
 
+__all__ = ["dependency_key"]
+
 LIBRARIES = ("rnn_jax", "jax", "jaxlib", "optax", "numpy", "flax", "chex")
-"""Packages whose functions read nothing that changes."""
+"""Packages whose functions read only values that do not change."""
 
 
-def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
-    """A key of a value and of all that functions in it read: globals, what they close over, defaults.
+def dependency_key(value: Any, held: dict[int, Any]) -> Hashable:
+    """A key of a value and of all values that functions in it read: globals, closures, defaults.
 
-    Functions are told apart by their code, numbers, texts and arrays of NumPy by value, arrays of JAX by identity.
+    Functions are compared by their code; numbers, texts and arrays of NumPy by value; arrays of JAX by identity.
 
     Args:
         value: such as a cell, or a loss.
-        held: gets every object that the key identifies by its place; a key is good as long as they are held.
+        held: receives every object that the key identifies by its address; the key is valid while they are alive.
 
     Raises:
-        TypeError: for what may change unseen, such as an object of a class of one's own.
+        TypeError: for a value whose changes cannot be found, such as an object of your own class.
     """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return type(value), repr(value)
     if id(value) in held:
-        return "seen", list(held).index(id(value))
+        return "repeated", list(held).index(id(value))
     held[id(value)] = value
-    read = functools.partial(what_is_read, held=held)
+    read = functools.partial(dependency_key, held=held)
     if isinstance(value, Made):
         make, args, kwargs, path = value.recipe
         return id(make), path, read(args), read(kwargs)
@@ -44,21 +46,21 @@ def what_is_read(value: Any, held: dict[int, Any]) -> Hashable:
     if isinstance(value, functools.partial):
         return functools.partial, read(value.func), read(value.args), read(value.keywords)
     if isinstance(value, types.FunctionType) and not is_library(value):
-        return value.__code__, *map(read, reads_of(value))
+        return value.__code__, *map(read, dependencies_of(value))
     fixed = jax.Array, np.generic, np.dtype, np.ufunc, type, types.ModuleType, types.BuiltinFunctionType
     if isinstance(value, fixed) or is_library(value):
         return id(value)
-    raise TypeError(f"{type(value).__name__} may change unseen")
+    raise TypeError(f"{type(value).__name__} has no key")
 
 
 def is_library(value: Any) -> bool:
-    """Whether a function, or the class of another object, is one of the libraries that this one is made of."""
+    """Whether a function, or the class of another object, belongs to one of ``LIBRARIES``."""
     of = value if isinstance(value, types.FunctionType) else type(value)
     return str(getattr(of, "__module__", "")).partition(".")[0] in LIBRARIES
 
 
-def reads_of(function: types.FunctionType) -> list[Any]:
-    """What a function looks up: its globals, what it closes over, its defaults."""
+def dependencies_of(function: types.FunctionType) -> list[Any]:
+    """The values that a function reads: globals, closures, defaults."""
     lookup = function.__globals__
     looked_up = [(name, lookup[name]) for name in names_in(function.__code__) if name in lookup]
     closed_over = [cell.cell_contents for cell in function.__closure__ or ()]
