@@ -24,7 +24,7 @@ bench: $(READY)     ## every benchmark, on whatever device jax finds
 	$(RUN) -m benchmarks.all
 
 lock:               ## renew requirements.lock (needs uv; PYTHON must be a real interpreter, not a shim)
-	uv pip compile pyproject.toml --extra test --extra data --extra onnx --extra check --extra build --universal --generate-hashes --no-header \
+	uv pip compile pyproject.toml --extra test --extra data --extra onnx --extra check --extra build --extra docs --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version 3.11 --python $(PYTHON) -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml

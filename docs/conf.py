@@ -1,0 +1,36 @@
+"""How Sphinx builds the site: ``make docs``."""
+
+import os
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+HERE = Path(__file__).parent
+os.environ.pop("MPLBACKEND", None)  # figures are drawn into the pages
+os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")  # without the settings of the user
+os.environ["PYTHONPATH"] = str(HERE.parent)  # of the kernels that execute the pages
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+project = "rnn_jax"
+author = "the authors of rnn_jax"
+project_copyright = f"{author}; Apache-2.0"
+version = release = version_of("rnn-jax-lab")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "reference"]
+exclude_patterns = ["_build", "*.py"]
+myst_heading_anchors = 3
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Reference"]
+
+html_theme = "furo"
+html_title = "rnn_jax"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = False
