@@ -4,7 +4,7 @@ VENV   ?= .venv
 READY   = $(VENV)/.ready
 RUN     = $(VENV)/bin/python
 
-.PHONY: demo test check peers bench lock clean
+.PHONY: demo test check docs peers bench lock clean
 
 demo: $(READY)      ## the main job: how far back does the gradient reach?
 	$(RUN) experiments/vanishing_gradients.py --out runs/vanishing_gradients/demo --overwrite
@@ -16,6 +16,9 @@ check: $(READY)     ## style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/basedpyright
+
+docs: $(READY)      ## the site, into docs/_build/html: every page is executed, and a warning is an error
+	$(RUN) -m sphinx -b html -W --keep-going -q docs docs/_build/html
 
 peers: $(READY)     ## the outside libraries that cells are compared with; without them their tests are skipped
 	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0"

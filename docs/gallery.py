@@ -6,6 +6,7 @@ without a run only the page is.
 """
 
 import argparse
+import ast
 import json
 import re
 import shutil
@@ -28,11 +29,15 @@ def scripts() -> list[Path]:
 
 
 def question_of(script: Path) -> tuple[str, str]:
-    """Title and first paragraph of the first text cell of a script in the percent format."""
-    cell = script.read_text().split("# %% [markdown]\n", 1)[1].split("# %%", 1)[0]
-    text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
+    """Title and first paragraph of a script: of its first text cell in the percent format, or of its docstring."""
+    source = script.read_text()
+    if "# %% [markdown]\n" in source:
+        cell = source.split("# %% [markdown]\n", 1)[1].split("# %%", 1)[0]
+        text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
+    else:
+        text = ast.get_docstring(ast.parse(source)) or script.stem
     title, _, rest = text.partition("\n\n")
-    return title.removeprefix("# "), rest.split("\n\n")[0]
+    return title.removeprefix("# ").rstrip("."), rest.split("\n\n")[0]
 
 
 def numbers_in(summary: Any, path: str = "") -> dict[str, float | list[float]]:
@@ -45,7 +50,7 @@ def numbers_in(summary: Any, path: str = "") -> dict[str, float | list[float]]:
     return {path.strip(): summary}
 
 
-def take(folder: Path, figure: str | None, names: list[str]) -> Path:
+def copy_run(folder: Path, figure: str | None, names: list[str]) -> Path:
     """Copies one figure of a run and writes its numbers beside it; returns the file of numbers.
 
     Raises:
@@ -74,7 +79,7 @@ def take(folder: Path, figure: str | None, names: list[str]) -> Path:
 def section(script: Path) -> str:
     """What the page shows of one experiment."""
     title, question = question_of(script)
-    parts = [f"## {title}", f"`experiments/{script.name}`. {question}"]
+    parts = [f"## {title}", f"`experiments/{script.name}`", question]
     facts = KEPT / f"{script.stem}.json"
     if not facts.exists():
         return "\n\n".join([*parts, "*No run has been taken into the gallery yet.*"])
@@ -107,7 +112,7 @@ def main() -> None:
     for run in options.runs:
         folder, _, figure = run.partition("=")
         try:
-            print(take(Path(folder), figure or None, options.numbers))
+            print(copy_run(Path(folder), figure or None, options.numbers))
         except ValueError as error:
             parser.error(str(error))
     (HERE / "gallery.md").write_text(page())
