@@ -7,7 +7,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 os.environ.pop("MPLBACKEND", None)  # figures are drawn into the pages
-os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")  # without the settings of the user
+profile = HERE / "_build" / "ipython" / "profile_default"  # of the kernels, without the settings of the user
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text('get_config().InlineBackend.figure_formats = {"svg"}\n')
+os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ["PYTHONPATH"] = str(HERE.parent)  # of the kernels that execute the pages
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 

@@ -12,8 +12,9 @@ from docutils import nodes
 
 import rnn_jax
 
-ORDER = "types cells initializers combinators keys dropout schedules sequences layers bridges topologies losses".split()
-ORDER += "decoding gradients diagnostics training counting data lab".split()
+ORDER = ["types", "cells", "initializers", "combinators", "readouts", "input_layers", "keys", "dropout", "schedules"]
+ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training"]
+ORDER += ["counting", "data", "lab"]
 HIDDEN = {"machinery"}  # what the library is made of inside
 INTRODUCTION = """# API reference
 
@@ -40,7 +41,9 @@ def public_names(module: ModuleType) -> list[str]:
         names = [name for name in vars(module) if not name.startswith("_")]
         names = [name for name in names if callable(getattr(module, name))]
     if not hasattr(module, "__path__") or not hasattr(module, "__all__"):
-        names = [name for name in names if getattr(getattr(module, name), "__module__", module.__name__) == module.__name__]
+        names = [
+            name for name in names if getattr(getattr(module, name), "__module__", module.__name__) == module.__name__
+        ]
     return [name for name in names if not inspect.ismodule(getattr(module, name))]
 
 
@@ -82,7 +85,9 @@ def write_pages(app: Any) -> None:
         calls = [f".. autofunction:: {page.module}.{name}" for name in page.functions]
         calls += [f".. autoclass:: {page.module}.{name}\n   :members:" for name in page.classes]
         body = "\n\n".join(calls)
-        head = "\n\n".join([f"# `{page.module}`", f"{page.title}.", *(constant(page.module, name) for name in page.values)])
+        head = "\n\n".join(
+            [f"# `{page.module}`", f"{page.title}.", *(constant(page.module, name) for name in page.values)]
+        )
         (folder / f"{page.module}.md").write_text(f"{head}\n\n```{{eval-rst}}\n{body}\n```\n")
     rows = "\n".join(f"| [`{page.module}`]({page.module}.md) | {page.title} |" for page in PAGES)
     tree = "\n".join(page.module for page in PAGES)
@@ -104,7 +109,9 @@ def link_sources(app: Any, name: str, source: list[str]) -> None:
         text = match[1].strip("`")
         return f"{{py:obj}}`{text} <{PLACES[text]}>`" if text in PLACES else f"`{text}`"
 
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./(?:\.\./)*(?!tutorials|howto|api|gallery)[\w./*-]+\)", replacement, source[0])
+    source[0] = re.sub(
+        r"\[([^\]]+)\]\(\.\./(?:\.\./)*(?!tutorials|howto|api|gallery)[\w./*-]+\)", replacement, source[0]
+    )
 
 
 def read_well(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -114,7 +121,9 @@ def read_well(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     for n, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", line)
-            parts = [part if part.startswith("``") else part.replace("|", r"\|").replace(" **", r" \*\*") for part in parts]
+            parts = [
+                part if part.startswith("``") else part.replace("|", r"\|").replace(" **", r" \*\*") for part in parts
+            ]
             lines[n] = "".join(linked(part, name) if part.startswith("``") else part for part in parts)
     if what == "function" and (equations := equations_of(obj)):
         lines += ["", "Equations::", "", *(f"    {line}" for line in equations), ""]

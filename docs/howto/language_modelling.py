@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Language modelling
 #
-# The recipe for a model of characters: a text becomes ids, ids become windows, a network with dropout learns to predict
-# the next character, and its loss is compared with n-grams, which need no network. Losses are in nats a character; divide
-# by ln 2 for bits, and exp gives the perplexity.
+# The recipe for a model of characters: a text becomes ids, ids become windows, a network with dropout learns to
+# predict the next character, and its loss is compared with n-grams, which need no network. Losses are in nats a
+# character; divide by ln 2 for bits, and exp gives the perplexity.
 #
 # This page trains for seconds on a small text. The full program, with checkpoints and `--resume`, is
 # `experiments/char_lm.py`.
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax import gru, initializers, many_to_many, output_dropout, readout
+from rnn_jax import gru, initializers, keyed, many_to_many, output_dropout, readout, rollout, stack, zoneout
 from rnn_jax.data.ngrams import witten_bell
 from rnn_jax.data.text import streams, vocabulary
 from rnn_jax.data.texts import python_reference
@@ -37,8 +37,8 @@ train, validation = ids[:36_000], ids[36_000:]
 # %% [markdown]
 # ## What needs no network
 #
-# `witten_bell` returns −ln p of every validation character for n-grams of 1, 2, … characters. A network that does not
-# beat the longest has learned little.
+# `witten_bell` returns −ln p of every validation character for n-grams of 1, 2, … characters. A network that does
+# not beat the longest has learned little.
 
 # %%
 ngrams = witten_bell(train, validation, characters.size, order=4).mean(axis=1)
@@ -48,8 +48,8 @@ assert ngrams[0] > ngrams[1] > ngrams[2] > 1.5
 # %% [markdown]
 # ## Windows
 #
-# `streams` cuts the text into lanes that are read side by side. Lane b of one window goes on where it ended in the window
-# before, so the carried state keeps its meaning. The target of each character is the next one.
+# `streams` cuts the text into lanes that are read side by side. Lane b of one window goes on where it ended in the
+# window before, so the carried state keeps its meaning. The target of each character is the next one.
 
 # %%
 xs, targets = streams(train, batch_size=16, window=32)
@@ -60,8 +60,8 @@ assert (xs[1, 0] == targets[0, -1]).all()
 # %% [markdown]
 # ## The network
 #
-# Ids select rows of `W_xh`, which `unit_normal` starts at the right scale. `output_dropout` draws while training, because
-# the learner gives it keys, and takes the mean in evaluation. For more layers use `stack`.
+# Ids select rows of `W_xh`, which `unit_normal` starts at the right scale. `output_dropout` draws while training,
+# because the learner gives it keys, and takes the mean in evaluation. For more layers use `stack`.
 
 # %%
 core = output_dropout(gru(characters.size, 64, input_init=initializers.unit_normal()), rate=0.1)
@@ -97,8 +97,8 @@ nats = history[3]
 f"{nats:.2f} nats, {bits_per_char(nats):.2f} bits a character, perplexity {perplexity(nats):.1f}"
 
 # %% [markdown]
-# After three passes over 36,000 characters the network is better than counted pairs. Longer training, more text and more
-# units do the rest: see the numbers of `char_lm.py` in the [gallery](../gallery.md).
+# After three passes over 36,000 characters the network is better than counted pairs. Longer training, more text and
+# more units do the rest: see the numbers of `char_lm.py` in the [gallery](../gallery.md).
 #
 # ## Writing
 #
@@ -112,10 +112,26 @@ assert len(written) == 120
 print("T" + written)
 
 # %% [markdown]
+# ## Dropout of several kinds
+#
+# Cells with dropout or zoneout can be stacked like any others. With keys beside the inputs they draw, which is
+# training; without keys they take the mean, which is evaluation and the same every time.
+
+# %%
+cell = stack(output_dropout(gru(2, 8), rate=0.5), zoneout(gru(8, 4), rate=0.1))
+weights, ones = cell.init(jax.random.key(0)), jnp.ones((6, 3, 2))
+h0 = cell.start(weights, (3,))
+drawn_1, drawn_2 = (rollout(cell, weights, h0, keyed(jax.random.key(n), ones, (3,)))[1] for n in (1, 2))
+mean_1, mean_2 = (rollout(cell, weights, h0, ones)[1] for _ in range(2))
+tops = [hs[1] for hs in (drawn_1, drawn_2, mean_1, mean_2)]
+assert not jnp.array_equal(tops[0], tops[1]) and jnp.array_equal(tops[2], tops[3])
+
+# %% [markdown]
 # ## What to watch
 #
 # - **Ids outside the vocabulary** give NaN, never the row of a neighbour; `encode` refuses unknown characters.
-# - **The state is carried** from window to window. Evaluate with a carried state too: the loss of windows that each begin
-#   at zero is higher.
-# - **Regularisation**: `output_dropout`, `variational_dropout`, `zoneout`, `weight_drop`; weight decay by `optax.adamw`.
+# - **The state is carried** from window to window. Evaluate with a carried state too: the loss of windows that each
+#   begin at zero is higher.
+# - **Regularisation**: `output_dropout`, `variational_dropout`, `zoneout`, `weight_drop`; and weight decay by
+#   `optax.adamw`.
 # - **Truncation is a bias**: see [](../tutorials/truncation.py).

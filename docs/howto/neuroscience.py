@@ -5,8 +5,8 @@
 #
 #     h_t = (1 − α) h_{t−1} + α (W_hh tanh(h_{t−1}) + W_xh x_t + b) + σ √(2α) ξ_t,     α = Δt/τ,  ξ_t ~ N(0, 1)
 #
-# The library has the version without noise (`ctrnn`). This page writes the noisy one as your own cell, checks its noise
-# against theory, trains it on a decision task, and looks at its dynamics.
+# The library has the version without noise (`ctrnn`). This page writes the noisy one as your own cell, checks its
+# noise against theory, trains it on a decision task, and looks at its dynamics.
 
 # %%
 import jax
@@ -20,9 +20,9 @@ from rnn_jax.training import batch_learner, fit
 # %% [markdown]
 # ## Noise is an input
 #
-# A cell is a pure function, so its randomness comes in beside the input: a cell with the mark `keyed=True` may be given
-# `Keyed(x, key)`, with one key for each example of the batch. Without keys it computes the mean, here the noiseless
-# network. Firing rates are tanh(h): that is the `output`, which the readout and the loss receive.
+# A cell is a pure function, so its randomness comes in beside the input: a cell with the mark `keyed=True` may be
+# given `Keyed(x, key)`, with one key for each example of the batch. Without keys it computes the mean, here the
+# noiseless network. Firing rates are tanh(h): that is the `output`, which the readout and the loss receive.
 
 
 # %%
@@ -37,15 +37,17 @@ def noisy_rates(input_size, hidden_size, alpha=0.2, sigma=0.1):
     def start(params, batch_shape=()):
         return jnp.zeros((*batch_shape, hidden_size))
 
+    def draw_noise(key):
+        return jax.random.normal(key, (hidden_size,))
+
     def step(params, h, x):
         x, key = (x.x, x.key) if isinstance(x, Keyed) else (x, None)
         drive = jnp.tanh(h) @ params["W_hh"] + x @ params["W_xh"] + params["b"]
         h = (1 - alpha) * h + alpha * drive
         if key is None:
             return h
-        draw_one = lambda key: jax.random.normal(key, (hidden_size,), h.dtype)  # noqa: E731
-        noise = jax.vmap(draw_one)(key.ravel()).reshape(h.shape)
-        return h + sigma * jnp.sqrt(2 * alpha).astype(h.dtype) * noise
+        noise = jax.vmap(draw_noise)(key.ravel()).reshape(h.shape)
+        return h + sigma * jnp.sqrt(2 * alpha) * noise
 
     return cell_from_step(init, start, step, output=lambda params, h: jnp.tanh(h))._replace(keyed=True)
 
@@ -53,8 +55,8 @@ def noisy_rates(input_size, hidden_size, alpha=0.2, sigma=0.1):
 # %% [markdown]
 # ## Its noise is right
 #
-# Without weights each unit is an Ornstein–Uhlenbeck process in steps, whose variance in theory is
-# 2 α σ² / (1 − (1 − α)²) = σ² / (1 − α/2). With α = 0.2 and σ = 0.1 this is 0.0111.
+# Without weights each unit is an Ornstein–Uhlenbeck process in steps, whose variance in theory is 2 α σ² / (1 − (1 −
+# α)²) = σ² / (1 − α/2). With α = 0.2 and σ = 0.1 this is 0.0111.
 
 # %%
 cell = noisy_rates(input_size=2, hidden_size=16)
@@ -70,8 +72,8 @@ f"variance {variance:.4f}, in theory {0.1**2 / 0.9:.4f}"
 # %% [markdown]
 # ## A decision
 #
-# Evidence of ±0.2 arrives for 30 steps in noise of size 1. At the end the network must say its sign. The best that any
-# observer can do is the sign of the sum, which is right with probability Φ(0.2 √30) = 0.86.
+# Evidence of ±0.2 arrives for 30 steps in noise of size 1. At the end the network must say its sign. The best that
+# any observer can do is the sign of the sum, which is right with probability Φ(0.2 √30) = 0.86.
 
 # %%
 T, B, STRENGTH = 30, 64, 0.2
@@ -113,8 +115,8 @@ f"right in {accuracy:.0%} of new trials, the best possible is {best:.0%}"
 # %% [markdown]
 # ## Its dynamics
 #
-# To integrate evidence, a network needs a direction in which the state neither decays nor grows: an eigenvalue near 1 of
-# the Jacobian of one step. All others may decay with the time constant, 1 − α = 0.8.
+# To integrate evidence, a network needs a direction in which the state neither decays nor grows: an eigenvalue near
+# 1 of the Jacobian of one step. All others may decay with the time constant, 1 − α = 0.8.
 
 # %%
 rest = model.start(state.params)
@@ -128,4 +130,5 @@ figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
 axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.7"))
 axis.plot(eigenvalues.real, eigenvalues.imag, "o")
 axis.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", title="Eigenvalues of one step")
+plt.close(figure)
 figure

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Reinforcement learning: resets and burn-in
 #
-# An agent with memory acts one step at a time, its episodes end at any step of any lane, and it learns from stretches
-# that begin in the middle of an episode. This page shows the three pieces: acting with resets, learning with resets, and
-# burn-in for replayed experience.
+# An agent with memory acts one step at a time, its episodes end at any step of any lane, and it learns from
+# stretches that begin in the middle of an episode. This page shows the three pieces: acting with resets, learning
+# with resets, and burn-in for replayed experience.
 #
-# The task is recall. At the first step of an episode the agent sees a cue, +1 or −1. At the last step, 3 to 7 steps later, it
-# sees a signal, must choose one of two actions, and gets the reward 1 if its action is that of the cue.
+# The task is recall. At the first step of an episode the agent sees a cue, +1 or −1. At the last step, 3 to 7 steps
+# later, it sees a signal, must choose one of two actions, and gets the reward 1 if its action is that of the cue.
 
 # %%
 from typing import NamedTuple
@@ -51,9 +51,9 @@ agent = readout(gru(input_size=2, hidden_size=24), output_size=2)  # the logits 
 # %% [markdown]
 # ## Learning with resets
 #
-# The environment says where an episode begins; this is `resets`, before the step. The state is carried from window to window,
-# so an episode may go over the border of a window. The loss is that of REINFORCE: −ln π(action) · (reward − ½), where the
-# action is drawn from the agent's own probabilities.
+# The environment says where an episode begins; this is `resets`, before the step. The state is carried from window
+# to window, so an episode may go over the border of a window. The loss is that of REINFORCE: −ln π(action) · (reward
+# − ½), where the action is drawn from the agent's own probabilities.
 
 
 # %%
@@ -104,13 +104,14 @@ params = carry[0]
 figure, axis = plt.subplots(figsize=(5, 2.4), layout="constrained")
 axis.plot(40 * jnp.arange(5), rewards, "o-")
 axis.set(xlabel="updates", ylabel="reward of an episode", ylim=(0.3, 1.05))
+plt.close(figure)
 figure
 
 # %% [markdown]
 # ## Acting, one step at a time
 #
-# While acting there is no sequence, only the next observation. Replace the state of lanes that begin an episode, then make one
-# step. The result is that of a rollout with `resets`, for which the learner computes its gradient:
+# While acting there is no sequence, only the next observation. Replace the state of lanes that begin an episode,
+# then make one step. The result is that of a rollout with `resets`, for which the learner computes its gradient:
 
 # %%
 _, steps = play(jax.random.key(20), nothing)
@@ -131,10 +132,10 @@ assert jnp.allclose(h, h_T, atol=1e-5)
 # %% [markdown]
 # ## Burn-in
 #
-# Replayed stretches begin in the middle of an episode, where the right state is unknown: it was computed with older weights, or
-# is missing. Burn-in runs the first steps only to find a state; no loss counts there and no gradient flows into them
-# (Kapturowski and others 2019). Here the stretch begins at step 10 with a zero state. After a reset the state is exact, so burn-in
-# as long as the longest episode, 8 steps, makes all lanes exact:
+# Replayed stretches begin in the middle of an episode, where the right state is unknown: it was computed with older
+# weights, or is missing. Burn-in runs the first steps only to find a state; no loss counts there and no gradient
+# flows into them (Kapturowski and others 2019). Here the stretch begins at step 10 with a zero state. After a reset
+# the state is exact, so burn-in as long as the longest episode, 8 steps, makes all lanes exact:
 
 # %%
 stretch = jax.tree.map(lambda a: a[10:], steps)
@@ -163,5 +164,5 @@ assert jnp.all(gradient[:BURN_IN] == 0)
 assert jnp.any(gradient[BURN_IN:] != 0)
 
 # %% [markdown]
-# A stored state instead of zeros is the argument `h0` of the same rollout. For the start of an episode that is learned, wrap the
-# agent in `learned_start`: resets then return to it, and their gradient reaches it.
+# A stored state instead of zeros is the argument `h0` of the same rollout. For the start of an episode that is
+# learned, wrap the agent in `learned_start`: resets then return to it, and their gradient reaches it.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Time series with gaps
 #
-# Measurements are missing, and series have different lengths. This page forecasts the next value of a series of which
-# half is missing, in two ways, and compares both with the best that theory allows.
+# Measurements are missing, and series have different lengths. This page forecasts the next value of a series of
+# which half is missing, in two ways, and compares both with the best that theory allows.
 #
-# The series is autoregressive, x_t = a x_{t−1} + √(1 − a²) ε_t with a = −0.9: it swings from one side to the other. Its
-# variance is 1, and each value is observed with probability p = 0.5. A missing value is NaN.
+# The series is autoregressive, x_t = a x_{t−1} + √(1 − a²) ε_t with a = −0.9: it swings from one side to the other.
+# Its variance is 1, and each value is observed with probability p = 0.5. A missing value is NaN.
 
 # %%
 import jax
@@ -36,8 +36,9 @@ assert 0.48 < jnp.isnan(series).mean() < 0.52
 # ## The best forecast
 #
 # If the last observed value is d steps old, the best forecast of x_{t+1} is a^(d+1) times that value. Gaps have the
-# probabilities p (1 − p)^d, so the smallest mean squared error is 1 − p a² / (1 − (1 − p) a²) = 0.32. A forecast that does not
-# know d can do no better than 1 − c² with c = p a / (1 − (1 − p) a), which is 0.90: hardly better than the constant 0.
+# probabilities p (1 − p)^d, so the smallest mean squared error is 1 − p a² / (1 − (1 − p) a²) = 0.32. A forecast
+# that does not know d can do no better than 1 − c² with c = p a / (1 − (1 − p) a), which is 0.90: hardly better than
+# the constant 0.
 
 # %%
 best = 1 - P * A**2 / (1 - (1 - P) * A**2)
@@ -47,13 +48,14 @@ assert (round(best, 2), round(without_age, 2)) == (0.32, 0.90)
 # %% [markdown]
 # ## Two ways to treat a gap
 #
-# **Hold**: give the observed steps as `mask`. At a gap the state is held and the input ignored, NaN or not. This is right
-# where nothing happens during a gap, such as padding or a pause of the clock.
+# **Hold**: give the observed steps as `mask`. At a gap the state is held and the input ignored, NaN or not. This is
+# right where nothing happens during a gap, such as padding or a pause of the clock.
 #
-# **Continue**: replace NaN by 0 and add a second feature, 1 if observed. The network makes a step at every gap and can count.
-# This is right where time goes on during a gap, as here.
+# **Continue**: replace NaN by 0 and add a second feature, 1 if observed. The network makes a step at every gap and
+# can count. This is right where time goes on during a gap, as here.
 #
-# The loss counts only targets that were observed; `jnp.where` comes **before** the square, so no NaN enters the gradient.
+# The loss counts only targets that were observed; `jnp.where` comes **before** the square, so no NaN enters the
+# gradient.
 
 
 # %%
@@ -97,13 +99,14 @@ axis.axvline(best, color="k", linestyle="--", label="best possible")
 axis.axvline(without_age, color="k", linestyle=":", label="best without the age of the last value")
 axis.set(xlabel="mean squared error of the forecast", xlim=(0, 1.2))
 axis.legend(loc="upper center", bbox_to_anchor=(0.45, 1.3), ncols=2, frameon=False)
+plt.close(figure)
 figure
 
 # %% [markdown]
 # ## Series of different lengths
 #
-# Padding is a gap for which "hold" is right. Give `lengths` to the rollout, and count only real steps in the loss. Whatever lies
-# in the padding, the state of a short series is that of its own end:
+# Padding is a gap for which "hold" is right. Give `lengths` to the rollout, and count only real steps in the loss.
+# Whatever lies in the padding, the state of a short series is that of its own end:
 
 # %%
 model = readout(gru(1, 16), 1)

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Gradients against lag
 #
-# How far back does the gradient of a loss reach? `lag_gradients` measures ‖∂L_T/∂state_{T−k}‖ for every lag k, in log
-# space, so that e^−600 is as exact as 1. This tutorial checks it against theory, and compares four kinds of cells.
+# How far back does the gradient of a loss reach? `lag_gradients` measures ‖∂L_T/∂state_{T−k}‖ for every lag k, in
+# log space, so that e^−600 is as exact as 1. This tutorial checks it against theory, and compares four kinds of
+# cells.
 
 # %%
 import jax
@@ -28,9 +29,9 @@ assert jnp.allclose(lags.log_norm, lags.log_norm[0] - jnp.arange(301) * jnp.log(
 # %% [markdown]
 # ## The memory of an LSTM
 #
-# An LSTM without weights multiplies its memory c by the forget gate, σ(forget_bias), at each step. With a bias of 1 the
-# gradient halves every ln 2 / −ln σ(1) ≈ 2.21 steps, and 2,000 steps back it is e^−627. A plain float32 adjoint ends at
-# e^−87 and then is 0.
+# An LSTM without weights multiplies its memory c by the forget gate, σ(forget_bias), at each step. With a bias of 1
+# the gradient halves every ln 2 / −ln σ(1) ≈ 2.21 steps, and 2,000 steps back it is e^−627. A plain float32 adjoint
+# ends at e^−87 and then is 0.
 
 # %%
 cell = lstm(input_size=2, hidden_size=3, forget_bias=1.0)
@@ -43,8 +44,9 @@ assert round(half_life, 2) == 2.21
 assert round(float(lags.log_norm_of.c[-1])) == -627
 
 # %% [markdown]
-# The parts of a state are reported apart: `log_norm_of.h` and `log_norm_of.c`. Without recurrent weights nothing reaches an
-# earlier h, so its norm is exactly zero, which is −∞ in log space. Zero and "too small for float32" are never confused.
+# The parts of a state are reported apart: `log_norm_of.h` and `log_norm_of.c`. Without recurrent weights nothing
+# reaches an earlier h, so its norm is exactly zero, which is −∞ in log space. Zero and "too small for float32" are
+# never confused.
 
 # %%
 assert jnp.isneginf(lags.log_norm_of.h[1:]).all()
@@ -80,12 +82,13 @@ for name, curve in curves.items():
     axis.plot((curve - curve[0]) / jnp.log(10), label=name)
 axis.set(xlabel="lag k, steps back", ylabel="gradient norm, powers of 10", title="60 steps, before training")
 axis.legend()
+plt.close(figure)
 figure
 
 # %% [markdown]
-# A ReLU unit that starts at the identity passes the gradient unchanged or not at all, so what is left belongs to the units
-# that were never switched off. The forget gate of the LSTM starts at σ(1) = 0.73. The gates of a fresh GRU are half open,
-# so it begins no better than tanh: gates help because training can open and close them.
+# A ReLU unit that starts at the identity passes the gradient unchanged or not at all, so what is left belongs to the
+# units that were never switched off. The forget gate of the LSTM starts at σ(1) = 0.73. The gates of a fresh GRU are
+# half open, so it begins no better than tanh: gates help because training can open and close them.
 
 # %%
 left = {name: float(curve[-1] - curve[0]) for name, curve in curves.items()}
@@ -95,8 +98,8 @@ assert left["ReLU, identity start"] > -3 and left["GRU"] < -12
 # %% [markdown]
 # ## One step
 #
-# `step_jacobian` is ∂state_t/∂state_{t−1} at one example, and `leading_gain` its largest singular value: the most by which
-# one step can multiply a gradient. Where it stays below 1, the gradient must vanish.
+# `step_jacobian` is ∂state_t/∂state_{t−1} at one example, and `leading_gain` its largest singular value: the most by
+# which one step can multiply a gradient. Where it stays below 1, the gradient must vanish.
 
 # %%
 cell = cells["tanh"]
@@ -106,5 +109,5 @@ assert jnp.allclose(J, params.W_hh.T, atol=1e-5)  # tanh' = 1 at 0
 assert jnp.allclose(leading_gain(cell, params, h, x), jnp.linalg.norm(J, ord=2), rtol=1e-4)
 
 # %% [markdown]
-# The measurement after training, with equal numbers of parameters and several seeds, is an experiment of its own: see the
-# [gallery](../gallery.md).
+# The measurement after training, with equal numbers of parameters and several seeds, is an experiment of its own:
+# see the [gallery](../gallery.md).

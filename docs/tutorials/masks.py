@@ -42,8 +42,8 @@ with_mask, _ = rollout(cell, params, h0, xs, mask=length_mask(lengths, 4))
 assert jnp.array_equal(with_lengths, with_mask)
 
 # %% [markdown]
-# The state after a padded rollout is the state after the last real step, so the second sequence ends as if it had been
-# run alone:
+# The state after a padded rollout is the state after the last real step, so the second sequence ends as if it had
+# been run alone:
 
 # %%
 alone, _ = rollout(cell, params, cell.start(params), xs[:2, 1])
@@ -99,8 +99,8 @@ assert [bool(jnp.any(g != 0)) for g in moved] == [False, False, True, True]
 # %% [markdown]
 # ## Each example has its own
 #
-# A mark of shape `(T,)` holds for the whole batch, one of shape `(T, B)` for each example. All of them may be traced, so
-# new lengths or resets do not compile the program again.
+# A mark of shape `(T,)` holds for the whole batch, one of shape `(T, B)` for each example. All of them may be
+# traced, so new lengths or resets do not compile the program again.
 
 # %%
 own = jnp.zeros((4, 3), bool).at[1, 0].set(True).at[3, 2].set(True)
