@@ -1,5 +1,6 @@
 """How Sphinx builds the site: ``make docs``."""
 
+import logging
 import os
 import sys
 from importlib.metadata import version as version_of
@@ -9,7 +10,10 @@ HERE = Path(__file__).parent
 os.environ.pop("MPLBACKEND", None)  # figures are drawn into the pages
 profile = HERE / "_build" / "ipython" / "profile_default"  # of the kernels, without the settings of the user
 profile.mkdir(parents=True, exist_ok=True)
-(profile / "ipython_kernel_config.py").write_text('get_config().InlineBackend.figure_formats = {"svg"}\n')
+(profile / "ipython_kernel_config.py").write_text(
+    'get_config().InlineBackend.figure_formats = {"svg"}\nget_config().Application.log_level = "ERROR"\n'
+)
+logging.getLogger("traitlets").setLevel("WARNING")
 os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ["PYTHONPATH"] = str(HERE.parent)  # of the kernels that execute the pages
 sys.path[:0] = [str(HERE), str(HERE.parent)]

@@ -105,7 +105,7 @@ def page() -> str:
 
 def main() -> None:
     """Reads the command line, takes the runs and writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m docs.gallery", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m docs.gallery", description=str(__doc__).partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run folder, or FOLDER=FIGURE")
     parser.add_argument("--numbers", nargs="+", default=[], metavar="NAME", help="keep only these, by their last name")
     options = parser.parse_args()

@@ -68,7 +68,7 @@ def page_of(module: ModuleType) -> Page:
     classes = [name for name in names if inspect.isclass(getattr(module, name))]
     functions = [name for name in names if inspect.isroutine(getattr(module, name))]
     values = [name for name in names if name not in classes and name not in functions]
-    title = inspect.getdoc(module).splitlines()[0].rstrip(".") if module.__doc__ else module.__name__
+    title = (inspect.getdoc(module) or module.__name__).partition("\n")[0].rstrip(".")
     return Page(module.__name__, title, functions, classes, values)
 
 

@@ -57,7 +57,7 @@ assert jnp.allclose(full.W_hh, jax.grad(truncated)(params, chunked, 1000).W_hh, 
 # %%
 integrator = cell_from_step(
     init=lambda key: jnp.asarray(0.9),
-    start=lambda a, batch_shape=(): jnp.zeros((*batch_shape, 1)),
+    start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)),
     step=lambda a, h, x: a * h + x,
 )
 T, windows = 256, [1, 2, 4, 8, 16, 32, 64]
