@@ -34,7 +34,8 @@ nb_merge_streams = True
 
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = ["Reference"]
+napoleon_use_param = False  # several arguments with one explanation stay one line
+napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = "rnn_jax"

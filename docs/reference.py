@@ -119,6 +119,7 @@ def read_well(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
     for n, line in enumerate(lines):
+        line = re.sub(r"^( +)((?:\*{0,2}\w+, )+\*{0,2}\w+):", lambda names: names[0].replace(",", " ·"), line)
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(``.*?``)", line)
             parts = [
@@ -156,7 +157,7 @@ def short(types: str) -> str:
     >>> short("key: Key[jaxlib._jax.Array, ''] | UInt32[jaxlib._jax.Array, '2'] | UInt32[jaxlib._jax.Array, '4']")
     'key: PRNGKeyArray'
     """
-    types = re.sub(r"jaxlib\._jax\.|jax\._src\.\w+\.|jaxtyping\.|~", "", types)
+    types = re.sub(r"~?\b(jaxlib\._jax|jax\._src\.\w+|jaxtyping|collections\.abc|typing)\.", "", types)
     types = types.replace("Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']", "PRNGKeyArray")
     return types.replace("str | type[Any] | dtype | SupportsDType", "DTypeLike")
 
