@@ -68,12 +68,11 @@ def test_what_the_figures_show_is_what_the_gradients_are(tmp_path):
     np.testing.assert_allclose(summary["leading_gain"][0], 1, rtol=1e-4)
 
 
-def test_the_own_cell_of_the_readme_joins_the_main_job(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    lines = next(block for block in readme.split("```") if "def leaky" in block).splitlines()
-    source = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
-    assert len(source) <= 12
-    (tmp_path / "mine.py").write_text("\n".join(["import jax", "import jax.numpy as jnp", *source]))
+def test_the_cell_of_the_first_tutorial_joins_the_main_job(tmp_path):
+    cells = (ROOT / "docs" / "tutorials" / "first_cell.py").read_text().split("# %%")
+    source = next(cell for cell in cells if "def leaky" in cell)
+    imports = "import jax\nimport jax.numpy as jnp\nfrom rnn_jax import cell_from_step, initializers\n"
+    (tmp_path / "mine.py").write_text(imports + source)
     folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
     code, out, err = finish(start(VANISHING, "--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder))
     assert (code, err) == (0, "")
