@@ -1,16 +1,21 @@
 """The pages of the site: every tutorial and how-to runs, and its numbers are asserted; every link leads somewhere."""
 
+import contextlib
 import json
 import re
 import runpy
 from pathlib import Path
 
+import flax.linen
 import jax
+import jax.numpy as jnp
 import matplotlib
+import numpy as np
 import pytest
 from matplotlib import pyplot
 
 from docs import gallery
+from rnn_jax import gru, rollout
 
 DOCS = Path(gallery.__file__).parent
 SCRIPTS = sorted([*DOCS.glob("tutorials/*.py"), *DOCS.glob("howto/*.py")])
@@ -18,10 +23,17 @@ TEXTS = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOC
 GENERATED = "api/index.md"  # written when the site is built
 
 
+@contextlib.contextmanager
+def default_modes():
+    """JAX as a user has it, not as strict as in the tests: pages must run as they stand."""
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_page_runs_and_its_numbers_hold(script):
     matplotlib.use("agg")
-    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # defaults
+    with default_modes():
         runpy.run_path(str(script))
     pyplot.close("all")
 
@@ -78,3 +90,24 @@ def test_the_speed_in_the_readme_is_that_of_the_benchmarks():
         (ratio,) = [ratio for case, ratio in eager.items() if json.loads(case)["call"] == call]
         assert f"{ratio:.1f} times" == wanted
         assert wanted in readme.replace("\n", " ")
+
+
+def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
+    readme, cells = (DOCS.parent / "README.md").read_text(), (DOCS / "cells.md").read_text().split("\n## ")[0]
+    number = len(re.findall(r"^\| \[", cells, flags=re.MULTILINE))
+    assert f"| recurrent cells | {number} |" in readme
+    row = next(line for line in readme.splitlines() if line.startswith("| gradients finite with NaN in the padding"))
+    assert row.split("|")[2:4] == [" yes ", " no "]
+
+    xs, lengths = np.ones((2, 3, 1), np.float32), np.array([3, 2], np.int32)
+    xs[1, 2] = np.nan
+    model = flax.linen.RNN(flax.linen.GRUCell(2), return_carry=True)
+    with default_modes():
+        params = model.init(jax.random.key(0), xs)
+        grads = jax.grad(lambda p: model.apply(p, jnp.asarray(xs), seq_lengths=jnp.asarray(lengths))[0].sum())(params)
+    assert any(jnp.isnan(grad).any() for grad in jax.tree.leaves(grads))
+
+    cell = gru(1, 2)
+    params, xs = cell.init(jax.random.key(0)), jnp.moveaxis(jnp.asarray(xs, float), 0, 1)
+    grads = jax.grad(lambda p: rollout(cell, p, cell.start(p, (2,)), xs, lengths=jnp.asarray(lengths))[0].sum())(params)
+    assert all(jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads))
