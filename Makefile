@@ -4,7 +4,7 @@ VENV   ?= .venv
 READY   = $(VENV)/.ready
 RUN     = $(VENV)/bin/python
 
-.PHONY: demo test check peers bench lock clean
+.PHONY: demo test check docs peers bench lock clean
 
 demo: $(READY)      ## the main job: how far back does the gradient reach?
 	$(RUN) experiments/vanishing_gradients.py --out runs/vanishing_gradients/demo --overwrite
@@ -17,6 +17,9 @@ check: $(READY)     ## style and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/basedpyright
 
+docs: $(READY)      ## the site, into docs/_build/html: every page is executed, and a warning is an error
+	$(RUN) -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
 peers: $(READY)     ## the outside libraries that cells are compared with; without them their tests are skipped
 	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0"
 
@@ -24,7 +27,7 @@ bench: $(READY)     ## every benchmark, on whatever device jax finds
 	$(RUN) -m benchmarks.all
 
 lock:               ## renew requirements.lock (needs uv; PYTHON must be a real interpreter, not a shim)
-	uv pip compile pyproject.toml --extra test --extra data --extra onnx --extra check --extra build --universal --generate-hashes --no-header \
+	uv pip compile pyproject.toml --extra test --extra data --extra onnx --extra check --extra build --extra docs --universal --generate-hashes --no-header \
 	    --no-emit-index-url --python-version 3.11 --python $(PYTHON) -o requirements.lock
 
 $(READY): requirements.lock pyproject.toml

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import rnn_jax as rnn
-from rnn_jax import Cell, initializers, readout
+from rnn_jax import cells, initializers
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
+from rnn_jax.dropout import output_dropout
 from rnn_jax.lab.own_cells import naming, own_cell, require_floating_state
+from rnn_jax.layers import stack
+from rnn_jax.readouts import readout
+from rnn_jax.types import Cell
 
 __all__ = ["equal_models", "make_cell", "make_model"]
 
@@ -20,14 +23,14 @@ STARTS = {
 """Initializations of W_hh."""
 
 RECURRENT = {
-    **{name: partial(rnn.vanilla, activation=name) for name in ACTIVATIONS},
-    **{name: getattr(rnn, name) for name in ("gru", "gru_reset_before", "mgu", "ugrnn", "janet")},
-    **{name: getattr(rnn, name) for name in ("lstm", "peephole_lstm", "cifg_lstm", "layer_norm_lstm", "slstm")},
-    **{name: getattr(rnn, name) for name in ("ctrnn", "antisymmetric", "cornn")},
+    **{name: partial(cells.vanilla, activation=name) for name in ACTIVATIONS},
+    **{name: getattr(cells, name) for name in ("gru", "gru_reset_before", "mgu", "ugrnn", "janet")},
+    **{name: getattr(cells, name) for name in ("lstm", "peephole_lstm", "cifg_lstm", "layer_norm_lstm", "slstm")},
+    **{name: getattr(cells, name) for name in ("ctrnn", "antisymmetric", "cornn")},
 }
 """Cells with a W_hh."""
 
-DIAGONAL = {name: getattr(rnn, name) for name in ("indrnn", "min_gru", "min_lstm", "diagonal", "lru")}
+DIAGONAL = {name: getattr(cells, name) for name in ("indrnn", "min_gru", "min_lstm", "diagonal", "lru")}
 """Cells without a W_hh."""
 
 
@@ -47,10 +50,10 @@ def make_model(name: str, vocabulary_size: int, hidden_size: int, *, layers: int
         ValueError: for a name or a start that is unknown, or your own cell that is wrong (``own_cell``).
     """
     sizes = (vocabulary_size, *[hidden_size] * (layers - 1))
-    cells = [make_cell(name, size, hidden_size, reads_ids=layer == 0) for layer, size in enumerate(sizes)]
+    below = [make_cell(name, size, hidden_size, reads_ids=layer == 0) for layer, size in enumerate(sizes)]
     if dropout:
-        cells = [rnn.output_dropout(cell, dropout) for cell in cells]
-    return readout(rnn.stack(*cells) if layers > 1 else cells[0], vocabulary_size)
+        below = [output_dropout(cell, dropout) for cell in below]
+    return readout(stack(*below) if layers > 1 else below[0], vocabulary_size)
 
 
 def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> Cell:

@@ -137,9 +137,7 @@ def window_learner(
         params = cell.init(key)
         return initial_state(key, params, optimizer, cell.start(params, batch_shape), jnp.ones(batch_shape, bool))
 
-    def window_loss(
-        params: Params, state: LearnerState, window: Window
-    ) -> tuple[Float[Array, ""], tuple[State, PyTree]]:
+    def window_loss(params: Params, state: LearnerState, window: Window) -> tuple[Float[Array, ""], PyTree]:
         batch, xs = batch_shape(cell, params, state.h), window.xs
         if transform is not None:
             params = transform(params, transform_key(state))
@@ -147,8 +145,8 @@ def window_learner(
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
         start = laid_out(cell.start(params, batch), like=state.h)
         h = where(state.fresh, with_gradient_of(state.h, start), state.h)
-        marks = {"mask": window.mask, "resets": window.resets}
-        value, rest = streaming(cell, params, h, xs, window.targets, loss, **marks, has_aux=has_aux)
+        flags = {"mask": window.mask, "resets": window.resets}
+        value, rest = streaming(cell, params, h, xs, window.targets, loss, **flags, has_aux=has_aux)
         return value, rest if has_aux else (rest, ())
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:

@@ -1,0 +1,113 @@
+"""The pages of the site: every tutorial and how-to runs, and its numbers are asserted; every link leads somewhere."""
+
+import contextlib
+import json
+import re
+import runpy
+from pathlib import Path
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from docs import gallery
+from rnn_jax import gru, rollout
+
+DOCS = Path(gallery.__file__).parent
+SCRIPTS = sorted([*DOCS.glob("tutorials/*.py"), *DOCS.glob("howto/*.py")])
+TEXTS = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *SCRIPTS]
+GENERATED = "api/index.md"  # written when the site is built
+
+
+@contextlib.contextmanager
+def default_modes():
+    """JAX as a user has it, not as strict as in the tests: pages must run as they stand."""
+    with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_page_runs_and_its_numbers_hold(script):
+    matplotlib.use("agg")
+    with default_modes():
+        runpy.run_path(str(script))
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
+def test_every_link_inside_the_repository_leads_to_a_file(text):
+    links = re.findall(r"\]\(([^)#\s]+)", text.read_text())
+    missing = [link for link in links if "://" not in link and link != GENERATED and not (text.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_stands_in_the_table_of_contents():
+    contents = (DOCS / "index.md").read_text()
+    pages = [*SCRIPTS, *(page for page in DOCS.glob("*.md") if page.stem != "index")]
+    missing = [page.stem for page in pages if f"\n{page.relative_to(DOCS).with_suffix('')}\n" not in contents]
+    assert not missing
+
+
+def test_the_gallery_is_what_its_script_writes():
+    assert (DOCS / "gallery.md").read_text() == gallery.page(), "renew it: python -m docs.gallery"
+
+
+def test_the_gallery_copies_a_figure_and_the_numbers_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "KEPT", tmp_path / "gallery")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curves.svg").write_text("<svg/>")
+    start = {"argv": ["experiments/dates.py"], "commit": "abc", "date": "2026-01-02T03:04:05", "cpu": "a", "jax": "1"}
+    summary = {"status": "done", "gru": {"accuracy": 0.5, "of_seeds": [0.4, 0.6], "curve": list(range(100))}}
+    for name, content in {"env": [start], "summary": summary, "config": {"smoke": True}}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    kept = json.loads(gallery.copy_run(tmp_path, None, []).read_text())
+    assert kept["numbers"] == {"gru accuracy": 0.5, "gru of_seeds": [0.4, 0.6]}
+    assert kept["smoke"] is True
+    assert (tmp_path / "gallery" / "dates.svg").read_text() == "<svg/>"
+    shown = gallery.section(DOCS.parent / "experiments" / "dates.py")
+    assert "| gru of_seeds | 0.4, 0.6 |" in shown
+    assert "smoke run" in shown
+    with pytest.raises(ValueError, match="want names that the run has"):
+        gallery.copy_run(tmp_path, "other", [])
+
+
+def test_the_speed_in_the_readme_is_that_of_the_benchmarks():
+    readme, results = (DOCS.parent / "README.md").read_text(), DOCS.parent / "benchmarks" / "results"
+
+    def ratios(file):
+        rows = [json.loads(line) for line in (results / file).read_text().splitlines()]
+        return {json.dumps(row["case"]): row["figures"]["ratio"]["median"] for row in rows}
+
+    inside, eager = ratios("rollout-cpu.jsonl"), ratios("eager-cpu.jsonl")
+    assert max(inside.values()) <= 1.09
+    assert f"{sum(ratio <= 1.05 for ratio in inside.values())} of them" in readme.replace("\n", " ")
+    assert f"{len(inside)} measured cases" in readme.replace("\n", " ")
+    for call, wanted in {"sample": "4.6 times", "gradient of rollout": "2.5 times"}.items():
+        (ratio,) = [ratio for case, ratio in eager.items() if json.loads(case)["call"] == call]
+        assert f"{ratio:.1f} times" == wanted
+        assert wanted in readme.replace("\n", " ")
+
+
+def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
+    readme, cells = (DOCS.parent / "README.md").read_text(), (DOCS / "cells.md").read_text().split("\n## ")[0]
+    number = len(re.findall(r"^\| \[", cells, flags=re.MULTILINE))
+    assert f"| recurrent cells | {number} |" in readme
+    row = next(line for line in readme.splitlines() if line.startswith("| gradients finite with NaN in the padding"))
+    assert row.split("|")[2:4] == [" yes ", " no "]
+
+    xs, lengths = np.ones((2, 3, 1), np.float32), np.array([3, 2], np.int32)
+    xs[1, 2] = np.nan
+    model = flax.linen.RNN(flax.linen.GRUCell(2), return_carry=True)
+    with default_modes():
+        params = model.init(jax.random.key(0), xs)
+        grads = jax.grad(lambda p: model.apply(p, jnp.asarray(xs), seq_lengths=jnp.asarray(lengths))[0].sum())(params)
+    assert any(jnp.isnan(grad).any() for grad in jax.tree.leaves(grads))
+
+    cell = gru(1, 2)
+    params, xs = cell.init(jax.random.key(0)), jnp.moveaxis(jnp.asarray(xs, float), 0, 1)
+    grads = jax.grad(lambda p: rollout(cell, p, cell.start(p, (2,)), xs, lengths=jnp.asarray(lengths))[0].sum())(params)
+    assert all(jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads))
