@@ -129,6 +129,7 @@ def evaluations(
     rng: np.random.Generator,
     *,
     first: int = 0,
+    last: int | None = None,
     seconds: float = 0.0,
 ) -> Iterator[Evaluation]:
     """Trains a network, and yields at each evaluation.
@@ -139,6 +140,7 @@ def evaluations(
         state: the state before evaluation ``first``.
         rng: of the batches.
         first: evaluations that were made before.
+        last: evaluations in all, if not ``options.evaluations``; beyond these the learning rate stays at its end.
         seconds: of training until then.
 
     >>> import jax.numpy as jnp
@@ -154,7 +156,7 @@ def evaluations(
     [20, 40]
     """
     rate = learning_rate(options)
-    for number in range(first, options.evaluations):
+    for number in range(first, options.evaluations if last is None else last):
         batches, begin = task.batches(rng, number), time.perf_counter()
         state, info = jax.block_until_ready(programs.learn(state, batches))
         seconds += time.perf_counter() - begin
