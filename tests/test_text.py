@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_jax import lstm, readout, rollout
-from rnn_jax.data.text import pad, streams, vocabulary
+from rnn_jax.data.text import streams, vocabulary
 from rnn_jax.data.texts import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
@@ -131,40 +131,6 @@ def test_sampling_follows_the_softmax_at_its_temperature():
         p = np.asarray(jax.nn.softmax(model.output(params, h)[0] / temperature))
         found = np.bincount(ids, minlength=3) / 4000
         np.testing.assert_allclose(found, p, atol=4 * 0.5 / 4000**0.5)  # four standard errors at most
-
-
-def test_padded_sequences_keep_their_ids_and_lengths():
-    sequences = [np.array([3, 1, 2]), np.array([], int), np.array([4])]
-    ids, lengths = pad(sequences)
-    assert lengths.tolist() == [3, 0, 1]
-    assert ids.T.tolist() == [[3, 1, 2], [0, 0, 0], [4, 0, 0]]
-    assert ids.dtype == lengths.dtype == np.int32
-
-
-def test_padded_numbers_keep_what_they_are_and_are_refused_where_they_would_be_changed():
-    for dtype in (np.float64, np.float32, np.float16):
-        padded, lengths = pad([np.array([0.5, 1.5], dtype), np.array([], int), np.array([np.nan], dtype)])
-        assert padded.dtype == dtype
-        np.testing.assert_array_equal(padded.T, [[0.5, 1.5], [0, 0], [np.nan, 0]])
-        assert lengths.tolist() == [2, 0, 1]
-    assert pad([np.float32([0.5]), np.float64([0.1])])[0].tolist() == [[0.5, 0.1]]
-    assert pad([np.uint8([200]), np.int64([-100]), jnp.array([2**31 - 1])])[0].tolist() == [[200, -100, 2**31 - 1]]
-    assert pad([np.uint8([3])])[0].dtype == np.int32
-    for beyond in (2**40, 2**31, -(2**40)):
-        refused(
-            lambda n=beyond: pad([np.array([1, n])]), f"sequences got {beyond}; want numbers that int32 holds exactly"
-        )
-    refused(
-        lambda: pad([np.array([2**24 + 1]), np.float32([0.5])]), "sequences got 16777217; want numbers that float32"
-    )
-    refused(
-        lambda: pad([np.array([2**53 + 1]), np.array([0.5])]), f"sequences got {2**53 + 1}; want numbers that float"
-    )
-    refused(lambda: pad([]), "sequences got none; want at least one")
-    refused(lambda: pad(["hello"]), "sequences got shape (); want one axis")
-    refused(lambda: pad([["h"]]), "sequences got <U1; want ids or numbers")
-    refused(lambda: pad([np.array([True])]), "sequences got bool; want ids or numbers")
-    refused(lambda: pad([np.zeros((2, 3))]), "sequences got shape (2, 3); want one axis")
 
 
 def test_streams_are_of_ids_alone():
