@@ -1,11 +1,9 @@
 """The end of a run: numbers before figures, no more than a window at a time, any character on any terminal."""
 
-import csv
 import dataclasses
 import importlib
 import io
 import json
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,47 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import readout, rollout, vanilla
 from rnn_jax.data.text import vocabulary
 from rnn_jax.lab.checkpoints import save_params
 from rnn_jax.lab.runs import Run
 
 pytestmark = pytest.mark.usefixtures("scripts_find_their_modules")
-CHINESE = "".join(map(chr, range(0x4E00, 0x4E00 + 90)))
-HINDI = "".join(chr(code) for code in range(0x905, 0x93A)) * 2
-
-
-@pytest.mark.parametrize("letters", [CHINESE, HINDI], ids=["Chinese", "Hindi"])
-def test_the_confidence_figure_holds_a_window_of_states_at_most_and_shows_every_character(
-    tmp_path, monkeypatch, letters
-):
-    module = importlib.import_module("_text")
-    text = "1. 2? " * 500 + letters
-    known = vocabulary(text)
-    ids = known.encode(text)
-    model = readout(vanilla(known.size, 4), known.size)
-    params = model.init(jax.random.key(0))
-    steps = []
-
-    def counted(cell, params, h, xs):
-        steps.append(len(xs))
-        return rollout(cell, params, h, xs)
-
-    monkeypatch.setattr(module, "rollout", counted)
-    module.draw_confidences(Run(tmp_path), model, params, known, (ids[:-1, None], ids[1:, None]))
-    assert max(steps) <= 1024
-    _, hs = rollout(model, params, model.start(params), jnp.asarray(ids[:-1]))
-    p = np.asarray(jax.nn.softmax(model.output(params, hs)))
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "figures" / "confidences.csv").read_text(encoding="utf-8"))))
-    begin = text.index(letters)
-    for t in range(72):
-        row = rows[5 * t]
-        assert (row["read"], row["next"]) == (text[begin + t], text[begin + t + 1])
-        assert float(row["confidence"]) == pytest.approx(p[begin + t].max(), abs=1e-5)
-    svg = (tmp_path / "figures" / "confidences.svg").read_text(encoding="utf-8")
-    shown = "".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg))
-    assert all(letter in shown for letter in letters[:72])
-    assert "·" not in shown
 
 
 def no_memory(*args: Any, **options: Any) -> Any:

@@ -237,12 +237,6 @@ def test_the_next_letter_is_told_by_accuracy_and_cost():
         assert answered(scores | {"loss": np.array([loss])}).endswith("of the time; the networks diverged.")
 
 
-def test_first_guesses_are_counted_right_where_the_likeliest_letter_came():
-    about_confidences = of("_text").about_confidences
-    for targets, told in (([0, 1, 2, 3], "100%"), ([3, 2, 1, 0], "0%"), ([0, 1, 2, 0], "75%")):
-        assert about_confidences(np.eye(4), np.array(targets)).endswith(f"Here {told} of the first guesses are right.")
-
-
 def test_the_languages_taken_for_each_other_are_counted_both_ways():
     about_confusion, names = of("word_language").about_confusion, ["Czech", "Slovak", "Polish"]
     told = about_confusion("gru", names, np.array([[9, 1, 5], [6, 9, 0], [0, 0, 9]]))

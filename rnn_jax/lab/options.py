@@ -3,13 +3,22 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from rnn_jax.lab.commands import begin_command, in_notebook, notebook_words, parse
 
-__all__ = ["Options", "StudyOptions", "default_options", "read_options", "require_not_negative", "require_positive", "require_representable"]
+__all__ = [
+    "Options",
+    "StudyOptions",
+    "default_options",
+    "read_options",
+    "require_encodable",
+    "require_not_negative",
+    "require_positive",
+    "require_representable",
+]
 
 LARGEST = 2**31 - 1
 """The largest integer: counters of updates and places on a device have 32 bits."""
@@ -117,6 +126,23 @@ def require_positive(config: Any, *names: str, kind: str = "integer") -> None:
         value = getattr(config, name)
         if not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} got {value}; want a positive {kind}")
+
+
+def require_encodable(vocabulary: Any, option: str, texts: Iterable[str]) -> None:
+    """Raises a ValueError that names the option if a text is empty, or has characters outside the vocabulary.
+
+    Args:
+        vocabulary: of ``rnn_jax.data``.
+        option: its name without dashes.
+        texts: its values.
+    """
+    for text in texts:
+        if not text:
+            raise ValueError(f"--{option} got an empty text; want at least one character")
+        try:
+            vocabulary.encode(text)
+        except ValueError as error:
+            raise ValueError(f"--{option} got {text!r}: {error}") from None
 
 
 def require_not_negative(config: Any, *names: str) -> None:

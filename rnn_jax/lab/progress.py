@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -20,6 +20,7 @@ __all__ = ["Bars", "Report", "finished_jobs", "print_table", "progress_bars"]
 Result = TypeVar("Result")
 
 
+@runtime_checkable
 class Report(Protocol):
     """Reports the progress of a job: ``(doing, evaluations=0)``."""
 

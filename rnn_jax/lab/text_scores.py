@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from rnn_jax.data.ngrams import witten_bell
-from rnn_jax.data.text import Vocabulary
 from rnn_jax.lab.page import Table
 from rnn_jax.lab.runs import Run, read_metrics
 from rnn_jax.losses import bits_per_char, perplexity
@@ -17,7 +16,6 @@ __all__ = [
     "last_samples",
     "n_gram_nats",
     "n_gram_table",
-    "require_known_characters",
     "run_table",
     "summary_of_run",
     "with_units",
@@ -50,14 +48,6 @@ def n_gram_nats(train: np.ndarray, validation: np.ndarray, vocabulary_size: int,
         longest: characters of the longest n-gram.
     """
     return witten_bell(train, validation, vocabulary_size, longest)[:, 1:].mean(axis=1).tolist()
-
-
-def require_known_characters(vocabulary: Vocabulary, option: str, text: str) -> None:
-    """Raises a ValueError that names the option if its text has a character outside the vocabulary."""
-    try:
-        vocabulary.encode(text)
-    except ValueError as error:
-        raise ValueError(f"--{option} got {text!r}: {error}") from None
 
 
 def summary_of_run(run: Run, facts: Mapping[str, Any], bars: Sequence[float]) -> dict[str, Any]:
