@@ -1,6 +1,5 @@
 """Scores of models of characters: losses in nats, bits and as perplexity, beside n-grams, and the table of runs."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ __all__ = [
     "n_gram_table",
     "run_table",
     "summary_of_run",
+    "validation_losses",
     "with_units",
 ]
 
@@ -32,7 +32,7 @@ LEGEND = (
 def with_units(loss: float) -> dict[str, float]:
     """The fields of a row of the metrics for a loss in nats per character.
 
-    >>> {name: round(value, 3) for name, value in with_units(math.log(4)).items()}
+    >>> {name: round(value, 3) for name, value in with_units(np.log(4)).items()}
     {'loss': 1.386, 'bits_per_char': 2.0, 'perplexity': 4.0}
     """
     return {"loss": loss, "bits_per_char": bits_per_char(loss), "perplexity": perplexity(loss)}
@@ -48,6 +48,12 @@ def n_gram_nats(train: np.ndarray, validation: np.ndarray, vocabulary_size: int,
         longest: characters of the longest n-gram.
     """
     return witten_bell(train, validation, vocabulary_size, longest)[:, 1:].mean(axis=1).tolist()
+
+
+def validation_losses(run: Run) -> list[float]:
+    """The losses of all evaluations of a run so far; infinite where one was not finite."""
+    rows = (row for row in read_metrics(run.folder) if row["split"] == "validation")
+    return [float("inf") if row["loss"] is None else row["loss"] for row in rows]
 
 
 def summary_of_run(run: Run, facts: Mapping[str, Any], bars: Sequence[float]) -> dict[str, Any]:
