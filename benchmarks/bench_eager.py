@@ -73,7 +73,7 @@ def run(quick: bool) -> Iterator[Record]:
         "greedy": lambda: greedy(model(), params, h0, first, length=T),
         "sample": lambda: sample(model(), params, key, h0, first, length=T, temperature=0.5, top_k=5),
         "beam_search": lambda: beam_search(model(), params, h0, first, length=T, width=4),
-        "evaluate": lambda: evaluate(model(), params, cross_entropy, xs, xs),
+        "evaluate": lambda: evaluate(model(), params, xs, xs, cross_entropy),
     }
     for name, call in calls.items():
         ours = called(call)

@@ -56,7 +56,7 @@ def writer(model: Cell, ids: np.ndarray, length: int) -> Callable[[Any, jax.Arra
 
     def write(params: Any, key: jax.Array, temperature: Any) -> jax.Array:
         h, _ = rollout(model, params, model.start(params), jnp.asarray(ids[:-1]))
-        return sample(model, params, key, h, ids[-1], length, temperature=temperature).ids
+        return sample(model, params, key, h, ids[-1], length=length, temperature=temperature).ids
 
     return write
 

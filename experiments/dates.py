@@ -37,7 +37,7 @@ from rnn_jax.data.languages import LOCALES, require_locales
 from rnn_jax.data.text import Vocabulary, pad
 from rnn_jax.decoding import Decoded, greedy
 from rnn_jax.lab.runs import wrong_use
-from rnn_jax.losses import cross_entropy
+from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.training import batch_learner
 
 
@@ -103,7 +103,7 @@ def make_model(config: Config, letters: Vocabulary) -> EncoderDecoder:
 def translate(model: EncoderDecoder, params: Any, sources: Any, lengths: Any) -> Decoded:
     """Reads dates and writes each letter by letter, reading its own."""
     told = model.encode(params, model.start(params, lengths.shape), sources, lengths=lengths)
-    return greedy(model.decoder, params, told, jnp.full(lengths.shape, END), LENGTH, end=END)
+    return greedy(model.decoder, params, told, jnp.full(lengths.shape, END), length=LENGTH, end=END)
 
 
 def answer_to(model: EncoderDecoder, params: Any, letters: Vocabulary, line: str) -> str:
@@ -122,7 +122,7 @@ def make_task(config: Config, model: EncoderDecoder, dates: Dates) -> Task:
         else:
             told = model.encode(params, h0, sources, lengths=lengths)
             logits = scheduled_sampling(model.decoder, params, key, told, first, targets, rate)
-        return cross_entropy(logits, targets) / LENGTH
+        return per_step(cross_entropy)(logits, targets)
 
     def score(params: Any, sources: Any, lengths: Any, targets: Any, _locales: Any) -> dict[str, jax.Array]:
         same = translate(model, params, sources, lengths).ids == targets

@@ -89,7 +89,7 @@ def see(model: EncoderDecoder, params: Any, images: Any) -> Any:
 def spell(model: EncoderDecoder, params: Any, images: Any) -> Decoded:
     """Writes the name of each digit, ``(LONGEST, *batch)``, reading its own letters."""
     first = jnp.full(images.shape[:-2], END)
-    return greedy(model.decoder, params, see(model, params, images), first, LONGEST, end=END)
+    return greedy(model.decoder, params, see(model, params, images), first, length=LONGEST, end=END)
 
 
 def make_task(config: Config, model: EncoderDecoder, parts: Parts) -> Task:

@@ -27,7 +27,7 @@ from rnn_jax.counting import parameter_count
 from rnn_jax.data.text import streams
 from rnn_jax.decoding import Decoded, beam_search, greedy, sample
 from rnn_jax.lab.runs import Run, wrong_use
-from rnn_jax.losses import bits_per_char, cross_entropy
+from rnn_jax.losses import bits_per_char, cross_entropy, per_step
 from rnn_jax.training import window_learner
 
 
@@ -106,17 +106,14 @@ def make_task(config: Config, model: Cell, data: Data) -> Task:
 
     def score(params: Any, xs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         ys = many_to_many(model, params, model.start(params, xs.shape[1:]), xs)
-        return {"accuracy": jnp.mean(ys.argmax(axis=-1) == targets), "loss": cross_entropy(ys, targets) / len(targets)}
+        return {"accuracy": jnp.mean(ys.argmax(axis=-1) == targets), "loss": per_step(cross_entropy)(ys, targets)}
 
     def batches(rng: np.random.Generator, look: int) -> tuple[np.ndarray, ...]:
         which = (look * config.updates + np.arange(config.updates)) % len(data.windows[0])
         return tuple(part[which] for part in data.windows)
 
-    def loss(ys: jax.Array, targets: jax.Array) -> jax.Array:
-        return cross_entropy(ys, targets) / config.window
-
     return Task(
-        learner=window_learner(model, loss, optimizer(config), clip=config.clip),
+        learner=window_learner(model, per_step(cross_entropy), optimizer(config), clip=config.clip),
         batches=batches,
         score=score,
         validation=data.validation,
@@ -157,8 +154,8 @@ def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str
     h, _ = rollout(model, params, model.start(params), ids[:-1])
     key = jax.random.key(config.seed)
 
-    def draw(**said: Any) -> Callable[..., Decoded]:
-        return lambda params, h, first, length: sample(model, params, key, h, first, length, **said)
+    def draw(**how: Any) -> Callable[..., Decoded]:
+        return lambda params, h, first, length: sample(model, params, key, h, first, length=length, **how)
 
     ways = {
         "greedy": partial(greedy, model),
@@ -170,7 +167,7 @@ def write(model: Cell, params: Any, config: Config, data: Data) -> dict[str, str
     }
     written = {}
     for name, way in ways.items():
-        out = np.asarray(jax.jit(way, static_argnums=3)(params, h, ids[-1], config.letters).ids)
+        out = np.asarray(jax.jit(partial(way, length=config.letters))(params, h, ids[-1]).ids)
         written[name] = data.prompt + data.text.letters.decode(out if out.ndim == 1 else out[:, 0])
     return written
 

@@ -45,7 +45,7 @@ from rnn_jax.counting import parameter_count
 from rnn_jax.data.text import streams
 from rnn_jax.decoding import sample
 from rnn_jax.lab.runs import Run, command_line, open_run, wrong_use
-from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
+from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, per_step, perplexity
 from rnn_jax.training import Learner, LearnerState, evaluate, fit, window_learner
 from rnn_jax.types import Cell
 
@@ -193,9 +193,10 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
         measure=build(jax.vmap(lambda p: measure_lags(model, p, probes, config.lags), out_axes=(1, 2, 0)), params),
         sweep=build(jax.vmap(lambda p: sweep_gains(model, p, few, gains, config.sweep_lags)), params),
         learn=build(jax.vmap(partial(fit, learner), in_axes=(0, None)), state, windows),
-        validate=build(jax.vmap(lambda p: evaluate(model, p, cross_entropy, xs, targets) / len(xs)), params),
+        validate=build(jax.vmap(lambda p: evaluate(model, p, xs, targets, per_step(cross_entropy))), params),
         write=build(
-            lambda p: sample(model, p, key, model.start(p), probes[0, 0], config.letters, temperature=0.7).ids, first
+            lambda p: sample(model, p, key, model.start(p), probes[0, 0], length=config.letters, temperature=0.7).ids,
+            first,
         ),
     )
     return programs, time.perf_counter() - begin
@@ -203,7 +204,7 @@ def compile_programs(model: Cell, learner: Learner, state: Any, config: Config, 
 
 def study(name: str, H: int, model: Cell, config: Config, data: Data, run: Run, tick: Tick) -> Result:
     """Measures, trains and measures again."""
-    learner = window_learner(model, nats_a_letter, optimizer(config), clip=config.clip)
+    learner = window_learner(model, per_step(cross_entropy), optimizer(config), clip=config.clip)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     state = compiled(config, jax.vmap(lambda key: learner.init(key, (config.batch_size,))), keys)(keys)
     tick("compiling")
@@ -255,11 +256,6 @@ def log_loss(run: Run, nats: float, **row: Any) -> None:
     """A loss as one row of the metrics, in nats, in bits and as perplexity."""
     nats = float(nats)
     run.log(**row, loss=nats, bits_per_char=bits_per_char(nats), perplexity=perplexity(nats))
-
-
-def nats_a_letter(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The loss of a model of letters: cross-entropy for each letter, mean over the batch."""
-    return cross_entropy(logits, targets) / len(targets)
 
 
 # %% [markdown]

@@ -53,7 +53,7 @@ CALLS = {
     ),
     "parallel": lambda: parallel(model(), PARAMS, H0, XS, XS, cross_entropy, window=2),
     "streaming": lambda: streaming(model(), PARAMS, H0, XS, XS, cross_entropy),
-    "evaluate": lambda: evaluate(model(), PARAMS, cross_entropy, XS, XS),
+    "evaluate": lambda: evaluate(model(), PARAMS, XS, XS, cross_entropy),
     "update": lambda: learner().update(STATE, (XS, XS)),
     "fit": lambda: fit(learner(), STATE, (XS[None], XS[None])),
     "greedy": lambda: greedy(model(), PARAMS, H0, FIRST, length=3),

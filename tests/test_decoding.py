@@ -114,8 +114,8 @@ def test_a_beam_of_width_one_is_greedy():
 
     def both(params, end, penalty):
         h = cell.start(params)
-        beams = beam_search(cell, params, h, FIRST, 8, width=1, end=end, length_penalty=penalty)
-        return beams, greedy(cell, params, h, FIRST, 8, end=end)
+        beams = beam_search(cell, params, h, FIRST, length=8, width=1, end=end, length_penalty=penalty)
+        return beams, greedy(cell, params, h, FIRST, length=8, end=end)
 
     for end, penalty in [(None, 0.0), (1, 0.7)]:
         write = functools.partial(both, end=end, penalty=penalty)
@@ -129,7 +129,7 @@ def test_a_beam_of_width_one_is_greedy():
 @pytest.mark.parametrize("name", ["lstm", "stack"])
 def test_beams_are_distinct_in_order_and_score_what_teacher_forcing_says(name):
     cell, params, h = model_of(name, seed=1)
-    beams = jax.jit(lambda h: beam_search(cell, params, h, FIRST, 7, width=6, end=3, length_penalty=0.7))(h)
+    beams = jax.jit(lambda h: beam_search(cell, params, h, FIRST, length=7, width=6, end=3, length_penalty=0.7))(h)
     ids, score, lengths = jax.device_get(beams)
     assert np.all(np.diff(score) <= 0)
     assert len(np.unique(ids, axis=1).T) == 6
@@ -144,7 +144,9 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     h = jax.jit(cell.step)(params, h0, first[::-1])  # states that differ
 
     def write(h, first):
-        return greedy(cell, params, h, first, 6, end=1), beam_search(cell, params, h, first, 6, width=3, end=1)
+        return greedy(cell, params, h, first, length=6, end=1), beam_search(
+            cell, params, h, first, length=6, width=3, end=1
+        )
 
     line, beams = batch = jax.device_get(write(h, jnp.asarray(first)))
     assert line.ids.shape == (6, 2, 3)
@@ -166,7 +168,7 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
 
 def test_a_key_says_all_that_is_drawn():
     cell, params, h = model_of("lstm")
-    draw = jax.jit(lambda key: sample(cell, params, key, h, FIRST, 12, temperature=3.0))
+    draw = jax.jit(lambda key: sample(cell, params, key, h, FIRST, length=12, temperature=3.0))
     keys = jax.random.split(KEY, 20)
     drawn = [draw(key) for key in keys]
     for key, once in zip(keys, drawn, strict=True):
@@ -183,7 +185,7 @@ def test_a_key_says_all_that_is_drawn():
 def test_what_is_drawn_follows_the_truncated_softmax_at_every_step(temperature, top_k, top_p):
     N, logits = 20_000, chain.init(jax.random.key(5))
     said = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), 2, **said).ids
+    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), length=2, **said).ids
     found = np.bincount(V * np.asarray(ids[0]) + np.asarray(ids[1]), minlength=V * V)
     p = np.array([truncated(row, temperature, top_k, top_p) for row in np.asarray(logits)])
     expected = N * np.ravel(p[0][:, None] * p)  # both ids: a key used twice would show
@@ -196,8 +198,8 @@ def test_what_is_drawn_follows_the_truncated_softmax_at_every_step(temperature, 
 def test_sums_over_many_ids_are_exact_in_few_bits_too(dtype):
     logits = (3 * np.random.default_rng(0).normal(size=(V, V))).astype(dtype)
     h, length = chain.start(jnp.asarray(logits)), 300
-    one = jax.jit(lambda p, h: beam_search(chain, p, h, FIRST, length, width=1))(jnp.asarray(logits), h)
-    line = jax.jit(lambda p, h: greedy(chain, p, h, FIRST, length))(jnp.asarray(logits), h)
+    one = jax.jit(lambda p, h: beam_search(chain, p, h, FIRST, length=length, width=1))(jnp.asarray(logits), h)
+    line = jax.jit(lambda p, h: greedy(chain, p, h, FIRST, length=length))(jnp.asarray(logits), h)
     np.testing.assert_array_equal(one.ids[:, 0], line.ids)
     read = np.concatenate([[int(FIRST)], np.asarray(line.ids)[:-1]])
     exact = log_softmax(logits.astype(np.float64))[read, np.asarray(line.ids)]
@@ -211,9 +213,9 @@ def test_a_temperature_of_zero_is_greedy_and_it_may_be_traced():
     first = jnp.arange(5) % V
 
     def draw(temperature):
-        return sample(cell, params, KEY, h, first, 9, temperature=temperature, end=2)
+        return sample(cell, params, KEY, h, first, length=9, temperature=temperature, end=2)
 
-    line = greedy(cell, params, h, first, 9, end=2)
+    line = greedy(cell, params, h, first, length=9, end=2)
     chex.assert_trees_all_equal(draw(0.0), line)
     traced = jax.jit(draw)
     chex.assert_trees_all_close(traced(0.0), line, rtol=1e-12)
@@ -287,8 +289,8 @@ def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_trun
     cell, params, h = model_of("stack", batch=(9,))
     first = jnp.arange(9) % V
     said = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
-    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, 7, **said))(h)
-    line = jax.jit(lambda h: greedy(cell, params, h, first, 7))(h)
+    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, length=7, **said))(h)
+    line = jax.jit(lambda h: greedy(cell, params, h, first, length=7))(h)
     for written, end in [(drawn, 1), (line, None)]:
         told = teacher_forced(cell, params, h, first, written.ids, end)
         np.testing.assert_allclose(written.log_prob, told, rtol=1e-12, atol=1e-14)
@@ -298,10 +300,13 @@ def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_trun
 def test_nothing_is_written_where_nothing_is_asked_for():
     cell, params, h = model_of("gru", batch=(2,))
     first = jnp.array([0, 1])
-    for written in (greedy(cell, params, h, first, 0), sample(cell, params, KEY, h, first, 0, top_k=2, end=1)):
+    for written in (
+        greedy(cell, params, h, first, length=0),
+        sample(cell, params, KEY, h, first, length=0, top_k=2, end=1),
+    ):
         assert written.ids.shape == written.log_prob.shape == (0, 2)
         np.testing.assert_array_equal(written.lengths, [0, 0])
-    beams = beam_search(cell, params, h, first, 0, width=3, end=1)
+    beams = beam_search(cell, params, h, first, length=0, width=3, end=1)
     assert beams.ids.shape == (0, 2, 3)
     np.testing.assert_array_equal(beams.score, [[0, -np.inf, -np.inf]] * 2)  # one hypothesis: the empty one
     np.testing.assert_array_equal(beams.lengths, np.zeros((2, 3)))
@@ -392,5 +397,5 @@ def test_what_cannot_be_written_is_refused(given, says):
 def test_a_model_that_writes_no_ids_is_refused(cell, says):
     params = cell.init(KEY)
     h = cell.start(params)
-    refused(lambda: greedy(cell, params, h, FIRST, 3), says)
-    refused(lambda: beam_search(cell, params, h, FIRST, 3, width=2), says)
+    refused(lambda: greedy(cell, params, h, FIRST, length=3), says)
+    refused(lambda: beam_search(cell, params, h, FIRST, length=3, width=2), says)

@@ -244,7 +244,7 @@ def test_an_id_that_its_type_cannot_hold_is_refused():
     model = readout(gru(300, 2), output_size=300)
     params = random_params(model)
     says = "first got uint8, which does not hold 300 ids"
-    refused(lambda: greedy(model, params, model.start(params), jnp.uint8(3), 4), says)
+    refused(lambda: greedy(model, params, model.start(params), jnp.uint8(3), length=4), says)
 
 
 def given(T=6):
@@ -301,7 +301,7 @@ def test_no_cell_is_shown_what_it_does_not_read():
 
     logits = chain.init(KEY)
     cell = chain._replace(advance=step)
-    greedy(cell, logits, cell.start(logits), 0, 3)
+    greedy(cell, logits, cell.start(logits), 0, length=3)
     one_to_many(cell, logits, cell.start(logits), 0, jnp.array([1, 2]))
     assert {jnp.issubdtype(dtype, jnp.integer) for dtype in shown} == {True}
 
@@ -316,8 +316,8 @@ def test_a_vocabulary_that_differs_is_known_by_the_class_of_the_error_and_not_by
 
     cell = chain._replace(project=table, advance=lambda logits, h, u: u, output=lambda logits, h: h)
     logits = chain.init(KEY)
-    np.testing.assert_array_equal(greedy(cell, logits, cell.start(logits), 0, 1).ids, [jnp.argmax(logits[0])])
+    np.testing.assert_array_equal(greedy(cell, logits, cell.start(logits), 0, length=1).ids, [jnp.argmax(logits[0])])
     model = readout(gru(5, 3), 4)
     params = random_params(model)
     says = "the model predicts 4 ids but does not read as many (xs got shape (T, 4); want 5 features"
-    refused(lambda: greedy(model, params, model.start(params), 0, 1), says)
+    refused(lambda: greedy(model, params, model.start(params), 0, length=1), says)

@@ -200,9 +200,9 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line():
     refused(lambda: batch_learner(cell.init, squares, optax.adam), says)
     for no_cell in (bidirectional(cell, cell), causal(cell)):
         refused(lambda c=no_cell: window_learner(c, squares, adam), "cell got Layer; want a Cell, such as gru(3, 4)")
-        refused(lambda c=no_cell: evaluate(c, (), squares, jnp.ones((3, 2, V)), ()), "cell got Layer; want a Cell")
+        refused(lambda c=no_cell: evaluate(c, (), jnp.ones((3, 2, V)), (), squares), "cell got Layer; want a Cell")
     params = random_params(cell)
-    refused(lambda: evaluate(cell, params, squares, jnp.ones(3, int), ()), "xs got shape (3,); want (T, B, …)")
+    refused(lambda: evaluate(cell, params, jnp.ones(3, int), (), squares), "xs got shape (3,); want (T, B, …)")
     refused(lambda: window_learner(cell, squares, adam).init(jax.random.key(0), 2), "batch_shape got 2; want a tuple")
     for number in (1, jnp.ones(2, bool), 1j):
         learner = batch_learner(lambda key, n=number: {"w": jnp.ones(2), "n": jnp.asarray(n)}, squares, adam)

@@ -146,12 +146,12 @@ def test_an_id_that_jax_would_wrap_round_to_another_one_is_refused(beyond):
         h, h1, nats = model.start(params), model.start(params, (1,)), lambda ys, of: cross_entropy(ys, of)
         says = f" got {beyond}; want integers that "
         refused(lambda: rollout(model, params, h1, ids), "xs" + says)
-        refused(lambda: evaluate(model, params, nats, ids, ids), "xs" + says)
-        refused(lambda: evaluate(model, params, nats, ids * 0, ids), "targets" + says)
+        refused(lambda: evaluate(model, params, ids, ids, nats), "xs" + says)
+        refused(lambda: evaluate(model, params, ids * 0, ids, nats), "targets" + says)
         refused(lambda: lag_gradients(model, params, h1, ids, jnp.sum), "xs" + says)
-        refused(lambda: greedy(model, params, h, one, 3), "first" + says)
-        refused(lambda: greedy(model, params, h, 0, 3, end=beyond), "end" + says)
-        refused(lambda: beam_search(model, params, h, one, 3, width=2), "first" + says)
+        refused(lambda: greedy(model, params, h, one, length=3), "first" + says)
+        refused(lambda: greedy(model, params, h, 0, length=3, end=beyond), "end" + says)
+        refused(lambda: beam_search(model, params, h, one, length=3, width=2), "first" + says)
         refused(lambda: one_to_many(model, params, h1, ids[0] * 0, ids), "targets" + says)
         learner = window_learner(model, nats, optax.sgd(0.1))
         refused(

@@ -55,7 +55,7 @@ def test_a_decoder_that_draws_is_given_keys_for_every_step_and_example():
     np.testing.assert_allclose(tell(TARGETS, key=KEY), drawn(keyed(KEY, read, (B,))), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(tell(TARGETS), drawn(read), rtol=1e-12, atol=1e-14)  # the mean
     assert np.all(np.any(tell(TARGETS, key=KEY) != tell(TARGETS), axis=-1))
-    line = greedy(DRAWN, params, h0, FIRST, T)  # decoding evaluates
+    line = greedy(DRAWN, params, h0, FIRST, length=T)  # decoding evaluates
     np.testing.assert_array_equal(np.argmax(tell(line.ids), axis=-1), line.ids)
 
 
@@ -146,7 +146,7 @@ def test_a_legacy_key_draws_as_the_typed_one_does():
             "keyed": keyed(key, XS, (B,)).key,
             "mask": dropout_mask(key, 0.5, (5,)),
             "weights": weight_drop(weights, key, 0.5),
-            "sample": sample(DRAWN, params, key, h0, FIRST, 4).ids,
+            "sample": sample(DRAWN, params, key, h0, FIRST, length=4).ids,
             "scheduled": scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
             "told": one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
         }
@@ -175,7 +175,7 @@ def test_what_is_no_key_is_refused(key):
         lambda: keyed(key, XS, (B,)),
         lambda: dropout_mask(key, 0.5, (5,)),
         lambda: weight_drop(weights, key, 0.5),
-        lambda: sample(DRAWN, params, key, h0, FIRST, 4),
+        lambda: sample(DRAWN, params, key, h0, FIRST, length=4),
         lambda: scheduled_sampling(DRAWN, params, key, h0, FIRST, TARGETS, 0.5),
         lambda: rollout(DRAWN, params, h0, Keyed(TARGETS, key)),
         lambda: one_to_many(DRAWN, params, h0, FIRST, TARGETS, key=key),
@@ -187,4 +187,6 @@ def test_what_is_no_key_is_refused(key):
 def test_many_keys_where_one_is_wanted_are_refused():
     params, keys = random_params(DRAWN), jax.random.split(KEY, B)
     refused(lambda: keyed(keys, XS, (B,)), "key got [3] keys; want one")
-    refused(lambda: sample(DRAWN, params, keys, DRAWN.start(params, (B,)), FIRST, 4), "key got [3] keys; want one")
+    refused(
+        lambda: sample(DRAWN, params, keys, DRAWN.start(params, (B,)), FIRST, length=4), "key got [3] keys; want one"
+    )

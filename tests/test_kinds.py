@@ -39,9 +39,9 @@ WANT_CELLS = {
     "one_to_one": lambda no: rnn.one_to_one(no, PARAMS, H0, IDS[0]),
     "one_to_many": lambda no: rnn.one_to_many(no, PARAMS, H0, FIRST, IDS),
     "scheduled_sampling": lambda no: rnn.scheduled_sampling(no, PARAMS, KEY, H0, FIRST, IDS, 0.5),
-    "greedy": lambda no: greedy(no, PARAMS, H0, FIRST, 3),
-    "sample": lambda no: sample(no, PARAMS, KEY, H0, FIRST, 3),
-    "beam_search": lambda no: beam_search(no, PARAMS, H0, FIRST, 3, width=2),
+    "greedy": lambda no: greedy(no, PARAMS, H0, FIRST, length=3),
+    "sample": lambda no: sample(no, PARAMS, KEY, H0, FIRST, length=3),
+    "beam_search": lambda no: beam_search(no, PARAMS, H0, FIRST, length=3, width=2),
     "stream": lambda no: stream(no, PARAMS),
     "chunked": lambda no: chunked(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
     "parallel": lambda no: parallel(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
@@ -50,7 +50,7 @@ WANT_CELLS = {
     "step_jacobian": lambda no: rnn.step_jacobian(no, PARAMS, H0, IDS[0, 0]),
     "leading_gain": lambda no: rnn.leading_gain(no, PARAMS, H0, IDS[0, 0]),
     "window_learner": lambda no: window_learner(no, cross_entropy, None),
-    "evaluate": lambda no: evaluate(no, PARAMS, cross_entropy, IDS, IDS),
+    "evaluate": lambda no: evaluate(no, PARAMS, IDS, IDS, cross_entropy),
 }
 WANT_LAYERS = {
     "stack_layers": lambda no: rnn.stack_layers(no),

@@ -101,7 +101,7 @@ def states(data):
     far, _ = rollout(reader, data.reader, start(reader, data.reader, data), data.xs, lengths=data.lengths, reverse=True)
     none = rollout(writer, data.writer, start(writer, data.writer, data), data.ids[:0])
     ys = many_to_many(both_ways, data.both_ways, start(both_ways, data.both_ways, data), data.xs, mask=data.mask)
-    value = total(evaluate(writer, data.writer, nats, data.ids, data.targets, window=2))
+    value = total(evaluate(writer, data.writer, data.ids, data.targets, nats, window=2))
     return Found(value, leading=(h, far, none[0]), second=(hs, ys, none[1], reverse_sequence(data.xs, data.lengths)))
 
 

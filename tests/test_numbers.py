@@ -56,7 +56,7 @@ SIZES = {
     "witten_bell vocabulary_size": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), n, 2),
     "witten_bell order": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), 3, n),
     "matching_size parameters": lambda n: matching_size(lambda H: rnn.gru(3, H), n),
-    "evaluate window": lambda n: evaluate(model, model_params, squares, ids, (), window=n),
+    "evaluate window": lambda n: evaluate(model, model_params, ids, (), squares, window=n),
     "window_cuts window": lambda n: rnn.window_cuts(6, n),
     "cut window": lambda n: program("cut", window=n),
     "chunked window": lambda n: program("chunked", window=n),
@@ -111,7 +111,7 @@ OTHERS = {
     ),
     "greedy end": (lambda e: write("greedy", end=e), [-1, 3, 1.0, True, "1", [1], NAN], [0, 2, np.int8(1), None]),
     "greedy first": (
-        lambda x: decoding.greedy(model, model_params, jnp.zeros(4), x, 2),
+        lambda x: decoding.greedy(model, model_params, jnp.zeros(4), x, length=2),
         [-1, 3, 1.0, True, NAN],
         [0, np.uint8(2), jnp.asarray(1)],
     ),

@@ -126,7 +126,7 @@ def test_sampling_follows_the_softmax_at_its_temperature():
     first = jnp.zeros(4000, jnp.int32)
     h0 = model.start(params, (4000,))
     for temperature in (1.0, 0.5):
-        ids = sample(model, params, jax.random.key(2), h0, first, 1, temperature=temperature).ids[0]
+        ids = sample(model, params, jax.random.key(2), h0, first, length=1, temperature=temperature).ids[0]
         h, _ = rollout(model, params, h0, first[None])
         p = np.asarray(jax.nn.softmax(model.output(params, h)[0] / temperature))
         found = np.bincount(ids, minlength=3) / 4000
@@ -145,7 +145,7 @@ def test_what_is_impossible_is_never_drawn_however_hot():
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
     h, first = model.start(params, (500,)), jnp.zeros(500, int)
     for T in (1e30, jnp.inf):  # traced, so that it cannot be refused
-        ids = jax.jit(lambda T: sample(model, params, jax.random.key(1), h, first, 1, temperature=T).ids[0])(T)
+        ids = jax.jit(lambda T: sample(model, params, jax.random.key(1), h, first, length=1, temperature=T).ids[0])(T)
         assert set(ids.tolist()) == {1, 2}
 
 
@@ -154,6 +154,6 @@ def test_rare_letters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype
     model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
     params = params._replace(b_y=params.b_y.at[0].set(6))
-    ids = sample(model, params, jax.random.key(1), model.start(params, (N,)), jnp.zeros(N, int), 1).ids[0]
+    ids = sample(model, params, jax.random.key(1), model.start(params, (N,)), jnp.zeros(N, int), length=1).ids[0]
     p = np.exp(6) / (np.exp(6) + 49)
     assert abs(np.mean(np.asarray(ids) == 0) - p) < 4 * np.sqrt(p * (1 - p) / N)

@@ -277,7 +277,7 @@ def test_teacher_forcing_on_what_greedy_wrote_makes_its_choices(name):
     question, ask = laboratory(name)
     model, params = MODELS[name], question.params
     h = model.encode(params, question.h0, question.xs, lengths=question.lengths)
-    line = greedy(model.decoder, params, h, question.first, T)
+    line = greedy(model.decoder, params, h, question.first, length=T)
     _, ys = ask(question._replace(targets=line.ids))
     np.testing.assert_array_equal(np.argmax(ys, axis=-1), line.ids)
 

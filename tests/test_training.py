@@ -79,7 +79,7 @@ def test_hello_is_learned(factory):
     assert info.loss[0] > 5 * 1.2  # nats of a window of five letters
     assert info.loss[-1] < 0.5
     xs, ys = (a.transpose(2, 0, 1).reshape(2, -1).T for a in windows)
-    assert evaluate(model, state.params, cross_entropy, xs, ys) < 0.2 * len(xs)
+    assert evaluate(model, state.params, xs, ys, cross_entropy) < 0.2 * len(xs)
 
 
 def fit_epochs(learner, key, windows, epochs):
@@ -264,7 +264,7 @@ def test_evaluation_in_small_windows_is_that_of_the_whole_stream():
     v, _ = hello()
     model = readout(lstm(v.size, 4), v.size)
     params, ids = model.init(jax.random.key(0)), jnp.asarray(v.encode("hello " * 9))[:, None]
-    whole = evaluate(model, params, cross_entropy, ids[:-1], ids[1:])
+    whole = evaluate(model, params, ids[:-1], ids[1:], cross_entropy)
     _, hs = rollout(model, params, model.start(params, (1,)), ids[:-1])
     np.testing.assert_allclose(whole, cross_entropy(outputs(model, params, hs), ids[1:]), rtol=1e-12)
-    np.testing.assert_allclose(evaluate(model, params, cross_entropy, ids[:-1], ids[1:], window=4), whole, rtol=1e-12)
+    np.testing.assert_allclose(evaluate(model, params, ids[:-1], ids[1:], cross_entropy, window=4), whole, rtol=1e-12)

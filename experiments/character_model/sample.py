@@ -35,7 +35,7 @@ import jax
 import numpy as np
 
 from rnn_jax.data import Vocabulary
-from rnn_jax.decoding.prompts import continue_prompt
+from rnn_jax.decoding import continue_prompt
 from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.memory import require_memory
 from rnn_jax.lab.named_cells import make_model

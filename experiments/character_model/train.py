@@ -103,7 +103,7 @@ import numpy as np
 
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.data import consecutive_batches, load_text, streams, text_parts
-from rnn_jax.decoding.prompts import continue_prompt
+from rnn_jax.decoding import continue_prompt
 from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
@@ -112,6 +112,7 @@ from rnn_jax.lab.long_run import (
     is_stale,
     naming_last_checkpoint,
     planned_evaluations,
+    require_more_evaluations,
     restore_progress,
     save_progress,
 )
@@ -132,7 +133,7 @@ from rnn_jax.lab.text_scores import (
     validation_losses,
     with_units,
 )
-from rnn_jax.losses import bits_per_char, cross_entropy
+from rnn_jax.losses import bits_per_char, cross_entropy, per_step
 from rnn_jax.training import evaluate, require_finite, window_learner
 
 text = load_text(options.text, options.data)
@@ -164,14 +165,9 @@ model = make(options.hidden_size, dropout=options.dropout)
 windows = streams(parts.train, options.batch_size, options.window, options.k1 or None)
 
 
-def nats_per_character(logits, targets):
-    """The loss of a window: logits ``(K1, B, V)``, targets ``(K1, B)``."""
-    return cross_entropy(logits, targets) / len(targets)
-
-
 def score(params, ids):
     """The loss of a text ``(N,)``, read from its first character to its last with the state carried on."""
-    return {"loss": evaluate(model, params, cross_entropy, ids[:-1, None], ids[1:, None]) / (len(ids) - 1)}
+    return {"loss": evaluate(model, params, ids[:-1, None], ids[1:, None], per_step(cross_entropy))}
 
 
 def continuation(params, key, temperature):
@@ -183,7 +179,7 @@ def continuation(params, key, temperature):
 def task_of(options):
     """The task; the schedule of the learning rate depends on the number of evaluations."""
     return Task(
-        window_learner(model, nats_per_character, optimizer_of(options, **decay), clip=options.clip),
+        window_learner(model, per_step(cross_entropy), optimizer_of(options, **decay), clip=options.clip),
         batches=lambda rng, number: consecutive_batches(windows, number * options.updates, options.updates),
         score=score,
         validation=(parts.validation,),
@@ -194,17 +190,12 @@ def task_of(options):
     )
 
 
-if options.weight_decay and options.optimizer not in ("adamw", "lion"):
-    raise ValueError(
-        f"--weight-decay got {options.weight_decay} for {options.optimizer}; want --optimizer adamw or lion"
-    )
-decay = {"weight_decay": options.weight_decay} if options.optimizer in ("adamw", "lion") else {}
-facts = {
-    "cell": options.cell,
-    "seed": options.seed,
-    "hidden_size": options.hidden_size,
-    "parameters": parameter_count(model),
-}
+decays = options.optimizer in ("adamw", "lion")
+if options.weight_decay and not decays:
+    raise ValueError(f"--weight-decay got {options.weight_decay}; want it with --optimizer adamw or lion")
+decay = {"weight_decay": options.weight_decay} if decays else {}
+facts = {name: getattr(options, name) for name in ("cell", "seed", "hidden_size")}
+facts["parameters"] = parameter_count(model)
 sizes = {"steps": options.window, "inputs": options.window, "outputs": vocabulary.size, "scored": 1024}
 memory = memory_of_training(options, model, **sizes) | {"characters": 100 * options.characters}
 memory.pop("seeds")
@@ -218,11 +209,9 @@ task = task_of(options)
 # examples; so each is mixed with the shorter ones (Witten, Bell 1991). The network has to cost less than the best.
 
 # %%
-if options.extend and options.minutes:
-    raise ValueError("--extend got --minutes; want the number of --evaluations in all")
-made = (Checkpoints(options.out / "checkpoints").steps() or [0])[-1] // options.updates
-if options.extend and options.evaluations <= made:
-    raise ValueError(f"--extend got {options.evaluations} evaluations; want more than {made}, which were made")
+checkpoints = Checkpoints(options.out / "checkpoints")
+if options.extend:
+    require_more_evaluations(options, checkpoints, options.minutes)
 run = open_run(
     options.out,
     options,
@@ -244,8 +233,8 @@ n_gram_table(bars)
 # best params are evaluated on the test part.
 
 # %%
-checkpoints, best = Checkpoints(run.folder / "checkpoints"), run.folder / "params.safetensors"
-name, key, rng = short(options.cell), jax.random.key(options.seed), np.random.default_rng(0)
+best, name = run.folder / "params.safetensors", short(options.cell)
+key, rng = jax.random.key(options.seed), np.random.default_rng(0)
 found = restore_progress(run, checkpoints, task, best)
 schedule, total = planned_evaluations(options, task, found, options.minutes)
 scheduled = dataclasses.replace(options, evaluations=schedule)

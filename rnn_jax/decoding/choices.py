@@ -1,4 +1,4 @@
-"""Which id comes next: the likeliest, or one that is drawn from a truncated softmax."""
+"""Choices of the next id: the likeliest, or one drawn from a truncated softmax."""
 
 from typing import Any
 
@@ -40,28 +40,28 @@ def keep_nucleus(logits: Float[Array, "*batch V"], p: float) -> Float[Array, "*b
 
     Reference: Holtzman, Buys, Du, Forbes, Choi. The curious case of neural text degeneration. 2020.
     """
-    require_number("top_p", p, lambda part: 0 < part <= 1, "a probability in (0, 1], known when compiled")
-    if p == 1:  # rounding would lose the least likely
+    require_number("top_p", p, lambda part: 0 < part <= 1, "a probability in (0, 1], which cannot be traced")
+    if p == 1:  # rounding would drop the least likely
         return logits
     rank = _rank(logits)
     likeliest_first = -jnp.sort(-jax.nn.softmax(widened(logits), axis=-1), axis=-1)
-    before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all that are likelier
+    before = jnp.cumsum(likeliest_first, axis=-1) - likeliest_first  # probability of all likelier ids
     return jnp.where((jnp.take_along_axis(before, rank, axis=-1) < float(p)) | (rank == 0), logits, -jnp.inf)
 
 
-def likeliest(_: Array, logits: Float[Array, "*batch V"], *how: Any) -> Integer[Array, "*batch"]:
+def likeliest_ids(_: Array, logits: Float[Array, "*batch V"], *how: Any) -> Integer[Array, "*batch"]:
     """The likeliest ids; of equals, the lowest."""
     return jnp.argmax(logits, axis=-1)
 
 
-def drawn(
+def drawn_ids(
     key: Keys,
     logits: Float[Array, "*batch V"],
     temperature: float | Float[Array, ""],
     top_k: int | None,
     top_p: float | None,
 ) -> Integer[Array, "*batch"]:
-    """Ids drawn from the truncated softmax, as ``sample`` says."""
+    """Ids drawn from the truncated softmax of ``sample``."""
     logits = widened(logits)
     T = jnp.asarray(temperature).astype(logits.dtype)
     cold = T == 0
@@ -73,5 +73,5 @@ def drawn(
 
 
 def _rank(logits: Float[Array, "*batch V"]) -> Int[Array, "*batch V"]:
-    """The place of each id from the likeliest on, equals in the order of their ids."""
+    """The rank of each id, 0 for the likeliest, equals in the order of their ids."""
     return jnp.argsort(jnp.argsort(-logits, axis=-1, stable=True), axis=-1)

@@ -1,6 +1,6 @@
-"""Decoding: ids written one after another, each fed back as the next input. Keys in, no hidden randomness.
+"""Decoding: a model generates ids one after another, and each id is its next input. Randomness comes from keys alone.
 
-Decoding evaluates: a cell that draws, with dropout or zoneout, takes the mean.
+Cells that draw, with dropout or zoneout, use the mean instead, as in evaluation.
 """
 
 import math
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PRNGKeyArray, PyTree
 
-from rnn_jax.decoding.choices import drawn, keep_nucleus, keep_top_k, likeliest
+from rnn_jax.decoding.choices import drawn_ids, likeliest_ids
 from rnn_jax.keys import one_key
 from rnn_jax.machinery.checks import (
     MisfitError,
@@ -29,29 +29,29 @@ from rnn_jax.machinery.sharding import alike, rows, scan, where
 from rnn_jax.schedules.driver import batch_shape, check_fit
 from rnn_jax.types import Cell, Params, State, require_cell
 
-__all__ = ["Beams", "Decoded", "beam_search", "greedy", "keep_nucleus", "keep_top_k", "sample", "stream"]
+__all__ = ["Beams", "Decoded", "beam_search", "greedy", "sample", "stream"]
 
 
 class Decoded(NamedTuple):
-    """What was written for each example."""
+    """The ids generated for each example, and their probabilities."""
 
     ids: Integer[Array, "length *batch"]
-    """After the end, the end again."""
+    """The end id is repeated after the end."""
     log_prob: Float[Array, "length *batch"]
-    """ln p of each id as the model has it, in nats: before any temperature or truncation; 0 after the end."""
+    """ln p of each id under the model, in nats, without temperature or truncation; 0 after the end."""
     lengths: Int[Array, "*batch"]
-    """Ids up to the end and with it; ``length`` where no end was written."""
+    """Number of ids up to the end, the end included; ``length`` where there is no end."""
 
 
 class Beams(NamedTuple):
     """The W best hypotheses of each example, the best first."""
 
     ids: Integer[Array, "length *batch W"]
-    """After the end, the end again."""
+    """The end id is repeated after the end."""
     score: Float[Array, "*batch W"]
-    """Σ ln p / lengths^length_penalty; −∞ in the places that no hypothesis was left for."""
+    """Σ ln p / lengths^length_penalty; −∞ where there are fewer hypotheses than W."""
     lengths: Int[Array, "*batch W"]
-    """Ids up to the end and with it; ``length`` where no end was written."""
+    """Number of ids up to the end, the end included; ``length`` where there is no end."""
 
 
 def greedy(
@@ -59,23 +59,23 @@ def greedy(
     params: Params,
     h: State,
     first: Integer[ArrayLike, "*batch"],
-    length: int,
     *,
+    length: int,
     end: int | None = None,
 ) -> Decoded:
-    """Writes the likeliest id at every step: x_{t+1} = argmax y_t; of equals, the lowest.
+    """The ids of greedy decoding, the likeliest at every step: x_{t+1} = argmax y_t; of equals, the lowest.
 
     Args:
-        cell, params: a model whose inputs are ids and whose outputs are the logits of the next one, ``(*batch, V)``.
+        cell, params: a model whose inputs are ids and whose outputs are the logits of the next id, ``(*batch, V)``.
         h: the state before ``first`` is read, with the batch axes of ``first``.
-        first: the id to begin with, which is not returned.
-        length: ids to write.
-        end: the id that ends a sequence, which is written too; without it every sequence has ``length`` ids.
+        first: the first input, which is not returned.
+        length: number of ids to generate.
+        end: the id that ends a sequence, and is its last one; without it every sequence has ``length`` ids.
 
     Raises:
         ValueError: for an id outside the vocabulary, a negative length, or a model that does not predict ids.
 
-    Example: a model of no weights, whose bias favours 2.
+    Example: a model without weights, whose bias favours id 2.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
@@ -85,7 +85,7 @@ def greedy(
     >>> greedy(model, params, model.start(params), jnp.array(0), length=4, end=2).ids.tolist()
     [2, 2, 2, 2]
     """
-    return _write(cell, params, h, first, jnp.zeros((length_of(length),)), end, likeliest)
+    return _generated(cell, params, h, first, jnp.zeros((checked_length(length),)), end, likeliest_ids)
 
 
 def sample(
@@ -94,29 +94,29 @@ def sample(
     key: PRNGKeyArray,
     h: State,
     first: Integer[ArrayLike, "*batch"],
-    length: int,
     *,
+    length: int,
     temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     end: int | None = None,
 ) -> Decoded:
-    """Draws x_{t+1} ~ softmax(y_t / temperature), among the likeliest alone if top_k or top_p say so.
+    """Ids drawn one after another, x_{t+1} ~ softmax(y_t / temperature), truncated to the likeliest by top_k or top_p.
 
-    The temperature acts first, then top_k, then top_p.
+    The temperature is applied first, then top_k, then top_p.
 
     Args:
         cell, params, h, first, length, end: as in ``greedy``.
-        key: all the randomness there is.
-        temperature: below 1 the likeliest are favoured, and 0 equals ``greedy``; may be traced.
-        top_k: draws among the k likeliest; see ``keep_top_k``. Known when compiled, as is top_p.
-        top_p: draws from the nucleus; see ``keep_nucleus``.
+        key: the source of all randomness.
+        temperature: below 1 the likeliest ids become likelier still, and 0 equals ``greedy``; may be traced.
+        top_k: draws among the k likeliest ids, as ``keep_top_k``. It cannot be traced, nor can top_p.
+        top_p: draws from the nucleus, as ``keep_nucleus``.
 
     Raises:
-        ValueError: as ``greedy``, for a negative temperature that is not traced, and as ``keep_top_k`` and
-            ``keep_nucleus``.
+        ValueError: for arguments that ``greedy``, ``keep_top_k`` or ``keep_nucleus`` refuse, or a negative temperature
+            that is not traced.
 
-    Example: a model of no weights, whose bias favours 2 over 1 over 0.
+    Example: a model without weights, whose bias favours id 2 over 1 over 0.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
@@ -127,11 +127,11 @@ def sample(
     >>> sorted(set(drawn.ids.tolist())), bool(drawn.log_prob.max() < 0)
     ([1, 2], True)
     """
-    wanted = "at least 0: 0 is greedy, 1 the model's own"
+    wanted = "at least 0: 0 is greedy, 1 draws from the model's own probabilities"
     require_number("temperature", temperature, lambda T: 0 <= T < math.inf, wanted, may_be_traced=True)
 
-    keys = jax.random.split(one_key(key), length_of(length))
-    return _write(cell, params, h, first, keys, end, drawn, temperature, top_k, top_p)
+    keys = jax.random.split(one_key(key), checked_length(length))
+    return _generated(cell, params, h, first, keys, end, drawn_ids, temperature, top_k, top_p)
 
 
 def beam_search(
@@ -139,27 +139,28 @@ def beam_search(
     params: Params,
     h: State,
     first: Integer[ArrayLike, "*batch"],
-    length: int,
     *,
+    length: int,
     width: int,
     end: int | None = None,
     length_penalty: float = 1.0,
 ) -> Beams:
-    """Keeps the W best beginnings at every step: those of highest Σ ln p / lengths^length_penalty.
+    """The W best hypotheses that beam search finds, by Σ ln p / lengths^length_penalty.
 
-    A finished hypothesis keeps its place among the W for as long as its score is good enough, and cannot grow. To
-    rounding, width 1 equals ``greedy``; a width of at least the number of hypotheses is an exact search.
+    The search keeps W hypotheses at every step. A finished one keeps its place for as long as its score is among the W
+    best, and does not grow. To rounding, width 1 equals ``greedy``; a width of at least the number of hypotheses is an
+    exact search.
 
     Args:
         cell, params, h, first, length, end: as in ``greedy``.
-        width: W, hypotheses that are kept.
-        length_penalty: 0 compares plain probabilities, which favours the short; 1 the mean of ln p over the ids. Known
-            when compiled, as are width and length.
+        width: W, the number of hypotheses.
+        length_penalty: 0 compares probabilities, which favours short hypotheses; 1 compares the mean of ln p over the
+            ids. It cannot be traced, nor can width and length.
 
     Raises:
-        ValueError: as ``greedy``, for a width below 1, or a length_penalty that is not finite.
+        ValueError: for arguments that ``greedy`` refuses, a width below 1, or a length_penalty that is not finite.
 
-    Example: a model of no weights, whose bias favours the end, 2.
+    Example: a model without weights, whose bias favours id 2, the end.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru, readout
@@ -174,9 +175,11 @@ def beam_search(
     sequence learning with neural networks. 2014.
     """
     require_positive(width=width)
-    require_number("length_penalty", length_penalty, math.isfinite, "a number such as 0 or 1, known when compiled")
+    require_number(
+        "length_penalty", length_penalty, math.isfinite, "a finite number such as 0 or 1, which cannot be traced"
+    )
     require_kept(first=first, end=end)
-    steps, first = length_of(length), jnp.asarray(first)
+    steps, first = checked_length(length), jnp.asarray(first)
     V = check_writer(cell, params, h, first, end=end)
 
     last = None if end is None else jnp.asarray(end)
@@ -195,7 +198,7 @@ def _searched(
     V: int,
     length_penalty: float,
 ) -> Beams:
-    """``beam_search`` of what has been checked."""
+    """``beam_search`` after its checks."""
 
     def search(h: State, first: Array) -> Beams:
         return _search(cell, params, h, first, length, width, V, last, length_penalty)
@@ -206,13 +209,13 @@ def _searched(
 
 
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:
-    """One input at a time, for live use: a compiled ``(h, x) -> (h, y)`` that keeps nothing but the state.
+    """A compiled step ``(h, x) -> (h, y)``, for inputs that arrive one at a time.
 
     Args:
-        cell, params: any cell and its weights; an id outside its vocabulary gives NaN, as everywhere.
+        cell, params: any cell and its weights; an id outside its vocabulary gives NaN.
 
     Returns:
-        The step. It compiles once for each shape of x, and its memory does not grow with the steps.
+        The step. It compiles once for each shape of x, and keeps nothing but the state.
 
     Example:
 
@@ -239,15 +242,15 @@ def _live_step(cell: Cell, params: Params, h: State, x: PyTree) -> tuple[State, 
     return h, cell.output(params, h)
 
 
-def length_of(length: int) -> int:
-    """The number of ids to write; a ValueError when it is negative or no whole number."""
+def checked_length(length: int) -> int:
+    """The number of ids to generate; a ValueError if it is negative or not a whole number."""
     if not is_whole(length) or length < 0:
         got = in_one_line(length)
-        raise ValueError(f"length got {got}; want a whole number of ids of at least 0, known when compiled")
+        raise ValueError(f"length got {got}; want a whole number of ids of at least 0, which cannot be traced")
     return int(length)
 
 
-def _write(
+def _generated(
     cell: Cell,
     params: Params,
     h: State,
@@ -259,16 +262,16 @@ def _write(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Decoded:
-    """Writes an id for each key, as ``choose(key, logits, temperature, top_k, top_p)`` says."""
+    """Ids that ``choose(key, logits, temperature, top_k, top_p)`` returns one after another, one for each key."""
     require_kept(first=first, end=end)
     first = jnp.asarray(first)
     check_writer(cell, params, h, first, end=end)
     last = None if end is None else jnp.asarray(end, first.dtype)
-    return _written(cell, params, h, first, keys, last, choose, temperature, top_k, top_p)
+    return _generated_by_scan(cell, params, h, first, keys, last, choose, temperature, top_k, top_p)
 
 
 @compiled("cell", "choose", "top_k", "top_p")
-def _written(
+def _generated_by_scan(
     cell: Cell,
     params: Params,
     h: State,
@@ -280,7 +283,7 @@ def _written(
     top_k: int | None,
     top_p: float | None,
 ) -> Decoded:
-    """``_write`` of what has been checked."""
+    """``_generated`` after its checks."""
 
     def step(carry: tuple[State, Array, Array], key: Any) -> tuple[tuple[State, Array, Array], tuple[Array, ...]]:
         h, x, going = carry
@@ -288,19 +291,14 @@ def _written(
         logits = cell.output(params, h)
         x = choose(key, logits, temperature, top_k, top_p).astype(first.dtype)
         log_prob = jnp.take_along_axis(jax.nn.log_softmax(widened(logits)), x[..., None], axis=-1)[..., 0]
-        written, log_prob = (x, log_prob) if last is None else _unless_ended(going, x, log_prob, last)
-        return (h, written, going if last is None else going & (written != last)), (written, log_prob, going)
+        if last is None:
+            return (h, x, going), (x, log_prob, going)
+        x, log_prob = where(going, x, last), where(going, log_prob, 0)  # after the end: the end, at no cost
+        return (h, x, going & (x != last)), (x, log_prob, going)
 
     begin = (h, first, jnp.ones(first.shape, bool))
     _, (ids, log_prob, going) = scan(step, begin, keys)
     return Decoded(ids, log_prob, jnp.sum(going, axis=0, dtype=jnp.int32))
-
-
-def _unless_ended(
-    going: Bool[Array, "*batch"], x: Array, log_prob: Array, end: Integer[Array, ""]
-) -> tuple[Array, Array]:
-    """What is written and its ln p: the end, at no cost, of what has ended."""
-    return where(going, x, end), where(going, log_prob, 0)
 
 
 def _search(
@@ -314,8 +312,8 @@ def _search(
     end: Integer[Array, ""] | None,
     length_penalty: float,
 ) -> Beams:
-    """Beam search for one example: a state ``(H,)`` and one id."""
-    # how a finished hypothesis goes on: the end, at no cost
+    """Beam search for one example, without batch axes."""
+    # a finished hypothesis continues with the end, at no cost
     ended = jnp.arange(V, dtype=jnp.int32) == jnp.asarray(-1 if end is None else end, jnp.int32)
 
     def step(carry: tuple[Any, ...], t: Array) -> tuple[tuple[Any, ...], Array]:
@@ -342,7 +340,7 @@ def _search(
 
 
 def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | None = None) -> int:
-    """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and the ids are such."""
+    """V; raises a ValueError unless the model predicts the ids that it reads, h and first fit, and ids are below V."""
     require_cell("cell", cell)
     if end is not None:
         whole = jnp.issubdtype(getattr(end, "dtype", type(end)), jnp.integer)
@@ -354,7 +352,7 @@ def check_writer(cell: Cell, params: Params, h: State, first: Array, end: int | 
 
 @compiled("cell")
 def _vocabulary(cell: Cell, params: Params, h: State, first: Array) -> Bool[Array, " V"]:
-    """True for each id that a model predicts; the checks of ``check_writer`` that want no values, made once."""
+    """True for each id that a model predicts; the checks of ``check_writer`` that need no values, compiled once."""
     batch = batch_shape(cell, params, h)
     if not jnp.issubdtype(first.dtype, jnp.integer) or first.shape != batch:
         raise ValueError(f"first got {first.dtype}{list(first.shape)}; want one id for each of h's {list(batch)}")
@@ -364,12 +362,12 @@ def _vocabulary(cell: Cell, params: Params, h: State, first: Array) -> Bool[Arra
         raise ValueError(f"the model's output got {y}; want logits (*batch, V): put a readout on the cell")
     check_vocabulary(cell, params, y)
     if jnp.iinfo(first.dtype).max < y.shape[-1] - 1:
-        raise ValueError(f"first got {first.dtype}, which does not hold {y.shape[-1]} ids; want int32")
+        raise ValueError(f"first got {first.dtype}, which cannot hold {y.shape[-1]} ids; want int32")
     return jnp.ones(y.shape[-1], bool)
 
 
 def check_vocabulary(cell: Cell, params: Params, y: jax.ShapeDtypeStruct) -> None:
-    """Raises a ValueError where a cell that reads vectors too, in the place of ids, does not read such as y."""
+    """Raises a ValueError for a cell that can also read vectors instead of ids, but not of the size of y."""
     try:
         jax.eval_shape(cell.project, params, y)
     except MisfitError as misfit:
@@ -377,5 +375,5 @@ def check_vocabulary(cell: Cell, params: Params, y: jax.ShapeDtypeStruct) -> Non
             f"the model predicts {y.shape[-1]} ids but does not read as many ({misfit}); want one vocabulary for both, "
             "with the first and the last id in it"
         ) from misfit
-    except Exception:  # a cell that reads nothing but ids has its own ways to refuse vectors
+    except Exception:  # a cell that reads ids alone may raise any error for vectors
         return

@@ -12,17 +12,18 @@ parallel   T + 2 k2           every window's residuals   the same; also k1 < k2
 streaming  2 k2 an update     one window's residuals     of one window, at the params of that moment
 =========  =================  =========================  ============================================
 
-The overlap is (T / k1)(k2 − k1), which is 0 for k1 = k2. The depth counts steps that wait for each other, forward and
-back; memory is what a compiled gradient holds beside its arguments and results, which are O(T) themselves. A window of
-at least T is full back-propagation; where k1 < k2, one of at least T rounded up to a multiple of k1. In all of them
+The overlap is (T / k1)(k2 − k1), which is 0 for k1 = k2. The depth counts steps that must run one after another,
+forward and back. Memory is that of a compiled gradient beside its arguments and results, which are O(T) themselves. A
+window of at least T is full back-propagation; for k1 < k2, one of at least T rounded up to a multiple of k1. For all
+four programs:
 
-- the gradient is exactly zero past a border, and a window's border is no border for values;
-- the state before the first step has none, so a learned start keeps its gradient: call ``cell.start(params)`` inside
-  the function that is differentiated;
-- masks and resets are those of ``rollout``; what a masked step costs is the loss's affair, whose targets may hold the
-  mask: ``lambda ys, targets: cross_entropy(ys, *targets)``;
-- the last state comes without a gradient;
-- the loss is a sum over time, so that a sequence's loss is the sum of its windows' losses.
+- the gradient is exactly zero past a border, and values do not change at a window's border;
+- the state before the first step has no border, so a learned start keeps its gradient: call ``cell.start(params)``
+  inside the function that is differentiated;
+- masks and resets are those of ``rollout``; the loss itself decides what a masked step costs, and its targets may hold
+  the mask: ``lambda ys, targets: cross_entropy(ys, *targets)``;
+- the last state is returned without a gradient;
+- the loss is a sum over time, so the loss of a sequence is the sum of the losses of its windows.
 
 Reference: Williams, Peng. An efficient gradient-based algorithm for on-line training of recurrent network trajectories.
 1990, where this is BPTT(h; h') with h = k2 and h' = k1; Sutskever. Training recurrent neural networks. 2013.
@@ -41,14 +42,14 @@ from rnn_jax.gradients.windows import (
     Loss,
     Plan,
     Steps,
-    hoisted,
-    join,
-    part,
-    read,
+    combine,
+    partition,
+    plan_windows,
     require_scalar,
     require_steps,
-    take,
-    windowed,
+    window_loss,
+    window_steps,
+    with_constants_as_argument,
 )
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
@@ -73,23 +74,23 @@ def cut(
     lengths: Integer[Array, "..."] | None = None,
     resets: Bool[Array, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
-    """One rollout whose gradient is cut at every window's beginning: the definition of the other programs.
+    """The loss of one rollout whose gradient is cut at the beginning of every window: it defines the other programs.
 
     Args:
         cell, params, h0, xs, mask, lengths, resets: as in ``rollout``.
         targets: any pytree of arrays with time leading, or ``()``.
         loss: ``(ys, targets) -> scalar``, a sum over time.
-        window: steps from one border to the next, k1 = k2; may be traced.
+        window: number of steps from one border to the next, k1 = k2; may be traced.
 
     Returns:
-        ``(loss, h_T)``: the loss of the whole sequence, to be differentiated, and the last state.
+        ``(loss, h_T)``: the loss of the whole sequence, whose gradient is the truncated one, and the last state.
 
     Raises:
-        ValueError: for a window below 1, targets of another length, a loss that is no scalar, or what ``rollout``
-            refuses.
+        ValueError: for a window below 1, targets of another length, a loss that is not a scalar, or arguments that
+            ``rollout`` refuses.
 
-    Example: with x_t = w·x_{t−1}, w = 0.2 and x_0 = 0.9, dx_3/dw = 3 w² x_0 = 0.108. If the gradient ends one step
-    back, x_2 counts as a constant: dx_3/dw = x_2 = w² x_0 = 0.036.
+    Example: with x_t = w·x_{t−1}, w = 0.2 and x_0 = 0.9, dx_3/dw = 3 w² x_0 = 0.108. If the gradient goes one step
+    back, x_2 is a constant: dx_3/dw = x_2 = w² x_0 = 0.036.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import cell_from_step
@@ -139,23 +140,23 @@ def chunked(
     lengths: Integer[Array, "..."] | None = None,
     resets: Bool[Array, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
-    """The gradient of ``cut``, summed window by window as the sequence is read: memory does not grow with T.
+    """The loss of ``cut``, with a gradient that is summed window by window: memory does not grow with T.
 
-    Only reverse mode works on it. What ``cell`` and ``loss`` close over may be traced, and differentiated.
+    Only reverse mode works on it. Arrays that ``cell`` and ``loss`` close over may be traced and differentiated.
 
     Args:
         cell, params, h0, xs, targets, loss, mask, lengths, resets: as in ``cut``.
-        window: k2, steps that the gradient goes back from the end of a window.
-        k1: steps from the beginning of one window to that of the next, at most ``window``; without it k1 = k2, as in
-            ``cut``. Each window counts the losses of its last k1 steps; what is left at the end makes a shorter one.
+        window: k2, number of steps that the gradient goes back from the end of a window.
+        k1: number of steps from the beginning of one window to the next, at most ``window``; by default k1 = k2, as in
+            ``cut``. Each window counts the losses of its last k1 steps; the last window may be shorter.
 
     Returns:
         ``(loss, h_T)``, as ``cut``.
 
     Raises:
-        ValueError: for a size below 1, k1 above window, or what ``cut`` refuses.
+        ValueError: for a size below 1, k1 above window, a loss ``per_step``, or arguments that ``cut`` refuses.
 
-    Example: every loss goes back at least 3 steps, and at most 4.
+    Example: the gradient of every loss goes back at least 3 steps, and at most 4.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import gru
@@ -167,7 +168,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -175,22 +176,22 @@ def chunked(
 
 @compiled("plan")
 def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
-    # per device, until JAX sums the gradients over the devices: the losses of each may count otherwise
-    floats, others = part((params, h0, steps))
-    params, h0, steps = join(varying(floats, varying_axes((floats, others))), others)
+    # each device has a gradient of its own until JAX sums them, as the losses of each may have another weight
+    floats, others = partition((params, h0, steps))
+    params, h0, steps = combine(varying(floats, varying_axes((floats, others))), others)
     programs, closed_over = {}, {}
     for losses in filter(None, {plan.k1, plan.T % plan.k1}):
-        window_steps = jax.eval_shape(lambda steps, losses=losses: take(plan, steps, 0, losses), steps)
-        programs[losses], closed_over[losses] = hoisted(
-            partial(windowed, plan, losses=losses), params, h0, window_steps
+        example = jax.eval_shape(lambda steps, losses=losses: window_steps(plan, steps, 0, losses), steps)
+        programs[losses], closed_over[losses] = with_constants_as_argument(
+            partial(window_loss, plan, losses=losses), params, h0, example
         )
-    floats, others = part((Weights(params, closed_over), h0, steps))
+    floats, others = partition((Weights(params, closed_over), h0, steps))
     result: Any = _chunked(plan, programs, floats, others)
     return result[0], jax.lax.stop_gradient(result[1])
 
 
 class Weights(NamedTuple):
-    """What every window of a sequence shares."""
+    """Arrays that all windows of a sequence share."""
 
     params: Params
     closed_over: dict[int, list[Any]]
@@ -198,16 +199,16 @@ class Weights(NamedTuple):
 
 
 Programs = dict[int, Callable[..., tuple[Float[Array, ""], Ends]]]
-"""``windowed`` by the number of losses of a window, as ``(closed_over, params, h, steps) -> (value, ends)``."""
+"""``window_loss`` by the number of losses of a window, as ``(closed_over, params, h, steps) -> (value, ends)``."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
-    """The loss alone, of weights, first state and steps in two parts."""
-    weights, h0, steps = join(floats, others)
+    """The loss without its gradient, as a function of weights, first state and steps, partitioned into two trees."""
+    weights, h0, steps = combine(floats, others)
 
     def on(ends: Ends, number: int | Array, losses: int) -> tuple[Ends, Float[Array, ""]]:
-        inside = take(plan, steps, number, losses)
+        inside = window_steps(plan, steps, number, losses)
         value, ends = programs[losses](weights.closed_over[losses], weights.params, ends.begin, inside)
         return ends, value
 
@@ -219,8 +220,8 @@ def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> 
     return total, ends.last
 
 
-class Summed(NamedTuple):
-    """What ``chunked`` adds up as it reads."""
+class Sums(NamedTuple):
+    """The sums over windows that ``chunked`` keeps."""
 
     value: Float[Array, ""]
     grads: tuple[PyTree, PyTree, PyTree]
@@ -228,46 +229,46 @@ class Summed(NamedTuple):
 
 
 def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Any, PyTree]:
-    """The loss, and beside it the gradient that will be asked for."""
-    weights, h0, steps = join(floats, others)
+    """The loss, and its gradient as the residual of reverse mode."""
+    weights, h0, steps = combine(floats, others)
 
-    def on(carry: tuple[Ends, Summed], number: int | Array, losses: int) -> tuple[tuple[Ends, Summed], None]:
-        ends, summed = carry
-        floats, others = part((weights, ends.begin, take(plan, steps, number, losses)))
+    def on(carry: tuple[Ends, Sums], number: int | Array, losses: int) -> tuple[tuple[Ends, Sums], None]:
+        ends, sums = carry
+        floats, others = partition((weights, ends.begin, window_steps(plan, steps, number, losses)))
 
         def of_window(floats: PyTree) -> tuple[Float[Array, ""], Ends]:
-            weights, h, inside = join(floats, others)
+            weights, h, inside = combine(floats, others)
             return programs[losses](weights.closed_over[losses], weights.params, h, inside)
 
         (value, ends), grads = jax.value_and_grad(of_window, has_aux=True)(floats)
-        return (ends, add(plan, summed, value, grads, number, losses)), None
+        return (ends, with_window(plan, sums, value, grads, number, losses)), None
 
     value = jax.eval_shape(partial(_chunked, plan, programs), floats, others)[0]
-    carry = Ends(h0, h0), Summed(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
+    carry = Ends(h0, h0), Sums(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
     carry, _ = scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
     if rest := plan.T % plan.k1:
         carry, _ = on(carry, plan.T // plan.k1, rest)
-    ends, summed = carry
-    return (summed.value, ends.last), laid_out(narrowed(summed.grads, floats), like=floats)
+    ends, sums = carry
+    return (sums.value, ends.last), laid_out(narrowed(sums.grads, floats), like=floats)
 
 
-def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Summed:
-    """One window more: the gradient of weights, of h0 if no border is between, and of inputs where they lie."""
-    of_weights, of_h0, of_steps = summed.grads
+def with_window(plan: Plan, sums: Sums, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Sums:
+    """The sums with one window added: gradients of the weights, of h0 if no border separates it, and of the inputs."""
+    of_weights, of_h0, of_steps = sums.grads
     to_weights, to_h, to_steps = widened(grads)
-    uncut, t = jnp.asarray(plan.begin(number) <= 0), plan.steps(number, losses)
+    uncut, t = jnp.asarray(plan.first_step(number) <= 0), plan.step_indices(number, losses)
 
-    def where_it_lies(total: Array, g: Array) -> Array:
+    def add_at_its_steps(total: Array, g: Array) -> Array:
         return total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g)
 
-    return Summed(
-        summed.value + value,
+    return Sums(
+        sums.value + value,
         (
             jax.tree.map(jnp.add, of_weights, to_weights),
             jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),
-            of_steps._replace(  # what stands in for masked steps has no gradient
-                xs=jax.tree.map(where_it_lies, of_steps.xs, to_steps.xs),
-                targets=jax.tree.map(where_it_lies, of_steps.targets, to_steps.targets),
+            of_steps._replace(  # inputs that replace masked ones have no gradient
+                xs=jax.tree.map(add_at_its_steps, of_steps.xs, to_steps.xs),
+                targets=jax.tree.map(add_at_its_steps, of_steps.targets, to_steps.targets),
             ),
         ),
     )
@@ -276,7 +277,7 @@ def add(plan: Plan, summed: Summed, value: Array, grads: tuple[Any, ...], number
 def _chunked_backward(
     plan: Plan, programs: Programs, grads: PyTree, to_results: tuple[Array, State]
 ) -> tuple[Any, ...]:
-    """The gradient, times that of the loss."""
+    """The gradient, times the cotangent of the loss."""
     to_loss, _ = to_results
     return jax.tree.map(lambda g: g * common(to_loss, like=g).astype(g.dtype), grads), None
 
@@ -298,7 +299,7 @@ def parallel(
     lengths: Integer[Array, "..."] | None = None,
     resets: Bool[Array, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
-    """The gradient of ``cut`` from all windows at once, after a rollout without gradient to where each begins.
+    """The loss of ``cut``, whose gradient runs through all windows at once, after a rollout without gradient.
 
     Args:
         cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets: as in ``chunked``.
@@ -309,82 +310,34 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = read(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, Marks(mask, resets), lengths)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
-    return _side_by_side(plan, params, h0, steps)
+    return _in_parallel(plan, params, h0, steps)
 
 
 @compiled("plan")
-def _side_by_side(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
-    quiet, quiet_steps = jax.lax.stop_gradient((params, steps))
+def _in_parallel(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
+    constant_params, constant_steps = jax.lax.stop_gradient((params, steps))
 
     def on(h: State, number: Array) -> tuple[State, State]:
-        all_steps = take(plan, quiet_steps, number, plan.k1)
+        all_steps = window_steps(plan, constant_steps, number, plan.k1)
         xs, marks = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.marks))
-        return run(plan.cell, quiet, h, xs, marks, all_steps.idle)[0], h
+        return run(plan.cell, constant_params, h, xs, marks, all_steps.idle)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)
-    uncut = jnp.asarray(plan.begin(numbers) <= 0)
+    uncut = jnp.asarray(plan.first_step(numbers) <= 0)
     begins = where(uncut, jax.tree.map(lambda h: jnp.broadcast_to(h, (len(numbers), *h.shape)), h0), begins)
-    values, ends = jax.vmap(lambda h, number: windowed(plan, params, h, take(plan, steps, number, plan.k1), plan.k1))(
-        begins, numbers
-    )
+
+    def loss_of(h: State, number: int | Array, losses: int) -> tuple[Float[Array, ""], Ends]:
+        return window_loss(plan, params, h, window_steps(plan, steps, number, losses), losses)
+
+    values, ends = jax.vmap(partial(loss_of, losses=plan.k1))(begins, numbers)
     total, last = values.sum(), jax.tree.map(lambda h: h[-1], ends.last)
     if rest := plan.T % plan.k1:
         number = plan.T // plan.k1
-        begin = h0 if plan.begin(number) <= 0 else begin
-        value, (_, last) = windowed(plan, params, begin, take(plan, steps, number, rest), rest)
+        begin = h0 if plan.first_step(number) <= 0 else begin
+        value, (_, last) = loss_of(begin, number, rest)
         total += value
     return total, last
-
-
-def streaming(
-    cell: Cell,
-    params: Params,
-    h: State,
-    xs: PyTree,
-    targets: PyTree,
-    loss: Loss,
-    *,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
-) -> tuple[Float[Array, ""], State]:
-    """One window, whose loss is differentiated before the next one is read: what an update after each window needs.
-
-    Args:
-        cell, params, loss, mask, lengths, resets: as in ``cut``.
-        h: the state where the window begins, h_0 or what the window before returned.
-        xs: k2 steps.
-        targets: of the last k1 of them; k1 = k2 unless windows overlap.
-
-    Returns:
-        ``(loss, h)``: the loss of the last k1 steps, and the state k1 steps after the window's beginning, where the
-        next window begins.
-
-    Raises:
-        ValueError: for more targets than steps (k1 above k2), for none, or what ``cut`` refuses.
-
-    Example: a window of 3 steps moves on by 2.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from rnn_jax import gru, rollout
-    >>> from rnn_jax.gradients import streaming
-    >>> cell = gru(input_size=1, hidden_size=4)
-    >>> params, xs, targets = cell.init(jax.random.key(0)), jnp.ones((3, 1)), jnp.zeros((2, 4))
-    >>> squares = lambda ys, targets: jnp.sum((ys - targets) ** 2)
-    >>> value, h = streaming(cell, params, cell.start(params), xs, targets, squares)
-    >>> _, hs = rollout(cell, params, cell.start(params), xs)
-    >>> bool(jnp.allclose(value, jnp.sum(hs[1:] ** 2)) and jnp.allclose(h, hs[1]))
-    True
-    """
-    k2 = require_sequence(xs)
-    k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
-    plan, steps = read(cell, params, h, xs, targets, loss, k2, k1, Marks(mask, resets), lengths, counted=k1)
-    value, ends = _one_window(plan, params, h, steps, k1)
-    return value, ends.begin
-
-
-_one_window = compiled("plan", "losses")(windowed)

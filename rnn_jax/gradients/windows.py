@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, Integer, PyTree
 
+from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
 from rnn_jax.schedules.driver import batch_shape, outputs, read_marks, require_fit, run
 from rnn_jax.schedules.scan import Marks, idle_inputs
@@ -18,17 +19,17 @@ Loss = Callable[[PyTree, PyTree], Float[Array, ""]]
 
 
 class Steps(NamedTuple):
-    """What a sequence brings at each of its steps, time leading, and what stands in for what is masked."""
+    """The data of each step, time leading, and the inputs that replace masked ones."""
 
     xs: PyTree
     marks: Marks
     targets: PyTree
     idle: PyTree
-    """What masked steps read, ``(*batch, …)``; of the whole sequence, as a window may have no other."""
+    """Inputs at masked steps, ``(*batch, …)``, from the whole sequence: a window may have no unmasked step."""
 
 
 class Plan(NamedTuple):
-    """What is the same for every window. Window ``number`` ends with step (number + 1) k1 of the sequence."""
+    """Facts that all windows share. Window ``number`` ends with step (number + 1) k1 of the sequence."""
 
     cell: Cell
     loss: Loss
@@ -36,17 +37,17 @@ class Plan(NamedTuple):
     k1: int
     k2: int
 
-    def begin(self, number: int | Array) -> int | Array:
+    def first_step(self, number: int | Array) -> int | Array:
         """The index of a window's first step; below 0 for the first windows where k1 < k2."""
         return (number + 1) * self.k1 - self.k2
 
-    def steps(self, number: int | Array, losses: int) -> Array:
+    def step_indices(self, number: int | Array, losses: int) -> Array:
         """The indices of a window's steps, of which the last ``losses`` are counted."""
-        return self.begin(number) + jnp.arange(self.k2 - self.k1 + losses)
+        return self.first_step(number) + jnp.arange(self.k2 - self.k1 + losses)
 
 
 class Ends(NamedTuple):
-    """Where a window leads, without gradients."""
+    """Two states that a window computes, without gradients."""
 
     begin: State
     """The state with which the next window begins."""
@@ -54,7 +55,7 @@ class Ends(NamedTuple):
     """The state after the window's last step."""
 
 
-def read(
+def plan_windows(
     cell: Cell,
     params: Params,
     h0: State,
@@ -65,35 +66,40 @@ def read(
     k1: int | None,
     marks: Marks,
     lengths: Integer[Array, "..."] | None,
-    counted: int | None = None,
+    counted_steps: int | None = None,
 ) -> tuple[Plan, Steps]:
-    """Checks what a program was given and lays its windows out; none is longer than it has to be.
+    """The plan of a program's windows, none longer than necessary, and the data of its steps, both checked.
 
     Args:
         cell, params, h0, xs, targets, loss, window, k1, lengths: as in ``tbptt.chunked``.
         marks: the mask and resets.
-        counted: steps that have targets, when not all.
+        counted_steps: number of steps that have targets, if not all have.
+
+    Raises:
+        ValueError: for arguments that ``tbptt.chunked`` refuses.
     """
     require_cell("cell", cell)
+    if counted_steps is None:
+        require_sum(loss)
     T = require_sequence(xs)
     require_kept(xs=xs, targets=targets)
     k1 = window if k1 is None else k1
     require_positive(window=window, k1=k1)
     window, k1 = int(window), int(k1)
     if k1 > window:
-        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some losses would teach nothing")
+        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, as each window counts its last k1 losses")
     require_steps(T, xs=xs)
-    require_steps(T if counted is None else counted, targets=targets)
+    require_steps(T if counted_steps is None else counted_steps, targets=targets)
     marks = read_marks(T, batch_shape(cell, params, h0), marks.mask, lengths, marks.resets, None, reverse=False)
     k1 = max(min(k1, T), 1)
-    whole = -(-T // k1) * k1  # the last window ends here, if only in name
-    begins_early = k1 < min(window, whole)  # windows wait before the first step, masked
+    whole = -(-T // k1) * k1  # where the last window would end if it were not shorter
+    begins_early = k1 < min(window, whole)  # the first windows begin with masked steps before the sequence
     mask = jnp.ones(T, bool) if marks.mask is None and begins_early else marks.mask
     return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, marks, targets, idle_inputs(mask, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
-    """Raises a ValueError that names a tree with an array which does not have this many steps leading."""
+    """Raises a ValueError that names the tree in which an array does not have this many steps leading."""
     for name, tree in trees.items():
         for leaf in jax.tree.leaves(tree):
             if jnp.shape(leaf)[:1] != (steps,):
@@ -101,18 +107,39 @@ def require_steps(steps: int, **trees: PyTree) -> None:
 
 
 def require_scalar(value: Array) -> Float[Array, ""]:
-    """The loss, if it is a number; otherwise a ValueError."""
+    """The loss, if it is a scalar; otherwise a ValueError."""
     if jnp.shape(value):
         raise ValueError(f"loss got shape {jnp.shape(value)}; want a scalar, the sum over time and batch")
     return value
 
 
-def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
-    """What one window reads: all its steps, and the targets of the last ``losses``.
+def require_sum(loss: Any) -> None:
+    """Raises a ValueError for a loss that is a mean over steps, as the means of windows do not add up."""
+    if isinstance(loss, PerStep):
+        raise ValueError(
+            "loss got per_step(…); want the sum over time that it divides, as the losses of windows add up"
+        )
 
-    Where it reaches back before the sequence, it waits: those steps are masked.
+
+def value_and_aux(returned: Any, has_aux: bool) -> tuple[Any, PyTree]:
+    """The value of a loss and its auxiliary output, ``()`` without has_aux.
+
+    Raises:
+        ValueError: for a loss with has_aux that does not return a pair.
     """
-    t = plan.steps(number, losses)
+    if not has_aux:
+        return returned, ()
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(f"loss got {type(returned).__name__}; want the pair (loss, aux), as has_aux is True")
+    return returned
+
+
+def window_steps(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
+    """The data of one window: all its steps, and the targets of the last ``losses``.
+
+    Steps before the beginning of the sequence are masked.
+    """
+    t = plan.step_indices(number, losses)
 
     def at(t: Array, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jnp.take(a, t, axis=0, mode="clip"), tree)
@@ -125,21 +152,26 @@ def take(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
     return Steps(at(t, steps.xs), marks, at(t[len(t) - losses :], steps.targets), steps.idle)
 
 
-def windowed(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
-    """The loss of a window's last steps, and where it leads."""
+def window_outputs(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[PyTree, Ends]:
+    """The outputs at a window's last steps, whose losses it counts, and the states that it computes."""
     require_fit(plan.cell, params, h, steps.xs)
     h_T, hs = run(plan.cell, params, h, steps.xs, steps.marks, steps.idle)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
-    value = require_scalar(plan.loss(outputs(plan.cell, params, counted), steps.targets))
-    return value, jax.lax.stop_gradient(Ends(begin, h_T))
+    return outputs(plan.cell, params, counted), jax.lax.stop_gradient(Ends(begin, h_T))
 
 
-def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:
-    """What a function closes over, as an argument: ``(g, consts)`` with g(consts, *args) = f(*args).
+def window_loss(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[Float[Array, ""], Ends]:
+    """The loss of a window's last steps, and the states that it computes."""
+    ys, ends = window_outputs(plan, params, h, steps, losses)
+    return require_scalar(plan.loss(ys, steps.targets)), ends
 
-    A rule for reverse mode is traced when its program is there already; what was traced with that program and is
-    closed over would be unknown by then.
+
+def with_constants_as_argument(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:
+    """A function whose closed-over arrays are an argument: ``(g, consts)`` with g(consts, *args) = f(*args).
+
+    JAX traces a rule for reverse mode after the program itself. Tracers of the program that are closed over would have
+    expired by then.
     """
     closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
     structure = jax.tree.structure(shape)
@@ -151,8 +183,8 @@ def hoisted(f: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], l
     return g, closed.consts
 
 
-def part(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """A tree's floating arrays, which have a gradient, and the others; each with None in the other's places."""
+def partition(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """The floating arrays of a tree, which have a gradient, and its other arrays; None in place of the missing ones."""
 
     def is_float(leaf: Any) -> bool:
         return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
@@ -163,6 +195,6 @@ def part(tree: PyTree) -> tuple[PyTree, PyTree]:
     )
 
 
-def join(floats: PyTree, others: PyTree) -> PyTree:
-    """The tree that ``part`` took apart."""
+def combine(floats: PyTree, others: PyTree) -> PyTree:
+    """The tree whose two parts ``partition`` returned."""
     return jax.tree.map(lambda a, b: b if a is None else a, floats, others, is_leaf=lambda leaf: leaf is None)

@@ -16,7 +16,15 @@ from rnn_jax.lab.options import LARGEST, Options
 from rnn_jax.lab.runs import Run
 from rnn_jax.training import LearnerState, fit
 
-__all__ = ["Progress", "is_stale", "naming_last_checkpoint", "planned_evaluations", "restore_progress", "save_progress"]
+__all__ = [
+    "Progress",
+    "is_stale",
+    "naming_last_checkpoint",
+    "planned_evaluations",
+    "require_more_evaluations",
+    "restore_progress",
+    "save_progress",
+]
 
 
 class Progress(NamedTuple):
@@ -69,6 +77,15 @@ def restore_progress(run: Run, checkpoints: Checkpoints, task: Task, best: Path)
         raise ValueError(f"{best} is gone; want it back, or --overwrite to begin anew")
     run.cut_back(found.facts["lengths"])
     return Progress(found.state, *(found.facts[name] for name in Progress._fields[1:]))
+
+
+def require_more_evaluations(options: Options, checkpoints: Checkpoints, minutes: float = 0.0) -> None:
+    """Raises a ValueError unless a run that is to be extended gets more evaluations than it has."""
+    if minutes:
+        raise ValueError("--extend got --minutes; want --evaluations, the number of evaluations in all")
+    made = (checkpoints.steps() or [0])[-1] // options.updates
+    if options.evaluations <= made:
+        raise ValueError(f"--extend got --evaluations {options.evaluations}; want more than the {made} of the run")
 
 
 def planned_evaluations(

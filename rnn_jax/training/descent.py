@@ -1,6 +1,5 @@
-"""One update: a step of the optimizer, made where everything is finite, and what is carried to the next one."""
+"""One update: a step of the optimizer, made where all numbers are finite, and the state for the next update."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,65 +16,73 @@ from rnn_jax.types import Keys, Params, State
 
 
 class LearnerState(NamedTuple):
-    """What training carries from batch to batch: with it and the data, training goes on as if it had not stopped."""
+    """The state of training between two batches: training that begins with it continues as if it had not stopped."""
 
     params: Params
     optimizer: optax.OptState
     h: State
-    """The state where the next window begins; ``()`` when nothing is carried."""
+    """The state of the cell where the next window begins; ``()`` when nothing is carried."""
     fresh: Bool[Array, "*batch"]
-    """Where a lane has read nothing since its start, which then is taught: want False beside an h of your own."""
+    """Where a lane has read no input since its start state, so that gradients reach a learned start; set it to False
+    beside an h that you replace."""
     key: Keys
-    """Of everything that is drawn while learning; the same for the whole of it."""
+    """The source of all randomness in training; it does not change."""
     step: Int[Array, ""]
-    """Updates made."""
+    """Number of updates made."""
     cursor: Int[Array, ""]
-    """Batches read; more than ``step`` where an update was skipped."""
+    """Number of batches used; more than ``step`` where updates were skipped."""
 
 
 class LearnerInfo(NamedTuple):
-    """What is looked at after an update."""
+    """Measurements of one update."""
 
     loss: Float[Array, ""]
-    """Of the batch, before the update."""
+    """The loss of the batch, before the update."""
     grad_norm: Float[Array, ""]
     """Global norm of the gradient, before clipping; norms are of float32 or more."""
     clipped_norm: Float[Array, ""]
     """Global norm of the gradient, after clipping."""
     clipped: Bool[Array, ""]
-    """Whether clipping shortened it."""
+    """Whether clipping shortened the gradient."""
     update_ratio: Float[Array, ""]
-    """Norm of the step over norm of the params: about 1e-3 is common, much more is wild."""
+    """Norm of the step over norm of the params: about 1e-3 is common; training with a much larger one may diverge."""
     broken: Int[Array, ""]
-    """−1; or where something is not finite and the update was skipped: 0 for the loss, n for the nth gradient, and then
-    one each for the gradient's norm, which may overflow alone, the update, the carried state, and for an input or a
-    target outside its vocabulary, where that is the cause."""
+    """−1; or, where the update was skipped, the place of the first number that is not finite: 0 for the loss, n for the
+    nth gradient, and then one each for the gradient's norm, which may overflow alone, the step, the carried state, and
+    for an input id or a target outside its vocabulary, where that is the cause. ``require_finite`` names it."""
+    aux: PyTree = ()
+    """The auxiliary output of the loss, before the update; ``()`` without has_aux. It is kept where an update was
+    skipped, and may hold NaN there: average it where ``broken < 0``."""
 
 
-class Seen(NamedTuple):
-    """What one batch has shown."""
+class BatchResult(NamedTuple):
+    """The loss of one batch, its gradient, and the state after it."""
 
     loss: Float[Array, ""]
     grads: Params
     loss_of: Callable[[Params], Float[Array, ""]]
-    """The loss of other params."""
+    """The loss of the batch as a function of the params."""
     fresh: Bool[Array, "*batch"]
     """Which lanes are fresh after the batch."""
+    aux: PyTree = ()
+    """The auxiliary output of the loss."""
     h: State = ()
-    """The state after the batch."""
+    """The state of the cell after the batch."""
     start: Callable[[Params], State] = lambda params: ()
     """The state of a fresh lane."""
-    outside: Bool[Array, "2"] | None = None
+    out_of_vocabulary: Bool[Array, "2"] | None = None
     """Whether an input id, and a target, is outside its vocabulary."""
 
 
-def begin(
+def initial_state(
     key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation, h: State, fresh: Bool[Array, "*batch"]
 ) -> LearnerState:
-    """Before the first update; no two of its arrays are one buffer, so that it can be donated."""
+    """The state before the first update; no two of its arrays share a buffer, so it can be donated."""
     check_params(params)
     zero = jnp.zeros((), jnp.int32)
-    return distinct(LearnerState(params, optimizer.init(params), h, fresh, jax.random.fold_in(key, 1), zero, zero))
+    return without_shared_buffers(
+        LearnerState(params, optimizer.init(params), h, fresh, jax.random.fold_in(key, 1), zero, zero)
+    )
 
 
 def check_params(params: Params) -> None:
@@ -85,12 +92,12 @@ def check_params(params: Params) -> None:
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
                 f"params{jax.tree_util.keystr(path)} got {dtype}; want floating params, which have a gradient: close "
-                "over what is not learned, and keep complex numbers as two real arrays"
+                "over arrays that are not trained, and keep complex numbers as two real arrays"
             )
 
 
 def check_descent(optimizer: Any, clip: Any) -> None:
-    """Raises a ValueError for what is no optimizer, or a clip that is no positive norm."""
+    """Raises a ValueError for an object that is not an optimizer, or a clip that is not a positive norm."""
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         name = getattr(optimizer, "__name__", in_one_line(optimizer))
         raise ValueError(f"optimizer got {name}; want an optax transformation, such as optax.adam(1e-3)")
@@ -99,56 +106,70 @@ def check_descent(optimizer: Any, clip: Any) -> None:
         require_number("clip", clip, lambda norm: norm > 0, wanted, may_be_traced=True)
 
 
-def descend(
-    optimizer: optax.GradientTransformation, clip: float | Float[Array, ""] | None, state: LearnerState, seen: Seen
+def update_state(
+    optimizer: optax.GradientTransformation,
+    clip: float | Float[Array, ""] | None,
+    state: LearnerState,
+    result: BatchResult,
 ) -> tuple[LearnerState, LearnerInfo]:
-    """One step of the optimizer, and the state carried on; no step, and every lane anew, where one is not finite."""
-    clipped, grad_norm = seen.grads, norm_of(seen.grads)
+    """The state after one step of the optimizer; if a number is not finite, no step is made and all lanes restart."""
+    clipped, grad_norm = result.grads, global_norm(result.grads)
     if clip is not None:
-        clipped = clip_to(clip, seen.grads)
-    clipped_norm = grad_norm if clip is None else norm_of(clipped)
-    steps, after = step_of(optimizer, clipped, state, seen)
-    step_norm, start = norm_of(steps), seen.start(state.params)
-    whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), seen.h, start)
-    looked_at = (seen.loss, *jax.tree.leaves(seen.grads), grad_norm, step_norm)  # as ``require_finite`` names them
-    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in looked_at), jnp.all(jnp.array(jax.tree.leaves(whole)))])
-    finite = everywhere(finite, state.params)
-    good, broken = jnp.all(finite), jnp.argmin(finite)
-    if seen.outside is not None:
-        cause = seen.outside & jnp.stack([jnp.asarray(True), jnp.isnan(seen.loss)])
-        cause = ~everywhere(~cause, state.params)
-        broken = jnp.where(jnp.any(cause), len(finite) + jnp.argmax(cause), broken)
+        clipped = clipped_to(result.grads, clip)
+    clipped_norm = grad_norm if clip is None else global_norm(clipped)
+    steps, after = optimizer_step(optimizer, clipped, state, result)
+    step_norm = global_norm(steps)
+    good, broken = first_fault(state, result, grad_norm, step_norm)
     with jax.numpy_dtype_promotion("standard"):
         params = optax.apply_updates(state.params, steps)
     params, after = where(good, (params, after), (state.params, state.optimizer))
-    fresh, made = seen.fresh | ~good, good.astype(jnp.int32)
+    fresh, made = result.fresh | ~good, good.astype(jnp.int32)
     info = LearnerInfo(
-        loss=seen.loss,
+        loss=result.loss,
         grad_norm=grad_norm,
         clipped_norm=clipped_norm,
         clipped=clipped_norm < grad_norm,
-        update_ratio=step_norm / jnp.maximum(norm_of(state.params), jnp.finfo(step_norm.dtype).tiny),
+        update_ratio=step_norm / jnp.maximum(global_norm(state.params), jnp.finfo(step_norm.dtype).tiny),
         broken=jnp.where(good, -1, broken).astype(jnp.int32),
+        aux=result.aux,
     )
-    h = where(fresh, seen.start(params), seen.h)
+    h = where(fresh, result.start(params), result.h)
     return LearnerState(params, after, h, fresh, state.key, state.step + made, state.cursor + 1), info
 
 
-def step_of(
-    optimizer: optax.GradientTransformation, grads: Params, state: LearnerState, seen: Seen
+def first_fault(
+    state: LearnerState, result: BatchResult, grad_norm: Float[Array, ""], step_norm: Float[Array, ""]
+) -> tuple[Bool[Array, ""], Int[Array, ""]]:
+    """Whether all numbers of an update are finite, and the place of the first that is not, as in ``LearnerInfo``."""
+    start = result.start(state.params)
+    whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), result.h, start)
+    numbers = (result.loss, *jax.tree.leaves(result.grads), grad_norm, step_norm)  # in the order of ``require_finite``
+    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in numbers), jnp.all(jnp.array(jax.tree.leaves(whole)))])
+    finite = everywhere(finite, state.params)
+    good, broken = jnp.all(finite), jnp.argmin(finite)
+    if result.out_of_vocabulary is not None:
+        cause = result.out_of_vocabulary & jnp.stack([jnp.asarray(True), jnp.isnan(result.loss)])
+        cause = ~everywhere(~cause, state.params)
+        broken = jnp.where(jnp.any(cause), len(finite) + jnp.argmax(cause), broken)
+    return good, broken
+
+
+def optimizer_step(
+    optimizer: optax.GradientTransformation, grads: Params, state: LearnerState, result: BatchResult
 ) -> tuple[Params, optax.OptState]:
-    """What the optimizer adds to the params, and its state after; it is given what it takes.
+    """The step that the optimizer adds to the params, and its state after it.
 
     Raises:
-        ValueError: for an optimizer that wants something else.
+        ValueError: for an optimizer that needs more than it is given.
     """
-    takes = inspect.signature(optimizer.update).parameters.values()
-    offered = {"value": seen.loss, "grad": seen.grads, "value_fn": seen.loss_of}
-    names = offered if any(p.kind is p.VAR_KEYWORD for p in takes) else {p.name for p in takes}
+    update = optax.with_extra_args_support(optimizer).update
+    given = grads, state.optimizer, state.params
     try:
         with jax.numpy_dtype_promotion("standard"):  # optax mixes Python and array numbers
-            given = {name: offered[name] for name in offered if name in names}
-            return optimizer.update(grads, state.optimizer, state.params, **given)
+            try:
+                return update(*given, value=result.loss, grad=result.grads, value_fn=result.loss_of)
+            except TypeError:  # optax.contrib.sam takes extra arguments, but none of these
+                return update(*given)
     except TypeError as error:
         raise ValueError(
             f"optimizer got one whose update fails ({in_one_line(error)}); want one that needs no more than the "
@@ -156,26 +177,26 @@ def step_of(
         ) from error
 
 
-def norm_of(tree: Params) -> Float[Array, ""]:
+def global_norm(tree: Params) -> Float[Array, ""]:
     """The global norm, in float32 or more: the squares of float16 overflow where its entries do not."""
     with jax.numpy_dtype_promotion("standard"):
         return optax.tree.norm(widened(tree))
 
 
-def clip_to(norm: float | Float[Array, ""], grads: Params) -> Params:
-    """A gradient, shortened to a global norm where it is longer; in its own types."""
+def clipped_to(grads: Params, norm: float | Float[Array, ""]) -> Params:
+    """A gradient, scaled to this global norm where its own is larger; in its own types."""
     with jax.numpy_dtype_promotion("standard"):
         clipped, _ = optax.clip_by_global_norm(norm).update(widened(grads), optax.EmptyState())
     return narrowed(clipped, grads)
 
 
-def distinct(tree: PyTree) -> PyTree:
-    """The same arrays, none of them twice: some optimizers begin with the params themselves."""
-    seen: set[int] = set()
+def without_shared_buffers(tree: PyTree) -> PyTree:
+    """The same arrays, each in a buffer of its own: the state of some optimizers begins with the params themselves."""
+    known: set[int] = set()
 
     def leaf(a: Any) -> Any:
-        twice = isinstance(a, jax.Array) and id(a) in seen
-        seen.add(id(a))
-        return jnp.copy(a) if twice else a
+        is_shared = isinstance(a, jax.Array) and id(a) in known
+        known.add(id(a))
+        return jnp.copy(a) if is_shared else a
 
     return jax.tree.map(leaf, tree)

@@ -1,22 +1,16 @@
-"""Training as pure functions: a ``Learner`` is an init and an update; ``fit`` scans the update over windows.
+"""Training as pure functions: a ``Learner`` is an init and an update; ``fit`` scans the update over batches."""
 
-What stands between two chunks of windows, metrics, evaluation and checkpoints, is a plain loop of the caller:
-
-    for chunk in chunks: state, info = compiled_fit(state, chunk); …
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from rnn_jax.gradients import chunked, streaming
-from rnn_jax.gradients.windows import Loss
+from rnn_jax.gradients import streaming
+from rnn_jax.gradients.windows import value_and_aux
 from rnn_jax.keys import keyed
 from rnn_jax.machinery.checks import require_batch_shape
 from rnn_jax.machinery.compiling import compiled
@@ -24,18 +18,25 @@ from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.sharding import laid_out, scan
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.schedules.scan import where
-from rnn_jax.training.descent import LearnerInfo, LearnerState, Seen, begin, check_descent, check_params, descend
-from rnn_jax.training.faults import INPUT, TARGET, advice, check_ids, outside
+from rnn_jax.training.descent import (
+    BatchResult,
+    LearnerInfo,
+    LearnerState,
+    check_descent,
+    check_params,
+    initial_state,
+    update_state,
+)
+from rnn_jax.training.faults import check_ids, out_of_vocabulary
 from rnn_jax.types import Cell, Params, State, require_cell
 
 __all__ = [
     "Learner",
     "LearnerInfo",
     "LearnerState",
+    "Window",
     "batch_learner",
-    "evaluate",
     "fit",
-    "require_finite",
     "window_learner",
 ]
 
@@ -53,50 +54,73 @@ class Learner(NamedTuple):
 
     init: Init
     """``(key, batch_shape=()) -> state``."""
-    update: Callable[[LearnerState, tuple[PyTree, ...]], tuple[LearnerState, LearnerInfo]]
-    """``(state, batch) -> (state, info)``: a batch is ``(xs, targets)`` for one window, or a tuple of any arrays."""
-    check: Callable[[LearnerState, tuple[PyTree, ...]], None] = lambda state, batches: None
-    """``(state, batches)``: raises a ValueError for what is known to be wrong with a stack of batches."""
+    update: Callable[[LearnerState, PyTree], tuple[LearnerState, LearnerInfo]]
+    """``(state, batch) -> (state, info)``."""
+    check: Callable[[LearnerState, PyTree], None] = lambda state, batches: None
+    """``(state, batches)``: raises a ValueError for a stack of batches that is known to be wrong."""
+
+
+class Window(NamedTuple):
+    """One window of a sequence; a tuple in this order, or a dict with these names, is one too."""
+
+    xs: PyTree
+    """Inputs of k2 steps, time leading."""
+    targets: PyTree
+    """Targets of the last k1 steps, any pytree with time leading; k1 = k2 unless windows overlap."""
+    mask: Bool[Array, "K ..."] | None = None
+    """As in ``rollout``."""
+    resets: Bool[Array, "K ..."] | None = None
+    """As in ``rollout``."""
 
 
 @factory
 def window_learner(
-    cell: Cell, loss: Loss, optimizer: optax.GradientTransformation, *, clip: float | Float[Array, ""] | None = None
+    cell: Cell,
+    loss: Callable[[PyTree, PyTree], Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    clip: float | Float[Array, ""] | None = None,
+    has_aux: bool = False,
+    transform: Callable[[Params, PRNGKeyArray], Params] | None = None,
 ) -> Learner:
     """Truncated back-propagation through time: one update after each window, the state carried on without its gradient.
 
-    A window is ``(xs, targets)``, ``(xs, targets, mask)`` or ``(xs, targets, mask, resets)``. Where windows overlap, xs
-    are k2 steps and targets are of the last k1, as ``gradients.streaming`` has them and ``streams`` makes them. A cell
-    that draws is given keys. A learned start is taught by windows that begin with it, and by resets: where a lane is
-    ``fresh``, the gradient of its state goes on to the start, so give other params or states with ``fresh`` replaced
-    too. After an update that was skipped, because something was not finite in one of its lanes, every lane begins anew.
+    A batch is a ``Window``, ``(xs, targets)`` at least; ``streams`` makes a stack of them. A cell that draws is given
+    keys. A learned start gets its gradient from windows that begin with it, and from resets: where a lane is ``fresh``,
+    the gradient of its state goes on to the start. If you replace h in the state, replace ``fresh`` too. After an
+    update that was skipped, because a number was not finite in one of its lanes, every lane begins anew.
 
     Args:
-        cell: its outputs are what the loss sees.
-        loss: ``(ys, targets) -> scalar`` for one window.
-        optimizer: any optax transformation, with any schedule, that wants no more than the gradient, the params, the
-            loss, and the loss as a function of the params: line searches too.
-        clip: the largest global norm of a gradient, positive; None for any. May be traced.
+        cell: a model whose outputs are the first argument of the loss.
+        loss: ``(ys, targets) -> scalar`` for one window; if has_aux, ``-> (scalar, aux)``.
+        optimizer: any optax transformation, with any schedule, that needs no more than the gradient, the params, the
+            loss, and the loss as a function of the params; line searches work too.
+        clip: the largest global norm of a gradient, positive; None for no limit. May be traced.
+        has_aux: whether the loss returns any pytree beside its value, which becomes ``info.aux``.
+        transform: ``(params, key) -> params``: randomly changed params, such as by ``partial(weight_drop, rate=0.5)``,
+            that replace the params throughout one window. Each window has a key of its own, computed from the key of
+            the state and its cursor. ``evaluate`` uses the params themselves.
 
     Raises:
-        ValueError: for a clip that is not positive, what is no cell or no optimizer; from ``init`` and ``update``,
-            for params that are not floating; from ``update``, for ids that are known and outside the vocabulary.
+        ValueError: for a clip that is not positive, an object that is not a cell or an optimizer; from ``init`` and
+            ``update``, for params that are not floating; from ``update``, for a batch that is not a ``Window``, and for
+            ids outside the vocabulary, unless they are traced.
 
-    Example: after "hello " has been read often enough, the next letter is certain.
+    Example: after many repetitions of "hello ", the next character is certain.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from rnn_jax import gru, readout
-    >>> from rnn_jax.losses import cross_entropy
+    >>> from rnn_jax.losses import cross_entropy, per_step
     >>> from rnn_jax.data.text import streams, vocabulary
-    >>> from rnn_jax.training.learners import evaluate, fit, window_learner
+    >>> from rnn_jax.training import evaluate, fit, window_learner
     >>> v = vocabulary("hello ")
     >>> model = readout(gru(v.size, 8), v.size)
-    >>> learner = window_learner(model, cross_entropy, optax.adam(0.05), clip=1.0)
+    >>> learner = window_learner(model, per_step(cross_entropy), optax.adam(0.05), clip=1.0)
     >>> windows = streams(v.encode("hello " * 200), batch_size=2, window=5)
     >>> state, info = jax.jit(lambda key: fit(learner, learner.init(key, (2,)), windows))(jax.random.key(0))
     >>> ids = v.encode("hello " * 4)[:, None]
-    >>> nats = evaluate(model, state.params, cross_entropy, ids[:-1], ids[1:]) / len(ids[1:])
-    >>> bool(nats < 0.2 < info.loss[0] / 5)
+    >>> nats = evaluate(model, state.params, ids[:-1], ids[1:], per_step(cross_entropy))
+    >>> bool(nats < 0.2 < info.loss[0])
     True
 
     Reference: Williams, Peng. An efficient gradient-based algorithm for on-line training of recurrent network
@@ -108,185 +132,200 @@ def window_learner(
     def init(key: PRNGKeyArray, batch_shape: tuple[int, ...] = ()) -> LearnerState:
         require_batch_shape(batch_shape)
         params = cell.init(key)
-        return begin(key, params, optimizer, cell.start(params, batch_shape), jnp.ones(batch_shape, bool))
+        return initial_state(key, params, optimizer, cell.start(params, batch_shape), jnp.ones(batch_shape, bool))
 
     def window_loss(
-        params: Params, state: LearnerState, xs: PyTree, targets: PyTree, mask: Any = None, resets: Any = None
-    ) -> tuple[Float[Array, ""], State]:
-        batch = batch_shape(cell, params, state.h)
+        params: Params, state: LearnerState, window: Window
+    ) -> tuple[Float[Array, ""], tuple[State, PyTree]]:
+        batch, xs = batch_shape(cell, params, state.h), window.xs
+        if transform is not None:
+            params = transform(params, transform_key(state))
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        h = where(state.fresh, taught(state.h, laid_out(cell.start(params, batch), like=state.h)), state.h)
-        return streaming(cell, params, h, xs, targets, loss, mask=mask, resets=resets)
+        start = laid_out(cell.start(params, batch), like=state.h)
+        h = where(state.fresh, with_gradient_of(state.h, start), state.h)
+        marks = {"mask": window.mask, "resets": window.resets}
+        value, rest = streaming(cell, params, h, xs, window.targets, loss, **marks, has_aux=has_aux)
+        return value, rest if has_aux else (rest, ())
 
-    def update(state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+    def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
         check(state, window, stacked=False)
-        return updated((cell, loss, optimizer), state, window)
+        return updated((cell, loss, optimizer, transform), state, as_window(window))
 
     @compiled("reads")
-    def updated(reads: Any, state: LearnerState, window: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+    def updated(reads: Any, state: LearnerState, window: Window) -> tuple[LearnerState, LearnerInfo]:
         batch = batch_shape(cell, state.params, state.h)
-        (value, h), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, *window)
+        (value, (h, aux)), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, window)
         y = jax.eval_shape(cell.output, state.params, state.h)
-        seen = Seen(
+        result = BatchResult(
             loss=value,
             grads=grads,
-            loss_of=lambda params: window_loss(params, state, *window)[0],
-            fresh=still_fresh(state.fresh, *window[1:]),
+            loss_of=lambda params: window_loss(params, state, window)[0],
+            fresh=fresh_after(state.fresh, *window[1:]),
+            aux=aux,
             h=h,
             start=partial(cell.start, batch_shape=batch),
-            outside=outside(cell, state.params, 1 + len(batch), y, *window[:3]),
+            out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
-        return descend(optimizer, clip, state, seen)
+        return update_state(optimizer, clip, state, result)
 
-    def check(state: LearnerState, windows: tuple[PyTree, ...], stacked: bool = True) -> None:
+    def check(state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
         batch = batch_shape(cell, state.params, state.h)
         if state.fresh.shape != batch:
             fresh = state.fresh.shape
             raise ValueError(f"fresh got shape {fresh}; want the batch axes of h, {batch}: one for each lane")
-        if not 2 <= len(windows) <= 4:
-            raise ValueError(f"window got {len(windows)} parts; want xs and targets, and maybe a mask, and resets")
-        check_ids(cell, state.params, 1 + stacked + len(batch), *windows)
+        check_ids(cell, state.params, 1 + stacked + len(batch), *as_window(windows))
 
     return Learner(init, update, check)
 
 
+def as_window(batch: PyTree) -> Window:
+    """A window, or a stack of them, from a tuple of its parts or a dict of its parts by name.
+
+    Raises:
+        ValueError: for another number of parts, or other names.
+
+    >>> as_window({"xs": 1, "targets": 2, "resets": 3})
+    Window(xs=1, targets=2, mask=None, resets=3)
+    """
+    if isinstance(batch, Mapping):
+        if not {"xs", "targets"} <= batch.keys() <= {*Window._fields}:
+            names = ", ".join(map(str, batch))
+            raise ValueError(f"window got parts {names}; want xs and targets, and optionally a mask and resets")
+        return Window(**batch)
+    if not isinstance(batch, tuple | list) or not 2 <= len(batch) <= 4:
+        parts = len(batch) if isinstance(batch, tuple | list) else 1
+        raise ValueError(f"window got {parts} parts; want xs and targets, and optionally a mask and resets")
+    return Window(*batch)
+
+
+def transform_key(state: LearnerState) -> PRNGKeyArray:
+    """The key of a window's transform: another one than that of the inputs, which is folded with the cursor itself."""
+    return jax.random.fold_in(state.key, jnp.uint32(2**31) + state.cursor.astype(jnp.uint32))
+
+
 @jax.custom_jvp
-def taught(h: State, start: State) -> State:
-    """h, whose gradient is that of the start, which it is but for rounding."""
+def with_gradient_of(h: State, start: State) -> State:
+    """h with the gradient of the start, which has the same values but for rounding."""
     return h
 
 
-taught.defjvp(lambda primals, tangents: (primals[0], tangents[1]))
+with_gradient_of.defjvp(lambda primals, tangents: (primals[0], tangents[1]))
 
 
-def still_fresh(
+def fresh_after(
     fresh: Bool[Array, "*batch"], targets: PyTree, mask: Any = None, resets: Any = None
 ) -> Bool[Array, "*batch"]:
-    """Where a lane still has read nothing since its start after a window: it waited, or waits since a reset.
+    """Which lanes have read no input since their start after a window: all steps, or all since a reset, were masked.
 
     Args:
         fresh: before the window.
-        targets: of the window's last k1 steps; it moves on by as many.
-        mask, resets: of the window's steps; without a mask, every lane reads.
+        targets: of the window's last k1 steps; the next window begins k1 steps later.
+        mask, resets: of the window's steps; without a mask, no step is masked.
     """
     if mask is None:
         return jnp.zeros_like(fresh)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), len(mask))
 
-    def last(marks: Any) -> Int[Array, "*batch"]:  # the last step of which it is said; −1 for none
+    def last_marked(marks: Any) -> Int[Array, "*batch"]:  # −1 for none
         marks = jnp.asarray(marks)[:k1]
         marks = jnp.broadcast_to(marks.reshape(*marks.shape, *[1] * (fresh.ndim + 1 - marks.ndim)), (k1, *fresh.shape))
         return jnp.max(jnp.where(marks, jnp.arange(k1).reshape(k1, *[1] * fresh.ndim), -1), axis=0)
 
-    read, reset = last(mask), last(jnp.zeros(k1, bool) if resets is None else resets)
-    return (read < reset) | (fresh & (read < 0))
+    unmasked, reset = last_marked(mask), last_marked(jnp.zeros(k1, bool) if resets is None else resets)
+    return (unmasked < reset) | (fresh & (unmasked < 0))
 
 
 @factory
 def batch_learner(
     init: Callable[[PRNGKeyArray], Params],
-    loss: Callable[..., Float[Array, ""]],
+    loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     *,
     clip: float | Float[Array, ""] | None = None,
+    has_aux: bool = False,
+    keyed_loss: bool = False,
 ) -> Learner:
-    """Back-propagation through whole examples: one update after each batch, between which nothing is carried.
+    """Back-propagation through whole examples: one update after each batch, with nothing carried between batches.
+
+    The loss gets a batch as Python passes arguments: the parts of a tuple, a list or a NamedTuple in their order, the
+    parts of a dict by name, and any other pytree as one argument. To get a tuple whole, pass ``(batch,)``.
 
     Args:
         init: ``(key) -> params``.
-        loss: ``(params, *batch) -> scalar``, for a batch as ``fit`` gives it: inputs, targets, lengths, a key.
-        optimizer, clip: as in ``window_learner``.
+        loss: ``(params, *batch) -> scalar`` or ``(params, **batch) -> scalar``, for example of inputs, targets and
+            lengths; if keyed_loss, the key comes after the params; if has_aux, it returns ``(scalar, aux)``.
+        optimizer, clip, has_aux: as in ``window_learner``.
+        keyed_loss: whether the loss draws, such as masks of ``variational_dropout``. Each update has a key of its own,
+            computed from the key of the state and its cursor.
 
     Raises:
-        ValueError: for a clip that is not positive, or what is no optimizer; from ``init`` and ``update``, for params
-            that are not floating.
+        ValueError: for a clip that is not positive, or an object that is not an optimizer; from ``init`` and
+            ``update``, for params that are not floating.
 
-    Example: the mean of three numbers.
+    Example: the mean of three numbers, with batches by name.
 
     >>> import jax, jax.numpy as jnp, optax
-    >>> from rnn_jax.training.learners import batch_learner, fit
-    >>> learner = batch_learner(lambda key: jnp.zeros(()), lambda p, x: (p - x) ** 2, optax.sgd(0.01))
-    >>> state, info = fit(learner, learner.init(jax.random.key(0), ()), (jnp.tile(jnp.array([1.0, 2.0, 6.0]), 400),))
-    >>> print(state.params.round(1), state.step)
-    3.0 1200
+    >>> from rnn_jax.training import batch_learner, fit
+    >>> def loss(params, x):
+    ...     error = x - params
+    ...     return error**2, {"error": error}
+    >>> learner = batch_learner(lambda key: jnp.zeros(()), loss, optax.sgd(0.01), has_aux=True)
+    >>> batches = {"x": jnp.tile(jnp.array([1.0, 2.0, 6.0]), 400)}
+    >>> state, info = fit(learner, learner.init(jax.random.key(0)), batches)
+    >>> print(state.params.round(1), state.step, info.aux["error"][:2].round(2))
+    3.0 1200 [1.   1.98]
     """
-
     check_descent(optimizer, clip)
 
-    def update(state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
+    def batch_loss(params: Params, state: LearnerState, batch: PyTree) -> tuple[Float[Array, ""], PyTree]:
+        first = (params, jax.random.fold_in(state.key, state.cursor)) if keyed_loss else (params,)
+        args, by_name = ((), batch) if isinstance(batch, Mapping) else (batch, {})
+        args = args if isinstance(args, tuple | list) else (args,)
+        return value_and_aux(loss(*first, *args, **by_name), has_aux)
+
+    def update(state: LearnerState, batch: PyTree) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
         return updated((loss, optimizer), state, batch)
 
     @compiled("reads")
-    def updated(reads: Any, state: LearnerState, batch: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
-        value, grads = jax.value_and_grad(loss)(state.params, *batch)
-        return descend(optimizer, clip, state, Seen(value, grads, lambda params: loss(params, *batch), state.fresh))
+    def updated(reads: Any, state: LearnerState, batch: PyTree) -> tuple[LearnerState, LearnerInfo]:
+        (value, aux), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, state, batch)
+        loss_of = lambda params: batch_loss(params, state, batch)[0]  # noqa: E731
+        return update_state(optimizer, clip, state, BatchResult(value, grads, loss_of, state.fresh, aux))
 
-    return Learner(lambda key, batch_shape=(): begin(key, init(key), optimizer, (), jnp.ones((), bool)), update)
+    return Learner(lambda key, batch_shape=(): initial_state(key, init(key), optimizer, (), jnp.ones((), bool)), update)
 
 
-def fit(learner: Learner, state: LearnerState, windows: tuple[PyTree, ...]) -> tuple[LearnerState, LearnerInfo]:
-    """Scans ``learner.update`` over windows on the device: one chunk of training, to be compiled once.
+def fit(learner: Learner, state: LearnerState, batches: PyTree) -> tuple[LearnerState, LearnerInfo]:
+    """The state after an update for each batch, in one scan on the device.
 
     Args:
-        learner: what to repeat.
+        learner: its update is repeated.
         state: where to begin.
-        windows: ``(xs, targets)``, each with a leading axis of windows, such as ``streams`` makes.
+        batches: batches stacked along a new leading axis, such as the windows that ``streams`` makes.
 
     Returns:
         The last state, and the info of every update, stacked.
 
     Raises:
-        ValueError: for ids that are known and outside the vocabulary, or what the update refuses.
-    """
-    learner.check(state, windows)
-    return scan(learner.update, state, windows)
+        ValueError: for ids outside the vocabulary, unless they are traced, or batches that the update refuses.
 
-
-def require_finite(state: LearnerState, info: LearnerInfo) -> None:
-    """Raises a FloatingPointError that names the first update of a chunk which was skipped, and what broke it.
-
-    Args:
-        state, info: what ``fit`` returned.
+    Example: metrics, evaluation and checkpoints belong between chunks of batches, in your own loop.
 
     >>> import jax, jax.numpy as jnp, optax
-    >>> learner = batch_learner(lambda key: {"w": jnp.ones(())}, lambda p, x: x * p["w"] ** 0.5, optax.sgd(1.0))
-    >>> require_finite(*fit(learner, learner.init(jax.random.key(0), ()), (jnp.array([0.5, 2.0, 2.0]),)))
-    Traceback (most recent call last):
-    FloatingPointError: batch 2 (update 2) got a loss that is not finite; want a lower learning rate, or a smaller clip
+    >>> from functools import partial
+    >>> from rnn_jax.training import batch_learner, fit, require_finite
+    >>> learner = batch_learner(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, optax.sgd(0.1))
+    >>> state, train = learner.init(jax.random.key(0)), jax.jit(partial(fit, learner))
+    >>> for chunk in jnp.ones((3, 20)):  # three chunks of 20 batches
+    ...     state, info = train(state, chunk)
+    ...     require_finite(state, info)
+    ...     print(f"after {state.step} updates: mean loss {info.loss.mean():.4f}")
+    after 20 updates: mean loss 0.1389
+    after 40 updates: mean loss 0.0000
+    after 60 updates: mean loss 0.0000
     """
-    broken = np.asarray(info.broken)
-    if not (broken >= 0).any():
-        return
-    first = int(np.argmax(broken >= 0))
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
-    gradients = (f"gradient of params{path}" for path in paths)
-    names = ("loss", *gradients, "gradient's norm", "step", "carried state", INPUT, TARGET)
-    batch, what = int(state.cursor) - len(broken) + first, names[broken[first]]
-    made = int(state.step) - int((broken[first:] < 0).sum())
-    fault = f"an {what}" if what == INPUT else f"a {what}" if what == TARGET else f"a {what} that is not finite"
-    raise FloatingPointError(f"batch {batch} (update {made}) got {fault}; want {advice(what, made, state.params)}")
-
-
-def evaluate(
-    cell: Cell, params: Params, loss: Loss, xs: PyTree, targets: PyTree, *, window: int = 1024
-) -> Float[Array, ""]:
-    """The loss of one rollout from the start state, in the memory of one window.
-
-    Args:
-        cell, params: a cell that draws takes the mean.
-        loss: ``(ys, targets) -> scalar``, a sum over time.
-        xs, targets: time and one batch axis leading; a single stream is a batch of 1.
-        window: steps that are held at once.
-
-    Raises:
-        ValueError: for xs without a batch axis, or what ``chunked`` refuses.
-    """
-    require_cell("cell", cell)
-    first = jax.tree.leaves(xs)[0]
-    if first.ndim < 2:
-        raise ValueError(f"xs got shape {first.shape}; want (T, B, …): a single stream is a batch of 1, xs[:, None]")
-    start = cell.start(params, (first.shape[1],))
-    return jnp.asarray(chunked(cell, params, start, xs, targets, loss, window=window)[0])
+    learner.check(state, batches)
+    return scan(learner.update, state, batches)
