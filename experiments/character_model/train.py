@@ -23,14 +23,10 @@ from rnn_jax.lab.options import read_options, require_encodable, require_not_neg
 class Options(lab_options.Options):
     """Trains a model of characters on a text, beside n-grams. Other commands: sample RUN, table RUN RUN …"""
 
-    SMOKE: ClassVar = {
-        "hidden_size": 16,
-        "batch_size": 8,
-        "window": 16,
+    SMOKE: ClassVar = {"hidden_size": 16, "batch_size": 8, "window": 16, "split": "98/1/1"} | {
         "evaluations": 3,
         "updates": 8,
         "characters": 30,
-        "split": "98/1/1",
     }
 
     data: str = ""
@@ -104,18 +100,10 @@ import numpy as np
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.data import consecutive_batches, load_text, streams, text_parts
 from rnn_jax.decoding import continue_prompt
+from rnn_jax.lab import long_run, text_scores
 from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
-from rnn_jax.lab.long_run import (
-    Progress,
-    is_stale,
-    naming_last_checkpoint,
-    planned_evaluations,
-    require_more_evaluations,
-    restore_progress,
-    save_progress,
-)
 from rnn_jax.lab.loop import Task, compile_program, compile_task, evaluations, means_of, optimizer_of, score_program
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import make_model, short
@@ -124,15 +112,6 @@ from rnn_jax.lab.page import add_figure, publish
 from rnn_jax.lab.progress import progress_bars
 from rnn_jax.lab.runs import open_run, read_metrics
 from rnn_jax.lab.text_figures import SHOWN, confidence_section
-from rnn_jax.lab.text_scores import (
-    last_samples,
-    n_gram_nats,
-    n_gram_table,
-    run_table,
-    summary_of_run,
-    validation_losses,
-    with_units,
-)
 from rnn_jax.losses import bits_per_char, cross_entropy, per_step
 from rnn_jax.training import evaluate, require_finite, window_learner
 
@@ -211,7 +190,7 @@ task = task_of(options)
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
 if options.extend:
-    require_more_evaluations(options, checkpoints, options.minutes)
+    long_run.require_more_evaluations(options, checkpoints, options.minutes)
 run = open_run(
     options.out,
     options,
@@ -223,8 +202,8 @@ run = open_run(
     overwrite=options.overwrite,
 )
 run.write_json("vocab.json", list(vocabulary.characters))
-bars = n_gram_nats(parts.train, parts.validation, vocabulary.size)
-n_gram_table(bars)
+bars = text_scores.n_gram_nats(parts.train, parts.validation, vocabulary.size)
+text_scores.n_gram_table(bars)
 
 # %% [markdown]
 # ## Training
@@ -235,22 +214,22 @@ n_gram_table(bars)
 # %%
 best, name = run.folder / "params.safetensors", short(options.cell)
 key, rng = jax.random.key(options.seed), np.random.default_rng(0)
-found = restore_progress(run, checkpoints, task, best)
-schedule, total = planned_evaluations(options, task, found, options.minutes)
+found = long_run.restore_progress(run, checkpoints, task, best)
+schedule, total = long_run.planned_evaluations(options, task, found, options.minutes)
 scheduled = dataclasses.replace(options, evaluations=schedule)
 task = task_of(scheduled)
 programs = compile_task(scheduled, task)
 state, seconds = (found.state, found.seconds) if found else (programs.init(key), 0.0)
 draw = compile_program(options, continuation, state.params, key, jnp.float32(1))
-losses = validation_losses(run)
+losses = text_scores.validation_losses(run)
 {"updates": options.updates * total, "characters to read": options.updates * total * task.tokens}
 
 # %%
-with finishing(run) as ending, naming_last_checkpoint(checkpoints), progress_bars([name], total) as progress:
+with finishing(run) as ending, long_run.naming_last_checkpoint(checkpoints), progress_bars([name], total) as progress:
     first = int(state.cursor) // options.updates
     progress.report(name, f"going on from checkpoint {int(state.cursor)}" if first else "training", first)
     steps = evaluations(scheduled, task, programs, state, rng, first=first, last=total, seconds=seconds)
-    while not is_stale(losses, options.patience):
+    while not long_run.is_stale(losses, options.patience):
         with uninterrupted():  # Ctrl-C waits for the checkpoint
             evaluation = next(steps, None)
             if evaluation is None:
@@ -259,29 +238,29 @@ with finishing(run) as ending, naming_last_checkpoint(checkpoints), progress_bar
             if options.on_nonfinite == "stop":
                 require_finite(state, evaluation.info)
             means = means_of(evaluation.info)
-            run.log(**evaluation.row, split="train", **means | with_units(means["loss"]))
-            run.log(**evaluation.row, split="validation", **with_units(loss))
+            run.log(**evaluation.row, split="train", **means | text_scores.with_units(means["loss"]))
+            run.log(**evaluation.row, split="validation", **text_scores.with_units(loss))
             if loss < min(losses, default=np.inf):
                 save_params(run.path(best.name), state.params)
-            losses = validation_losses(run)
+            losses = text_scores.validation_losses(run)
             for number, temperature in enumerate(options.temperatures):
                 sample_key = jax.random.fold_in(jax.random.fold_in(state.key, state.cursor), number)
                 sample = vocabulary.decode(np.asarray(draw(state.params, sample_key, jnp.float32(temperature))))
                 title = f"== batch {int(state.cursor)}, {loss:.3f} nats, temperature {temperature:g}"
                 run.append("samples.txt", f"{title}\n{prompt}{sample}\n\n")
-            save_progress(run, checkpoints, Progress(state, seconds, schedule, total), best)
+            long_run.save_progress(run, checkpoints, long_run.Progress(state, seconds, schedule, total), best)
         progress.report(name, f"loss {loss:.3f} nats", 1)
     else:
         progress.print(f"no better validation loss in {options.patience} evaluations: training ends")
     if task.test and best.is_file():
         params = load_params(best, jax.eval_shape(model.init, key))
         tested = float(score_program(options, task, params, task.test)(params)["loss"])
-        run.log(**facts, split="test", wall_s=round(seconds, 3), **with_units(tested))
-summary = summary_of_run(run, facts, bars)
+        run.log(**facts, split="test", wall_s=round(seconds, 3), **text_scores.with_units(tested))
+summary = text_scores.summary_of_run(run, facts, bars)
 run.write_json("summary.json", {"status": ending.status, **summary})
 if not losses:
     ending.end_without("evaluation")
-table = run_table([summary])
+table = text_scores.run_table([summary])
 table
 
 # %% [markdown]
@@ -335,7 +314,7 @@ confidence
 # repeats itself.
 
 # %%
-samples = last_samples(run)
+samples = text_scores.last_samples(run)
 samples
 
 # %% [markdown]
