@@ -1,12 +1,17 @@
-"""Scripts of experiments/ for tests: run in this process or in their own, and their definitions without running them."""
+"""Scripts of experiments/ for tests: run in this process or in others, and their definitions without running them."""
 
 import ast
+import contextlib
+import io
+import json
 import os
 import runpy
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnn_jax.lab.commands import exit_code_of
 
@@ -45,13 +50,52 @@ def run_here(script: str, *words: Any) -> int:
     return 0
 
 
+class Commands(NamedTuple):
+    """A process that runs commands one after the other, as a user has them: float32, nothing strict."""
+
+    process: subprocess.Popen
+
+    def __call__(self, script: str, *words: Any, folder: Path = ROOT) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error of a command, which runs in a folder."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(folder), script, *map(str, words)]) + "\n")
+        self.process.stdin.flush()
+        return tuple(json.loads(self.process.stdout.readline()))
+
+
+@contextlib.contextmanager
+def commands() -> Iterator[Commands]:
+    """A new process for commands, which ends with the context."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    words = [sys.executable, "-m", "tests.scripts"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT)
+    try:
+        yield Commands(process)
+    finally:
+        process.communicate()
+
+
+def serve() -> None:
+    """Reads ``[folder, script, word, …]`` from each line of the standard input; writes ``[code, out, err]``."""
+    for line in sys.stdin:
+        folder, script, *words = json.loads(line)
+        out, err, code = io.StringIO(), io.StringIO(), None
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(folder):
+            try:
+                code = run_here(script, *words)
+            except BaseException:
+                traceback.print_exc()
+        print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+
+
 def definitions(script: str) -> dict[str, Any]:
     """The imports, functions and classes of a script, and its constants in capitals, without running its cells."""
     path = EXPERIMENTS / f"{script}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     tree.body = [node for node in tree.body if isinstance(node, kept) or _is_constant(node)]
-    names: dict[str, Any] = {"__name__": f"definitions_of_{script}", "__file__": str(path)}
+    names: dict[str, Any] = {"__name__": f"definitions_of_{path.stem}", "__file__": str(path)}
     sys.modules[names["__name__"]] = type(sys)(names["__name__"])  # where dataclasses look up their annotations
     exec(compile(tree, str(path), "exec"), names)
     return names
@@ -59,3 +103,7 @@ def definitions(script: str) -> dict[str, Any]:
 
 def _is_constant(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) and t.id.isupper() for t in node.targets)
+
+
+if __name__ == "__main__":
+    serve()

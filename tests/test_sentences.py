@@ -148,24 +148,6 @@ def test_the_numbers_of_a_cell_are_those_of_its_curves():
     assert report.table_row("mine", {**numbers, "validation_nats": 1e9})[6:8] == ("diverged", "—")
 
 
-def test_the_answer_of_a_model_of_letters_names_the_best_n_grams():
-    answered = of("_char_lm_report").answered
-    assert answered("gru", math.log(4), None, [3.0, 2.5, 2.75], "done") == (
-        "The gru costs 1.386 nats a letter, 2.000 bits, on the validation part; 2-grams, the best without a network, "
-        "cost 2.500."
-    )
-    assert answered("gru", 1.0, 1.25, [3.0], "failed").endswith(
-        " On the test part it costs 1.250. (The run is failed.)"
-    )
-
-
-def test_the_last_score_and_the_skipped_updates_of_a_model_of_letters():
-    report = of("_char_lm_report")
-    assert report.about_learning(1.5).startswith("At the end 1.500 nats a letter;")
-    assert report.about_learning(NAN).startswith("At the end the score is not finite;")
-    assert report.about_updates(12.0).endswith(" 12 were skipped as not finite.")
-
-
 def test_skipped_updates_are_counted_once_for_each_network():
     about_skipped = of("_study").about_skipped
     rows = [("gru", 0, 2), ("gru", 0, 5), ("gru", 1, 1000), ("lstm", 0, 0)]

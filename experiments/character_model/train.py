@@ -140,6 +140,8 @@ require_memory(options, parameters=16 * options.parameters)
 if options.parameters:
     with naming(options.cell):
         options = dataclasses.replace(options, hidden_size=matching_size(make, options.parameters))
+if options.dropout >= 1:
+    raise ValueError(f"--dropout got {options.dropout}; want at least 0 and less than 1")
 model = make(options.hidden_size, dropout=options.dropout)
 windows = streams(parts.train, options.batch_size, options.window, options.k1 or None)
 
