@@ -442,7 +442,7 @@ def untrained(monkeypatch, text, tmp_path):
 
     def run(steps, *words):
         monkeypatch.setattr("rnn_jax.lab.loop.evaluations", steps)
-        words = ["--smoke", "--text", text, "--split", "90/10", "--cell", "tanh", "--out", tmp_path / "run", *words]
+        words = ["--smoke", "--text", text, "--split", "90/10", "--out", tmp_path / "run", *(words or ["--cell", "tanh"])]
         return run_here("char_lm", *words)
 
     return run
