@@ -1,4 +1,4 @@
-"""Scripts of experiments/ for tests: run in this process or in others, and their definitions without running them."""
+"""Scripts of experiments/ for tests: run in this process or in one for themselves, and their definitions alone."""
 
 import ast
 import contextlib
@@ -11,20 +11,28 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from rnn_jax.lab.commands import exit_code_of
+from rnn_jax.lab.commands import end_command, exit_code_of
+from rnn_jax.lab.options import Options, read_options
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
-SCRIPTS = sorted(EXPERIMENTS.glob("*.py"))
+SCRIPTS = sorted(EXPERIMENTS.glob("[!_]*.py"))
+TINY_STUDY = ROOT / "tests" / "tiny_study.py"
+
+Config = TypeVar("Config", bound=Options)
+
+
+def path_of(script: Path | str) -> Path:
+    """The file of a script, given by its path or by its name in experiments/."""
+    return script if isinstance(script, Path) else EXPERIMENTS / f"{script}.py"
 
 
 def start(script: Path | str, *words: Any, **options: Any) -> subprocess.Popen:
     """A script in its own process, as a user runs it: float32, nothing strict."""
-    path = script if isinstance(script, Path) else EXPERIMENTS / f"{script}.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    command = [sys.executable, str(path), *map(str, words)]
+    command = [sys.executable, str(path_of(script)), *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options)
 
 
@@ -34,20 +42,38 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def run_here(script: str, *words: Any) -> int:
-    """The exit code of a script that runs in this process; for lines that end before a network is trained."""
-    argv, hook = sys.argv, sys.excepthook
-    sys.argv = [str(EXPERIMENTS / f"{script}.py"), *map(str, words)]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except BaseException as error:
-        code = exit_code_of(error)
-        if code is None:
-            raise
-        return code
-    finally:
-        sys.argv, sys.excepthook = argv, hook
+def run_here(script: Path | str, *words: Any) -> int:
+    """The exit code of a script that runs in this process; an error that is none of a command is raised."""
+    argv, sys.argv = sys.argv, [str(path_of(script)), *map(str, words)]
+    with as_no_command():
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except BaseException as error:
+            code = exit_code_of(error)
+            if code is None:
+                raise
+            return code
+        finally:
+            sys.argv = argv
     return 0
+
+
+def options_of(kind: type[Config], *words: Any) -> Config:
+    """The options of an experiment, as its command line has them."""
+    with as_no_command():
+        return read_options(kind, [*map(str, words)])
+
+
+@contextlib.contextmanager
+def as_no_command():
+    """A context after which this process is no command of an experiment any more."""
+    hook = sys.excepthook
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
+        with contextlib.suppress(SystemExit):
+            end_command("done")
 
 
 class Commands(NamedTuple):
@@ -91,11 +117,11 @@ def serve() -> None:
 
 def definitions(script: str) -> dict[str, Any]:
     """The imports, functions and classes of a script, and its constants in capitals, without running its cells."""
-    path = EXPERIMENTS / f"{script}.py"
+    path = path_of(script)
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     tree.body = [node for node in tree.body if isinstance(node, kept) or _is_constant(node)]
-    names: dict[str, Any] = {"__name__": f"definitions_of_{path.stem}", "__file__": str(path)}
+    names: dict[str, Any] = {"__name__": f"definitions_of_{script}", "__file__": str(path)}
     sys.modules[names["__name__"]] = type(sys)(names["__name__"])  # where dataclasses look up their annotations
     exec(compile(tree, str(path), "exec"), names)
     return names

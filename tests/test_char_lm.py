@@ -1,5 +1,6 @@
 """The model of characters: a kill changes nothing, numbers that are not finite end it, wrong use gets one line."""
 
+import dataclasses
 import io
 import json
 import math
@@ -229,6 +230,7 @@ def test_the_schedule_is_that_of_the_beginning_and_minutes_are_measured_once():
     assert planned_evaluations(options, task, None) == (5, 5)
     assert planned_evaluations(options, task, begun) == (4, 5)
     assert planned_evaluations(options, task, begun, minutes=1.0) == (4, 9)
+    assert planned_evaluations(dataclasses.replace(options, extend=True), task, begun, minutes=1.0) == (4, 5)
     schedule, total = planned_evaluations(options, task, None, minutes=0.01)
     assert schedule == total > 5
 
@@ -320,17 +322,23 @@ def test_sampling_goes_on_from_the_prompt_of_the_run_on_a_terminal_of_any_encodi
     assert len(written) == 2 + 50 + 1
 
 
-def test_the_table_shows_runs_the_best_first_and_n_grams(whole, command):
+def test_the_table_shows_runs_the_best_first_and_n_grams(whole, command, tmp_path):
     code, out, err = command("char_lm", "table", whole, whole)
     assert (code, err) == (0, "")
     assert out.count("│ lstm") == 2
     assert "5-grams" in out
-    best = {"loss": 1.0}
-    of = {"hidden_size": 4, "parameters": 9, "tokens": 1000, "minutes": None, "test": 1.5, "n_gram_nats": [3.0, 2.0]}
-    summaries = [of | {"cell": "gru", "validation": {"loss": 2.0}}, of | {"cell": "lstm", "validation": best}]
-    rows = run_table([*summaries, of | {"cell": "relu", "validation": None}]).rows
+    for cell, loss, seconds in (("gru", 2.0, 30.0), ("lstm", 1.0, 90.0), ("relu", None, 0.0)):
+        run = Run(tmp_path / cell)
+        row = {"loss": loss} if loss else None
+        of = {"hidden_size": 4, "parameters": 9, "tokens": 1000, "test": 1.5, "n_gram_nats": [3.0, 2.0]}
+        run.write_json("summary.json", of | {"cell": cell, "validation": row})
+        run.write_json("config.json", {"split": "90/10", "text_sha256": "a"})
+        run.log(split="validation", batches=1, wall_s=seconds)
+    rows = run_table([tmp_path / cell for cell in ("gru", "lstm", "relu")]).rows
     assert [row[0] for row in rows] == ["lstm", "gru", "characters alone", "2-grams"]
-    assert rows[0] == ("lstm", "4", "9", "1,000", "", "1.000", "1.443", "2.72", "1.500")
+    assert rows[0] == ("lstm", "4", "9", "1,000", "1.5", "1.000", "1.443", "2.72", "1.500")
+    Run(tmp_path / "gru").write_json("config.json", {"split": "90/5/5", "text_sha256": "a"})
+    refused(lambda: run_table([tmp_path / "gru", tmp_path / "lstm"]), "table got different texts or splits (")
     assert n_gram_table([3.0, 2.0]).rows[1] == ("2-grams", "2.000", "2.885", "7.39")
 
 
@@ -348,7 +356,7 @@ WRONG = {
     "--cell swoosh": "cell got 'swoosh'; want one of tanh",
     "--optimizer swoosh": "--optimizer got 'swoosh'; want one of adam",
     "--optimizer sgd --weight-decay 0.1": "--weight-decay got 0.1; want it with --optimizer adamw or lion",
-    "--extend --minutes 1": "--extend got --minutes; want --evaluations",
+    "--out RUN --extend --evaluations 80 --updates 1": "--extend got --evaluations 80; want more than the 80 of",
     "--on-nonfinite maybe": "maybe",
     "--temperatures -1": "--temperatures got -1.0; want 0 or a positive number",
     "--minutes nan": "--minutes got nan; want 0 or a positive number",
@@ -401,17 +409,15 @@ def test_the_last_loss_and_the_skipped_updates_are_stated(script):
     assert "12 were skipped" in script["describe_updates"](12.0)
 
 
-def test_the_summary_is_of_the_best_finite_evaluation_and_of_the_last_one_s_time(tmp_path):
-    run, facts = Run(tmp_path), {"cell": "gru"}
-    assert summary_of_run(run, facts, [3.0])["validation"] is None
+def test_the_summary_is_of_the_best_finite_evaluation(tmp_path):
+    run = Run(tmp_path)
+    assert summary_of_run(run) == {"validation": None, "test": None, "tokens": 0}
     for batches, loss in ((5, 2.0), (10, math.nan), (15, 1.5), (20, 1.75)):
-        row = {"batches": batches, "tokens": 100 * batches, "wall_s": 6.0 * batches}
-        run.log(**row, split="validation", **with_units(loss))
-    summary = summary_of_run(run, facts, [3.0])
-    assert (summary["validation"]["loss"], summary["validation"]["batches"]) == (1.5, 15)
-    assert (summary["tokens"], summary["minutes"], summary["test"]) == (2000, 2.0, None)
+        run.log(batches=batches, tokens=100 * batches, split="validation", **with_units(loss))
     run.log(split="test", **with_units(1.25))
-    assert summary_of_run(run, facts, [3.0])["test"] == 1.25
+    summary = summary_of_run(run)
+    assert (summary["validation"]["loss"], summary["validation"]["batches"]) == (1.5, 15)
+    assert (summary["tokens"], summary["test"]) == (2000, 1.25)
 
 
 def no_memory(*args, **options):
@@ -426,7 +432,7 @@ def interrupted(*args, **more):
 
 def one_evaluation(options, task, programs, state, rng, **more):
     """A run of one evaluation, without training."""
-    zeros = LearnerInfo(*[np.zeros(2) for _ in LearnerInfo._fields])._replace(broken=np.array([-1, -1]))
+    zeros = LearnerInfo(*[jnp.zeros(2) for _ in LearnerInfo._fields])._replace(broken=jnp.array([-1, -1]))
     row = {**task.facts, "step": 2, "batches": 2, "skipped": 0, "tokens": 10, "wall_s": 1.0}
     yield Evaluation(0, state, zeros, row, {"loss": 2.0}, 1.0)
 
@@ -442,8 +448,8 @@ def untrained(monkeypatch, text, tmp_path):
 
     def run(steps, *words):
         monkeypatch.setattr("rnn_jax.lab.loop.evaluations", steps)
-        words = ["--smoke", "--text", text, "--split", "90/10", "--out", tmp_path / "run", *(words or ["--cell", "tanh"])]
-        return run_here("char_lm", *words)
+        words = words or ("--cell", "tanh")
+        return run_here("char_lm", "--smoke", "--text", text, "--split", "90/10", "--out", tmp_path / "run", *words)
 
     return run
 

@@ -192,7 +192,7 @@ task = task_of(options)
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
 if options.extend:
-    long_run.require_more_evaluations(options, checkpoints, options.minutes)
+    long_run.require_more_evaluations(options, checkpoints)
 run = open_run(
     options.out,
     options,
@@ -200,7 +200,7 @@ run = open_run(
     | digests_of([options.cell])
     | digests_of([options.optimizer], "optimizer_sha256"),
     resume=options.resume,
-    extend=("evaluations", "minutes") if options.extend else (),
+    extend=("evaluations",) if options.extend else (),
     overwrite=options.overwrite,
 )
 run.write_json("vocab.json", list(vocabulary.characters))
@@ -258,11 +258,11 @@ with finishing(run) as ending, long_run.naming_last_checkpoint(checkpoints), pro
         params = load_params(best, jax.eval_shape(model.init, key))
         tested = float(score_program(options, task, params, task.test)(params)["loss"])
         run.log(**facts, split="test", wall_s=round(seconds, 3), **text_scores.with_units(tested))
-summary = text_scores.summary_of_run(run, facts, bars)
+summary = {**facts, **text_scores.summary_of_run(run), "n_gram_nats": bars}
 run.write_json("summary.json", {"status": ending.status, **summary})
 if not losses:
     ending.end_without("evaluation")
-table = text_scores.run_table([summary])
+table = text_scores.run_table([run.folder])
 table
 
 # %% [markdown]

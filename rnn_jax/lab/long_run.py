@@ -79,10 +79,8 @@ def restore_progress(run: Run, checkpoints: Checkpoints, task: Task, best: Path)
     return Progress(found.state, *(found.facts[name] for name in Progress._fields[1:]))
 
 
-def require_more_evaluations(options: Options, checkpoints: Checkpoints, minutes: float = 0.0) -> None:
+def require_more_evaluations(options: Options, checkpoints: Checkpoints) -> None:
     """Raises a ValueError unless a run that is to be extended gets more evaluations than it has."""
-    if minutes:
-        raise ValueError("--extend got --minutes; want --evaluations, the number of evaluations in all")
     made = (checkpoints.steps() or [0])[-1] // options.updates
     if options.evaluations <= made:
         raise ValueError(f"--extend got --evaluations {options.evaluations}; want more than the {made} of the run")
@@ -94,13 +92,13 @@ def planned_evaluations(
     """The evaluations of the learning rate's schedule, and all evaluations of a run.
 
     Args:
-        options: ``evaluations`` says how many, unless the run has a length in minutes.
+        options: ``evaluations`` says how many, unless the run has a length in minutes and is not extended.
         task: of the run.
         progress: of the last checkpoint, whose schedule goes on; None if the run begins.
         minutes: if positive, as many evaluations as take this long in training, measured at the beginning of the run.
     """
     if progress is not None:
-        return progress.schedule, progress.evaluations if minutes else options.evaluations
+        return progress.schedule, progress.evaluations if minutes and not options.extend else options.evaluations
     count = _evaluations_in(minutes, options, task) if minutes else options.evaluations
     return count, count
 

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rnn_jax.data.ngrams import witten_bell
+from rnn_jax.lab.files import FilePath
 from rnn_jax.lab.page import Table
-from rnn_jax.lab.runs import Run, read_metrics
+from rnn_jax.lab.runs import Run, read_json, read_metrics
 from rnn_jax.losses import bits_per_char, perplexity
 
 __all__ = [
@@ -56,41 +58,42 @@ def validation_losses(run: Run) -> list[float]:
     return [float("inf") if row["loss"] is None else row["loss"] for row in rows]
 
 
-def summary_of_run(run: Run, facts: Mapping[str, Any], bars: Sequence[float]) -> dict[str, Any]:
-    """The fields of ``summary.json``, of the metrics so far.
-
-    Args:
-        run: of one network.
-        facts: of the network: cell, hidden_size, parameters.
-        bars: the losses of n-grams.
+def summary_of_run(run: Run) -> dict[str, Any]:
+    """The fields of ``summary.json`` that the metrics give.
 
     Returns:
-        ``facts``, ``n_gram_nats``, and ``validation``, the row of the best evaluation, or None if no loss was finite;
-        with it ``test`` (nats, or None), ``tokens`` and ``minutes`` of training.
+        ``{"validation": row, "test": nats, "tokens": characters}``: the row of the best evaluation, or None if no loss
+        was finite; the loss on the test part, or None; the characters of the whole training.
     """
     rows = read_metrics(run.folder)
-    validated = [row for row in rows if row["split"] == "validation" and row["loss"] is not None]
-    summary = {**facts, "n_gram_nats": list(bars), "validation": None, "test": None}
-    if validated:
-        times = read_metrics(run.folder, "timings.jsonl")
-        seconds = [row["wall_s"] for row in times if row.get("batches") == validated[-1]["batches"]]
-        summary |= {
-            "validation": min(validated, key=lambda row: row["loss"]),
-            "test": next((row["loss"] for row in rows if row["split"] == "test"), None),
-            "tokens": validated[-1]["tokens"],
-            "minutes": seconds[-1] / 60 if seconds else None,
-        }
-    return summary
+    evaluated = [row for row in rows if row["split"] == "validation"]
+    return {
+        "validation": min((r for r in evaluated if r["loss"] is not None), key=lambda row: row["loss"], default=None),
+        "test": next((row["loss"] for row in rows if row["split"] == "test"), None),
+        "tokens": evaluated[-1]["tokens"] if evaluated else 0,
+    }
 
 
-def run_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+def run_table(folders: Sequence[FilePath]) -> Table:
     """The table of runs on one text: networks, the best first, then n-grams.
 
     Args:
-        summaries: as ``summary_of_run`` returns them; those without a finite loss are left out.
+        folders: of runs of ``char_lm.py``; those without a finite loss have no row.
+
+    Raises:
+        ValueError: for a folder that cannot be read, was written by another experiment, or for different texts.
     """
-    known = sorted((s for s in summaries if s.get("validation")), key=lambda s: s["validation"]["loss"])
-    return Table(COLUMNS, [*map(_row_of, known), *_rows_of_n_grams(summaries[0]["n_gram_nats"])], LEGEND)
+    found, texts = [], {}
+    for folder in map(Path, folders):
+        config, summary = (read_json(folder / name) for name in ("config.json", "summary.json"))
+        if "n_gram_nats" not in summary or "split" not in config:
+            raise ValueError(f"table got {folder}, which no run of char_lm.py wrote as it ended; want its runs")
+        texts[config["text_sha256"], config["split"]] = str(folder)
+        found.append((folder, summary))
+    if len(texts) > 1:
+        raise ValueError(f"table got different texts or splits ({', '.join(texts.values())}); want the same in all")
+    known = sorted((of for of in found if of[1]["validation"]), key=lambda of: of[1]["validation"]["loss"])
+    return Table(COLUMNS, [*(_row_of(*of) for of in known), *_rows_of_n_grams(found[0][1]["n_gram_nats"])], LEGEND)
 
 
 def n_gram_table(bars: Sequence[float]) -> Table:
@@ -108,14 +111,15 @@ def last_samples(run: Run) -> dict[str, str]:
     return {title: sample for title, sample in titled if title.partition(",")[0] == last}
 
 
-def _row_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    minutes, test = summary.get("minutes"), summary["test"]
+def _row_of(folder: Path, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    seconds = [row["wall_s"] for row in read_metrics(folder, "timings.jsonl") if row["split"] == "validation"]
+    test = summary["test"]
     return (
         summary["cell"],
         f"{summary['hidden_size']}",
         f"{summary['parameters']:,}",
         f"{summary['tokens']:,}",
-        "" if minutes is None else f"{minutes:.1f}",
+        f"{seconds[-1] / 60:.1f}" if seconds else "",
         *_in_units(summary["validation"]["loss"]),
         "" if test is None else f"{test:.3f}",
     )
