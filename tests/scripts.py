@@ -1,4 +1,4 @@
-"""Scripts of experiments/ for tests: run in this process or in one for themselves, and their definitions alone."""
+"""Scripts of experiments/ for tests: run in this process or in others, and their definitions without running them."""
 
 import ast
 import contextlib
@@ -24,15 +24,11 @@ TINY_STUDY = ROOT / "tests" / "tiny_study.py"
 Config = TypeVar("Config", bound=Options)
 
 
-def path_of(script: Path | str) -> Path:
-    """The file of a script, given by its path or by its name in experiments/."""
-    return script if isinstance(script, Path) else EXPERIMENTS / f"{script}.py"
-
-
 def start(script: Path | str, *words: Any, **options: Any) -> subprocess.Popen:
     """A script in its own process, as a user runs it: float32, nothing strict."""
+    path = script if isinstance(script, Path) else EXPERIMENTS / f"{script}.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    command = [sys.executable, str(path_of(script)), *map(str, words)]
+    command = [sys.executable, str(path), *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options)
 
 
@@ -43,8 +39,9 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def run_here(script: Path | str, *words: Any) -> int:
-    """The exit code of a script that runs in this process; an error that is none of a command is raised."""
-    argv, sys.argv = sys.argv, [str(path_of(script)), *map(str, words)]
+    """The exit code of a script that runs in this process; an error that no command can meet is raised."""
+    path = script if isinstance(script, Path) else EXPERIMENTS / f"{script}.py"
+    argv, sys.argv = sys.argv, [str(path), *map(str, words)]
     with as_no_command():
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -59,21 +56,21 @@ def run_here(script: Path | str, *words: Any) -> int:
 
 
 def options_of(kind: type[Config], *words: Any) -> Config:
-    """The options of an experiment, as its command line has them."""
+    """The options of an experiment, as it reads them from its command line."""
     with as_no_command():
         return read_options(kind, [*map(str, words)])
 
 
 @contextlib.contextmanager
-def as_no_command():
+def as_no_command() -> Iterator[None]:
     """A context after which this process is no command of an experiment any more."""
     hook = sys.excepthook
     try:
         yield
     finally:
-        sys.excepthook = hook
         with contextlib.suppress(SystemExit):
             end_command("done")
+        sys.excepthook = hook
 
 
 class Commands(NamedTuple):
@@ -117,11 +114,11 @@ def serve() -> None:
 
 def definitions(script: str) -> dict[str, Any]:
     """The imports, functions and classes of a script, and its constants in capitals, without running its cells."""
-    path = path_of(script)
+    path = EXPERIMENTS / f"{script}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
     tree.body = [node for node in tree.body if isinstance(node, kept) or _is_constant(node)]
-    names: dict[str, Any] = {"__name__": f"definitions_of_{script}", "__file__": str(path)}
+    names: dict[str, Any] = {"__name__": f"definitions_of_{path.stem}", "__file__": str(path)}
     sys.modules[names["__name__"]] = type(sys)(names["__name__"])  # where dataclasses look up their annotations
     exec(compile(tree, str(path), "exec"), names)
     return names

@@ -179,14 +179,15 @@ def test_cells_of_equal_parameters_need_parameters_that_grow(tmp_path):
 
 
 @pytest.mark.parametrize("changed", ["mine.py", "near_by.py"])
-def test_a_run_whose_cell_was_changed_is_not_gone_on_with(changed, tmp_path, monkeypatch, capsys):
-    experiment = importlib.import_module("vanishing_gradients")
+@pytest.mark.parametrize("script", ["vanishing_gradients", "char_lm"])
+def test_a_run_whose_cell_was_changed_is_not_gone_on_with(script, changed, tmp_path, monkeypatch, capsys):
+    experiment = importlib.import_module(script)
     monkeypatch.setattr(experiment, "carry_out", lambda work, publish: 0)
     (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
     (tmp_path / "text.txt").write_text("to be or not to be, that is the question. " * 400)
     name = write(tmp_path, source=WITH_A_NEIGHBOUR + CELL)
     options = ["--smoke", "--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")]
-    options += ["--cells", name]
+    options += ["--cells" if script == "vanishing_gradients" else "--cell", name]
     assert experiment.main(options) == 0
     assert experiment.main([*options, "--resume"]) == 0
     with (tmp_path / changed).open("a") as file:
@@ -195,3 +196,7 @@ def test_a_run_whose_cell_was_changed_is_not_gone_on_with(changed, tmp_path, mon
         experiment.main([*options, "--resume"])
     assert caught.value.code == 2
     assert "--resume got another configuration (cell_sha256 was " in capsys.readouterr().err
+    if script == "char_lm":
+        with pytest.raises(SystemExit):
+            experiment.main(["sample", str(tmp_path / "run")])
+        assert "got another content since the run; want the one it was trained with" in capsys.readouterr().err
