@@ -14,8 +14,6 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import signal
-import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -40,14 +38,3 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture
-def scripts_find_their_modules(monkeypatch):
-    """The modules of experiments/ can be imported, anew for each test."""
-    scripts = str(Path(__file__).parent / "experiments")
-    monkeypatch.syspath_prepend(scripts)
-    monkeypatch.setenv("NPROC", "4")
-    yield
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(scripts)]:
-        del sys.modules[name]

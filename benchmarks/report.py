@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from benchmarks.timing import Record, Side, Spread, append
-from rnn_jax.lab.runs import parse, wrong_use
+from rnn_jax.lab.commands import parse, wrong_use
 
 LOSING = 1.05
 """A case loses when the ratio, seconds of ours over seconds of the baseline, is above this number."""

@@ -373,7 +373,7 @@ def generate(name):
     model, trained = text_models[name][1], networks[f"{name} text"]
     params, first = trained[min(trained)], jnp.asarray(parts.validation[0])
     key = jax.random.key(options.seed)
-    ids = sample(model, params, key, model.start(params), first, options.characters, temperature=0.7).ids
+    ids = sample(model, params, key, model.start(params), first, length=options.characters, temperature=0.7).ids
     return text.vocabulary.decode(np.asarray(ids))
 
 

@@ -1,58 +1,97 @@
-"""The model of letters: a kill changes nothing, numbers that are not finite end it, wrong use gets one line."""
+"""The model of characters: a kill changes nothing, numbers that are not finite end it, wrong use gets one line."""
 
-import importlib
+import dataclasses
+import io
 import json
+import math
 import os
 import shutil
 import signal
 import time
-from types import SimpleNamespace
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from rnn_jax.data.ngrams import witten_bell
-from rnn_jax.lab.checkpoints import Checkpoints
+from rnn_jax.data import load_text, python_reference, text_parts, witten_bell
+from rnn_jax.lab.checkpoints import Checkpoints, save_params
+from rnn_jax.lab.long_run import Progress, planned_evaluations, restore_progress, save_progress
+from rnn_jax.lab.loop import Evaluation, Programs, Task
+from rnn_jax.lab.named_cells import make_model
+from rnn_jax.lab.options import Options
 from rnn_jax.lab.runs import Run, open_run
-from rnn_jax.training import batch_learner
+from rnn_jax.lab.text_scores import n_gram_table, run_table, summary_of_run, with_units
+from rnn_jax.training import LearnerInfo, batch_learner
 from tests.laboratory import refused
-from tests.test_experiments import ROOT, finish, read_rows, start
-from tests.test_runs import Config
+from tests.scripts import EXPERIMENTS, commands, definitions, finish, run_here, start
 
-SCRIPT = ROOT / "experiments" / "char_lm.py"
-
-
-def begin(*args, **options):
-    return start(SCRIPT, "--smoke", *args, **options)
+TEXT = python_reference()[:20_000]
+WHOLE = ["--evaluations", 8, "--updates", 10, "--dropout", 0.2, "--layers", 2, "--k1", 8, "--split", "80/10/10"]
+"""A run with everything in it: dropout, layers, overlapping windows, samples, a test part."""
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing stopped: dropout, two layers, overlapping windows, samples, a test part."""
+def text(tmp_path_factory):
+    """A short text; and a folder in which the processes of this module keep compiled programs."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "programs"))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield folder / "text.txt"
+
+
+@pytest.fixture(scope="module")
+def command(text):
+    """Runs a command in a process that all tests of this module share."""
+    with commands() as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def train(command, text):
+    """Runs a smoke run on the short text: ``(*words) -> (code, out, err)``."""
+    return lambda *words: command("char_lm", "--smoke", "--text", text, *words)
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """A run that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    code, out, err = finish(begin(*KILLED, "--out", folder))
+    code, out, err = train(*WHOLE, "--out", folder)
     assert (code, err) == (0, "")
     assert "checkpoint" not in out
     return folder
 
 
-KILLED = ["--looks", 8, "--updates", 10, "--dropout", 0.2, "--layers", 2, "--k1", 8]
-
-
-def what_lasts(folder):
-    """All that has to be the same, bit for bit."""
+def lasting(folder):
+    """Everything that has to be the same, bit for bit."""
     files = ["metrics.jsonl", "samples.txt", "params.safetensors", "config.json", "vocab.json"]
     last = max(checkpoints_of(folder), key=int)
-    told = json.loads((folder / "checkpoints" / last / "told" / "metadata").read_text())
-    return [(folder / name).read_bytes() for name in files], last, told["sha256"]
+    facts = json.loads((folder / "checkpoints" / last / "told" / "metadata").read_text())
+    return [(folder / name).read_bytes() for name in files], last, facts["sha256"]
 
 
-def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_if_it_had_not_been(whole, tmp_path):
+def checkpoints_of(folder):
+    return {path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()}
+
+
+def read_rows(folder, split=None):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if split in (None, row["split"])]
+
+
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_if_it_had_not_been(
+    whole, text, train, tmp_path, monkeypatch
+):
     folder, rng, last = tmp_path / "run", np.random.default_rng(0), {"80"}
-    # while it starts or compiles, while it learns, while it looks at the test part or writes the page
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1e9")  # no kill leaves half a program
+    folder.mkdir()
+    (folder / "env.json.part").write_text("[")  # as a run leaves it that is killed before it begins
+    # while it starts or compiles, while it learns, while it evaluates on the test part or writes the page
     moments = [
         (lambda before: True, rng.uniform(1, 5)),
         (lambda before: checkpoints_of(folder) > before, rng.uniform(0, 0.5)),
@@ -60,77 +99,140 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_if_it_had_not_
         (lambda before: checkpoints_of(folder) >= last, rng.uniform(0, 1)),
     ]
     for reached, wait in moments:
-        process = begin(*KILLED, "--out", folder, "--resume")
-        before, deadline = checkpoints_of(folder), time.monotonic() + 100
+        process = start("char_lm", "--smoke", "--text", text, *WHOLE, "--out", folder, "--resume")
+        before, deadline = checkpoints_of(folder), time.monotonic() + 200
         while not reached(before) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         finish(process)
-    code, out, err = finish(begin(*KILLED, "--out", folder, "--resume"))
+    code, out, err = train(*WHOLE, "--out", folder, "--resume")
     assert (code, err) == (0, "")
     assert "going on from checkpoint" in out
-    assert what_lasts(folder) == what_lasts(whole)
+    assert lasting(folder) == lasting(whole)
 
 
-def checkpoints_of(folder):
-    return {path.name for path in folder.glob("checkpoints/*") if path.name.isdigit()}
+TROUBLED = """
+import os, resource, runpy, signal, sys
+from rnn_jax.lab import long_run
+
+save, script = long_run.save_progress, sys.argv[1]
+
+def interrupt(*args):
+    if int(args[2].state.cursor) == 30:
+        os.kill(os.getpid(), signal.SIGINT)
+    save(*args)
+
+def fill_the_disk(*args):
+    if int(args[2].state.cursor) == 60:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+    save(*args)
+
+long_run.save_progress = {"interrupt": interrupt, "fill": fill_the_disk}[sys.argv.pop(2)]
+sys.argv.pop(0)
+runpy.run_path(script, run_name="__main__")
+"""
+"""Ctrl-C as the third checkpoint is written, or a limit on the size of files, from the sixth on, that stands for a full
+disk."""
 
 
-def test_a_run_that_was_killed_before_it_began_begins(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "env.json.part").write_text("[")
-    code, _, err = finish(begin("--looks", 1, "--out", tmp_path / "run", "--resume"))
+def test_after_ctrl_c_a_full_disk_and_a_damaged_checkpoint_a_run_ends_bit_for_bit_the_same(
+    whole, text, train, tmp_path, interruptible
+):
+    folder, script = tmp_path / "run", tmp_path / "troubled.py"
+    script.write_text(TROUBLED)
+    words = ["--smoke", "--text", text, *WHOLE, "--out", folder, "--resume"]
+    code, out, err = finish(start(script, EXPERIMENTS / "char_lm.py", "interrupt", *words))
+    assert (code, err) == (130, "")
+    assert checkpoints_of(folder) == {"20", "30"}, "Ctrl-C waits for the checkpoint"
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert "(The run is interrupted.)" in " ".join(out.split())
+    assert not read_rows(folder, "test")
+
+    code, out, err = finish(start(script, EXPERIMENTS / "char_lm.py", "fill", *words))
+    assert code == 1
+    first, *more = err.splitlines()
+    assert first.startswith("error: checkpoint 60 could not be written (")
+    assert first.endswith("; the last good checkpoint is 50")
+    assert all(line.startswith("error: ") for line in more), "the page does not fit on the disk either"
+    assert "going on from checkpoint 30" in out
+    assert checkpoints_of(folder) == {"40", "50"}
+
+    for file in (folder / "checkpoints" / "50").rglob("d/*"):
+        os.truncate(file, file.stat().st_size // 2)
+    code, out, err = train(*WHOLE, "--out", folder, "--resume")
     assert (code, err) == (0, "")
+    assert "checkpoint 50 is damaged and was put aside as 50.damaged" in out.replace("\n", " ")
+    assert "going on from checkpoint 40" in out
+    assert lasting(folder) == lasting(whole)
 
 
-def test_the_summary_holds_the_n_grams_of_the_same_split(whole, monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    from _text import load_text
-
-    text = load_text(None)
-    border, end = (share * len(text.ids) // 100 for share in (98, 99))
-    bars = witten_bell(text.ids[:border], text.ids[border:end], text.letters.size, 6)[:, 1:].mean(axis=1)
+def test_the_summary_holds_the_n_grams_of_the_same_split_and_the_best_evaluation(whole, text):
+    source = load_text(text)
+    parts = text_parts(source, "80/10/10")
+    bars = witten_bell(parts.train, parts.validation, source.vocabulary.size, 6)[:, 1:].mean(axis=1)
     summary = json.loads((whole / "summary.json").read_text())
     np.testing.assert_allclose(summary["n_gram_nats"], bars, rtol=1e-12)
-    assert summary["validation"]["loss"] == min(r["loss"] for r in read_rows(whole) if r["split"] == "validation")
+    assert summary["validation"]["loss"] == min(row["loss"] for row in read_rows(whole, "validation"))
+    assert summary["test"] == read_rows(whole, "test")[0]["loss"]
+    assert summary["tokens"] == 80 * 8 * 8 == read_rows(whole, "validation")[-1]["tokens"]
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(whole, tmp_path):
+def test_an_extended_run_goes_on_at_the_last_learning_rate_and_is_evaluated_on_the_test_part_again(
+    whole, train, tmp_path
+):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
-    latest = max(checkpoints_of(folder), key=int)
-    for file in (folder / "checkpoints" / latest).rglob("d/*"):
-        os.truncate(file, file.stat().st_size // 2)
-    code, out, _ = finish(begin(*KILLED, "--out", folder, "--resume"))
-    assert code == 0
-    assert f"checkpoint {latest} is damaged and was put aside as {latest}.damaged" in out.replace("\n", " ")
-    assert what_lasts(folder) == what_lasts(whole)
+    more = ["--evaluations", 10, *WHOLE[2:], "--out", folder]
+    assert "--resume got another configuration (evaluations was 8, now 10)" in train(*more, "--resume")[2]
+    too_few = train(*WHOLE, "--out", folder, "--extend")
+    assert too_few == (2, "", "error: --extend got --evaluations 8; want more than the 8 of the run\n")
+    code, out, err = train(*more, "--extend")
+    assert (code, err) == (0, "")
+    assert "going on from checkpoint 80" in out
+    assert read_rows(folder)[:16] == read_rows(whole)[:16]
+    assert [(row["split"], row.get("step")) for row in read_rows(folder)[16:]] == [
+        ("train", 90), ("validation", 90), ("train", 100), ("validation", 100), ("test", None)
+    ]  # fmt: skip
+    np.testing.assert_allclose([row["learning_rate"] for row in read_rows(folder)[16:20]], 4e-3 / 20, rtol=1e-5)
+    assert len((folder / "samples.txt").read_text().split("temperature")) - 1 == 3 * 10
 
 
-def test_a_run_goes_on_only_with_what_it_had(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    from _char_lm_training import go_on
-
-    run, kept = Run(tmp_path), Checkpoints(tmp_path / "checkpoints")
-    (tmp_path / "metrics.jsonl").touch()
+def unit_task():
     learner = batch_learner(lambda key: jnp.zeros(3), lambda params, x: jnp.sum(params * x), optax.sgd(0.1))
-    config = SimpleNamespace(looks=9, batch_size=2, seed=0, minutes=0)
-    job: Any = SimpleNamespace(learner=lambda looks: (learner, None))
-    state, *planned = go_on(config, run, job, kept, print)
-    assert planned == [0.0, 9]
+    return Task(learner, lambda rng, number: (jnp.ones((2, 3)),), lambda params: {}, (), None)
+
+
+def test_a_run_goes_on_only_with_the_files_that_it_had(tmp_path):
+    run, kept, best, task = Run(tmp_path), Checkpoints(tmp_path / "checkpoints"), tmp_path / "best", unit_task()
+    (tmp_path / "metrics.jsonl").touch()
+    state = task.learner.init(jax.random.key(0))
+    run.log(split="validation", loss=1.0)
+    assert restore_progress(run, kept, task, best) is None
+    assert read_rows(tmp_path) == [], "without a checkpoint the run begins anew"
     run.log(split="validation", loss=2.0)
-    (tmp_path / "params.safetensors").touch()
-    kept.save(1, state, {"lengths": run.lengths(), "seconds": 3.0, "looks": 4, "best": True})
+    best.touch()
+    save_progress(run, kept, Progress(state, 3.0, 4, 9), best)
     run.log(split="test", loss=3.0)
-    (tmp_path / "params.safetensors").unlink()
-    refused(
-        lambda: go_on(config, run, job, kept, print), f"{tmp_path / 'params.safetensors'} is gone; want it back, or"
-    )
+    best.unlink()
+    refused(lambda: restore_progress(run, kept, task, best), f"{best} is gone; want it back, or --overwrite to")
     assert len(read_rows(tmp_path)) == 2, "nothing is lost"
-    (tmp_path / "params.safetensors").touch()
-    assert go_on(config, run, job, kept, print)[1:] == (3.0, 4)
+    best.touch()
+    progress = restore_progress(run, kept, task, best)
+    assert progress is not None
+    assert progress[1:] == (3.0, 4, 9)
     assert len(read_rows(tmp_path)) == 1
+
+
+def test_the_schedule_is_that_of_the_beginning_and_minutes_are_measured_once():
+    options, task = Options(evaluations=5, updates=2), unit_task()
+    begun = Progress(task.learner.init(jax.random.key(0)), 3.0, 4, 9)
+    assert planned_evaluations(options, task, None) == (5, 5)
+    assert planned_evaluations(options, task, begun) == (4, 5)
+    assert planned_evaluations(options, task, begun, minutes=1.0) == (4, 9)
+    assert planned_evaluations(dataclasses.replace(options, extend=True), task, begun, minutes=1.0) == (4, 5)
+    schedule, total = planned_evaluations(options, task, None, minutes=0.01)
+    assert schedule == total > 5
 
 
 OWN = """
@@ -152,98 +254,92 @@ def leaky(input_size, hidden_size):
 """
 
 
-def test_a_cell_of_ones_own_may_draw_and_have_a_scalar_for_a_parameter(tmp_path):
-    folder = tmp_path / "no [" / "b] $x_{$"  # what rich and mathtext would read as their own
+def test_your_own_cell_may_draw_and_have_a_scalar_parameter_and_one_update_is_enough(train, command, tmp_path):
+    folder = tmp_path / "no [" / "b] $x_{$"  # markup of rich, and mathematics of matplotlib
     folder.mkdir(parents=True)
     (folder / "mine.py").write_text(OWN)
-    args = ["--cell", f"{folder / 'mine.py'}:leaky", "--looks", 1, "--updates", 2, "--out", tmp_path / "run"]
-    assert finish(begin(*args))[::2] == (0, "")
-    code, out, err = finish(start(SCRIPT, "sample", tmp_path / "run", "--prompt", "T", "--letters", 5))
+    words = ["--cell", f"{folder / 'mine.py'}:leaky", "--evaluations", 1, "--updates", 1, "--out", tmp_path / "run"]
+    assert train(*words)[::2] == (0, "")
+    code, out, err = command("char_lm", "sample", tmp_path / "run", "--prompt", "T", "--characters", 5)
     assert (code, err, len(out)) == (0, "", 7)
 
 
-def test_what_is_not_finite_ends_the_run_with_its_name_and_the_last_good_checkpoint(tmp_path):
-    wild = ["--cell", "relu", "--learning-rate", 1e6, "--clip", 1e9, "--looks", 6, "--updates", 3]
-    code, _, err = finish(begin(*wild, "--out", tmp_path / "stops"))
+def test_a_number_that_is_not_finite_ends_the_run_which_may_go_on_without_these_updates(train, tmp_path):
+    wild = ["--cell", "relu", "--learning-rate", 1e6, "--clip", 1e9, "--evaluations", 6, "--updates", 3]
+    wild += ["--split", "80/10/10", "--out", tmp_path / "run"]
+    code, out, err = train(*wild)
     assert code == 1
     assert err.startswith("error: batch ")
     assert "that is not finite; want a lower learning rate, or a smaller clip, or --resume --on-nonfinite skip; " in err
     assert "the last good checkpoint is 3" in err or "there is no checkpoint yet" in err
-    assert json.loads((tmp_path / "stops" / "summary.json").read_text())["status"] == "failed"
-    code, out, err = finish(begin(*wild, "--on-nonfinite", "skip", "--out", tmp_path / "skips"))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+    assert "The run is failed" in " ".join(out.split())
+    code, out, err = train(*wild, "--resume", "--on-nonfinite", "skip")
     assert (code, err) == (0, "")
-    last = [row for row in read_rows(tmp_path / "skips") if row["split"] == "train"][-1]
+    last = read_rows(tmp_path / "run", "train")[-1]
     assert last["skipped"] > 0
     assert f"skipped, as something was not finite: {last['skipped']} of relu" in " ".join(out.split())
     assert last["skipped"] + last["step"] == last["batches"] == 18
 
 
-def test_one_update_is_enough(tmp_path):
-    code, _, err = finish(begin("--looks", 1, "--updates", 1, "--out", tmp_path / "run"))
-    assert (code, err) == (0, "")
-
-
-def test_training_ends_when_nothing_gets_better(tmp_path):
-    args = ["--looks", 30, "--updates", 1, "--patience", 2, "--learning-rate", 1e-30, "--out", tmp_path / "run"]
-    code, out, _ = finish(begin(*args))
+def test_training_ends_when_nothing_gets_better(train, tmp_path):
+    words = ["--cell", "tanh", "--evaluations", 30, "--updates", 1, "--patience", 2, "--learning-rate", 1e-30]
+    code, out, _ = train(*words, "--split", "80/10/10", "--out", tmp_path / "run")
     assert code == 0
-    assert "no better validation score in 2 looks" in out
-    assert len([row for row in read_rows(tmp_path / "run") if row["split"] == "validation"]) < 30
+    assert "no better validation loss in 2 evaluations" in out
+    assert len(read_rows(tmp_path / "run", "validation")) < 30
 
 
-LIMITED = """
-import resource, sys
-import char_lm, _char_lm_training as training
-look_at = training.look_at
-def look_and_fill_the_disk(run, config, job, programs, rate, state, info, seconds):
-    nats = look_at(run, config, job, programs, rate, state, info, seconds)
-    if int(state.cursor) == 6:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
-    return nats
-training.look_at = look_and_fill_the_disk
-sys.exit(char_lm.main(sys.argv[1:]))
-"""
-"""A limit on the size of files stands for the disk: from the third look on nothing large is written."""
-
-
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays(tmp_path):
-    (tmp_path / "limited.py").write_text(LIMITED)
-    folder, args = tmp_path / "run", ["--smoke", "--looks", 4, "--updates", 2, "--out", tmp_path / "run"]
-    code, _, err = finish(start(tmp_path / "limited.py", *args))
-    assert code == 1
-    assert err.startswith("error: checkpoint 6 could not be written (")
-    assert err.endswith("; the last good checkpoint is 4\n")
-    assert err.count("\n") == 1
-    assert checkpoints_of(folder) == {"2", "4"}
-    code, out, err = finish(start(SCRIPT, *args, "--resume"))
-    assert (code, err) == (0, "")
-    assert "going on from checkpoint 4" in out
-
-
-def test_samples_go_on_from_a_prompt_by_the_safetensors_file_alone(whole, tmp_path):
-    folder = tmp_path / "portable"
-    folder.mkdir()
+def test_samples_go_on_from_a_prompt_with_three_files_of_a_run(whole, command, tmp_path):
     for name in ("config.json", "vocab.json", "params.safetensors"):
-        (folder / name).write_bytes((whole / name).read_bytes())
-    prompt = json.loads((folder / "config.json").read_text())["prompt"]
-    assert f"nats, temperature 1\n{prompt}" in (whole / "samples.txt").read_text(), "without an option, of the samples"
-    args = ["sample", folder, "--prompt", "The ", "--letters", 40]
-    outs = [finish(start(SCRIPT, *args, "--seed", seed)) for seed in (0, 0, 1)]
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    prompt = json.loads((tmp_path / "config.json").read_text())["prompt"]
+    assert f"nats, temperature 1\n{prompt}" in (whole / "samples.txt").read_text(), "the first characters of the text"
+    words = ["char_lm", "sample", tmp_path, "--prompt", "The ", "--characters", 40]
+    outs = [command(*words, "--seed", seed) for seed in (0, 0, 1)]
     assert all((code, err) == (0, "") for code, _, err in outs)
     assert all(out.startswith("The ") and len(out) == len("The ") + 40 + 1 for _, out, _ in outs)
     assert outs[0] == outs[1] != outs[2]
-    (folder / "params.safetensors").write_bytes((whole / "params.safetensors").read_bytes()[:1000])
-    code, _, err = finish(start(SCRIPT, *args))
+    (tmp_path / "params.safetensors").write_bytes((whole / "params.safetensors").read_bytes()[:1000])
+    code, _, err = command(*words)
     assert code == 2
     assert "which cannot be read (SafetensorError" in err
     assert err.count("\n") == 1
 
 
-def test_the_table_shows_runs_and_n_grams(whole):
-    code, out, err = finish(start(SCRIPT, "table", whole, whole))
+def test_sampling_goes_on_from_the_prompt_of_the_run_on_a_terminal_of_any_encoding(tmp_path, monkeypatch):
+    config = {"cell": "tanh", "hidden_size": 3, "layers": 1, "dropout": 0.0, "prompt": "a☃"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.json").write_text(json.dumps(["a", "☃"]))
+    save_params(tmp_path / "params.safetensors", make_model("tanh", 2, 3).init(jax.random.key(0)))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert run_here("char_lm", "sample", tmp_path, "--characters", 50) == 0
+    terminal.flush()
+    written = terminal.buffer.getvalue().decode("ascii").encode().decode("unicode_escape")
+    assert written.startswith("a☃")
+    assert set(written) == {"a", "☃", "\n"}
+    assert len(written) == 2 + 50 + 1
+
+
+def test_the_table_shows_runs_the_best_first_and_n_grams(whole, command, tmp_path):
+    code, out, err = command("char_lm", "table", whole, whole)
     assert (code, err) == (0, "")
     assert out.count("│ lstm") == 2
     assert "5-grams" in out
+    for cell, loss, seconds in (("gru", 2.0, 30.0), ("lstm", 1.0, 90.0), ("relu", None, 0.0)):
+        run = Run(tmp_path / cell)
+        row = {"loss": loss} if loss else None
+        of = {"hidden_size": 4, "parameters": 9, "tokens": 1000, "test": 1.5, "n_gram_nats": [3.0, 2.0]}
+        run.write_json("summary.json", of | {"cell": cell, "validation": row})
+        run.write_json("config.json", {"split": "90/10", "text_sha256": "a"})
+        run.log(split="validation", batches=1, wall_s=seconds)
+    rows = run_table([tmp_path / cell for cell in ("gru", "lstm", "relu")]).rows
+    assert [row[0] for row in rows] == ["lstm", "gru", "characters alone", "2-grams"]
+    assert rows[0] == ("lstm", "4", "9", "1,000", "1.5", "1.000", "1.443", "2.72", "1.500")
+    Run(tmp_path / "gru").write_json("config.json", {"split": "90/5/5", "text_sha256": "a"})
+    refused(lambda: run_table([tmp_path / "gru", tmp_path / "lstm"]), "table got different texts or splits (")
+    assert n_gram_table([3.0, 2.0]).rows[1] == ("2-grams", "2.000", "2.885", "7.39")
 
 
 WRONG = {
@@ -253,44 +349,140 @@ WRONG = {
     "--k1 17 --window 16": "k1 got 17, window (k2) 16; want k1 <= k2",
     "--layers 0": "--layers got 0; want a positive integer",
     "--dropout 1": "--dropout got 1.0; want at least 0 and less than 1",
-    "--split 90/20": "--split got '90/20', 110 percent; want 100",
-    "--split most": "--split got 'most'; want percent such as 90/5/5 or 90/10",
+    "--split 90/20": "split got '90/20', 110 percent; want 100",
+    "--split most": "split got 'most'; want percent such as 90/5/5 or 90/10",
     "--data tolstoy": "data got 'tolstoy'; want one of tiny_shakespeare",
-    "--data tiny_shakespeare --text TMP/a.txt": "--text and --data got",
+    "--data tiny_shakespeare --text TMP/a.txt": "file and name got TMP/a.txt and tiny_shakespeare; want one",
     "--cell swoosh": "cell got 'swoosh'; want one of tanh",
+    "--optimizer swoosh": "--optimizer got 'swoosh'; want one of adam",
+    "--optimizer sgd --weight-decay 0.1": "--weight-decay got 0.1; want it with --optimizer adamw or lion",
+    "--out RUN --extend --evaluations 80 --updates 1": "--extend got --evaluations 80; want more than the 80 of",
     "--on-nonfinite maybe": "maybe",
     "--temperatures -1": "--temperatures got -1.0; want 0 or a positive number",
     "--minutes nan": "--minutes got nan; want 0 or a positive number",
     "--seed -1": "--seed got -1; want an integer in [0, 2³²)",
     "--prompt ☃": "--prompt got '☃'",
     "--out RUN": "is not empty; want --resume, --overwrite or another folder",
-    "--out RUN --resume --window 8 --dropout 0.1": "--resume got another configuration (dropout was 0.2, now 0.1",
+    "--out RUN --resume --window 8 --dropout 0.1": "--resume got another configuration (batch_size was 8, now 32",
     "sample TMP": "cannot be read",
     "sample RUN --prompt ☃": "--prompt got '☃'",
-    "sample RUN --letters 0": "--letters and --temperature got 0 and 0.8",
+    "sample RUN --characters 0": "--characters got 0; want a positive integer",
+    "sample RUN --temperature -1": "--temperature got -1.0; want 0 or a positive number",
     "table": "table got no run",
     "table TMP": "cannot be read",
 }
 
 
 @pytest.mark.parametrize("line", WRONG)
-@pytest.mark.usefixtures("scripts_find_their_modules")
-def test_wrong_use_gives_one_line(line, whole, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_wrong_use_gives_one_line(line, whole, command, tmp_path):
+    before = lasting(whole)
     words = line.replace("TMP", str(tmp_path)).replace("RUN", str(whole)).split()
-    before = what_lasts(whole)
-    options = [] if words[0] in ("sample", "table") else ["--smoke"]
-    with pytest.raises(SystemExit) as caught:
-        importlib.import_module("char_lm").main([*words, *options])
-    out, err = capsys.readouterr()
-    assert (caught.value.code, out) == (2, "")
-    assert WRONG[line] in err
+    code, out, err = command("char_lm", *words, folder=tmp_path)
+    assert (code, out) == (2, "")
+    assert WRONG[line].replace("TMP", str(tmp_path)) in err
     assert err.count("\n") == 1
-    assert what_lasts(whole) == before
+    assert lasting(whole) == before
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
+@pytest.fixture(scope="module")
+def script():
+    return definitions("character_model/train")
+
+
+def test_the_answer_names_the_best_n_grams(script):
+    summary = {"cell": "gru", "n_gram_nats": [3.0, 2.5, 2.75], "validation": {"loss": math.log(4)}, "test": None}
+    answer = script["describe_result"](summary)
+    assert answer == (
+        "The gru costs 1.386 nats per character, 2.000 bits, on the validation part; 2-grams, the best without a "
+        "network, cost 2.500 nats."
+    )
+    assert script["describe_result"](summary | {"test": 1.25}) == f"{answer} On the test part it costs 1.250 nats."
+    assert script["describe_result"](summary | {"validation": None}) == (
+        "No loss of the gru on the validation part was finite."
+    )
+
+
+def test_the_last_loss_and_the_skipped_updates_are_stated(script):
+    assert script["describe_learning"](1.5).startswith("On the validation part, at the end: 1.500 nats per character.")
+    assert "at the end: the loss is not finite." in script["describe_learning"](math.nan)
+    assert "12 were skipped" in script["describe_updates"](12.0)
+
+
+def test_the_summary_is_of_the_best_finite_evaluation(tmp_path):
+    run = Run(tmp_path)
+    assert summary_of_run(run) == {"validation": None, "test": None, "tokens": 0}
+    for batches, loss in ((5, 2.0), (10, math.nan), (15, 1.5), (20, 1.75)):
+        run.log(batches=batches, tokens=100 * batches, split="validation", **with_units(loss))
+    run.log(split="test", **with_units(1.25))
+    summary = summary_of_run(run)
+    assert (summary["validation"]["loss"], summary["validation"]["batches"]) == (1.5, 15)
+    assert (summary["tokens"], summary["test"]) == (2000, 1.25)
+
+
+def no_memory(*args, **options):
+    raise MemoryError
+
+
+def interrupted(*args, **more):
+    """A run that Ctrl-C ends before its first evaluation."""
+    raise KeyboardInterrupt
+    yield
+
+
+def one_evaluation(options, task, programs, state, rng, **more):
+    """A run of one evaluation, without training."""
+    zeros = LearnerInfo(*[jnp.zeros(2) for _ in LearnerInfo._fields])._replace(broken=jnp.array([-1, -1]))
+    row = {**task.facts, "step": 2, "batches": 2, "skipped": 0, "tokens": 10, "wall_s": 1.0}
+    yield Evaluation(0, state, zeros, row, {"loss": 2.0}, 1.0)
+
+
+@pytest.fixture
+def untrained(monkeypatch, text, tmp_path):
+    """Runs a command here whose programs are not compiled, with the evaluations of a generator."""
+    monkeypatch.setattr(
+        "rnn_jax.lab.loop.compile_task",
+        lambda options, task: Programs(lambda key: task.learner.init(key, task.lanes), *[no_memory] * 2, 1.0),
+    )
+    monkeypatch.setattr("rnn_jax.lab.loop.compile_program", lambda *args: lambda *args: np.zeros(3, int))
+
+    def run(steps, *words):
+        monkeypatch.setattr("rnn_jax.lab.loop.evaluations", steps)
+        words = words or ("--cell", "tanh")
+        return run_here("char_lm", "--smoke", "--text", text, "--split", "90/10", "--out", tmp_path / "run", *words)
+
+    return run
+
+
+def test_the_summary_is_written_before_any_figure_is_drawn(untrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Run, "draw", no_memory)
+    assert untrained(one_evaluation) == 1
+    assert capsys.readouterr().err == "error: out of memory (); want a smaller network, batch or window\n"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["validation"]["loss"]) == ("done", 2.0)
+
+
+def test_a_run_without_an_evaluation_ends_in_one_line(untrained, tmp_path, capsys):
+    assert untrained(interrupted) == 130
+    assert capsys.readouterr().out.endswith("The run is interrupted; no evaluation was finished.\n")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("changed", ["mine.py", "near_by.py"])
+def test_a_run_whose_cell_was_changed_is_neither_resumed_nor_sampled(untrained, changed, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("import near_by\n" + OWN)
+    (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
+    words = ["--cell", f"{tmp_path}/mine.py:leaky"]
+    assert [untrained(interrupted, *words), untrained(interrupted, *words, "--resume")] == [130, 130]
+    with (tmp_path / changed).open("a") as file:
+        file.write("# another\n")
+    assert untrained(interrupted, *words, "--resume") == 2
+    assert "--resume got another configuration (cell_sha256 was " in capsys.readouterr().err
+    assert run_here("char_lm", "sample", tmp_path / "run") == 2
+    assert "mine.py:leaky has another content than in the run; want the one" in capsys.readouterr().err
+
+
+def test_everything_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
-    open_run(tmp_path / "run", Config(), overwrite=True)
+    open_run(tmp_path / "run", Options(), overwrite=True)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json", "env.json", "metrics.jsonl"}

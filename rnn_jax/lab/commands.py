@@ -19,14 +19,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 __all__ = [
     "EXIT_CODES",
     "FAULTS",
+    "Ending",
     "begin_command",
     "command_line",
     "exit_code_of",
+    "finishing",
     "in_notebook",
     "notebook_words",
     "parse",
@@ -152,6 +154,53 @@ def end_command(status: str) -> None:
     code = EXIT_CODES["interrupted" if pressed and status == "done" else status]
     if code:
         raise SystemExit(code)
+
+
+class Ending(NamedTuple):
+    """How training has ended (``finishing``)."""
+
+    errors: list[BaseException]
+    """Empty, or the error that ended it."""
+
+    @property
+    def status(self) -> str:
+        """A key of ``EXIT_CODES``."""
+        if not self.errors:
+            return "done"
+        return "interrupted" if isinstance(self.errors[0], KeyboardInterrupt) else "failed"
+
+    def end_without(self, result: str) -> None:
+        """Ends a command whose training left no result to show, after one line; in a notebook raises the error."""
+        if not self.errors:
+            return
+        if not is_command():
+            raise self.errors[0]
+        print(f"The run is {self.status}; no {result} was finished.")
+        end_command(self.status)
+
+
+@contextlib.contextmanager
+def finishing(run: Any) -> Iterator[Ending]:
+    """A context for training, after which its results are shown, also when Ctrl-C or an error ended it.
+
+    Ctrl-C ends the context alone, and so does an error that a run can meet when the script runs as a command, after one
+    line on stderr. Any other error is raised, with the status in ``summary.json``. After the context, Ctrl-C takes
+    effect at the end of the command, so that its figures and its page are written.
+
+    Args:
+        run: the open run folder.
+    """
+    ending = Ending([])
+    try:
+        yield ending
+    except KeyboardInterrupt as interrupt:
+        ending.errors.append(interrupt)
+    except Exception as fault:
+        ending.errors.append(fault)
+        if not (is_command() and print_fault(fault)):
+            run.write_json("summary.json", {"status": ending.status})
+            raise
+    hold_interrupts()
 
 
 def _is_interruptible() -> bool:

@@ -131,6 +131,7 @@ def evaluations(
     rng: np.random.Generator,
     *,
     first: int = 0,
+    last: int | None = None,
     seconds: float = 0.0,
 ) -> Iterator[Evaluation]:
     """Trains a network, and yields at each evaluation.
@@ -141,6 +142,7 @@ def evaluations(
         state: the state before evaluation ``first``.
         rng: of the batches.
         first: evaluations that were made before.
+        last: evaluations in all, if not ``options.evaluations``; beyond these the learning rate stays at its end.
         seconds: of training until then.
 
     >>> import jax.numpy as jnp
@@ -157,7 +159,7 @@ def evaluations(
     """
     own = task.options or options
     rate = learning_rate(own)
-    for number in range(first, options.evaluations):
+    for number in range(first, options.evaluations if last is None else last):
         batches, begin = task.batches(rng, number), time.perf_counter()
         state, info = jax.block_until_ready(programs.learn(state, batches))
         seconds += time.perf_counter() - begin

@@ -16,7 +16,9 @@ __all__ = [
     "read_options",
     "require_choices",
     "require_encodable",
+    "require_not_negative",
     "require_positive",
+    "require_representable",
 ]
 
 LARGEST = 2**31 - 1
@@ -100,7 +102,7 @@ def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
     if parse(kind, argv).smoke:
         default = dataclasses.replace(default, **kind.SMOKE)
     config = parse(kind, argv, default)
-    _require_representable(config)
+    require_representable(config)
     require_positive(config, "batch_size", "evaluations", "updates")
     require_positive(config, "learning_rate", "clip", kind="number")
     if config.evaluations * config.updates > LARGEST:
@@ -121,7 +123,7 @@ def default_options(config: Config) -> Config:
     return dataclasses.replace(default, **type(config).SMOKE) if config.smoke else default
 
 
-def require_positive(config: Options, *names: str, kind: str = "integer") -> None:
+def require_positive(config: Any, *names: str, kind: str = "integer") -> None:
     """Raises a ValueError that names the first of these options which is not positive."""
     for name in names:
         value = getattr(config, name)
@@ -158,7 +160,16 @@ def require_encodable(vocabulary: Any, option: str, texts: Iterable[str]) -> Non
             raise ValueError(f"--{option} got {text!r}: {error}") from None
 
 
-def _require_representable(config: Any) -> None:
+def require_not_negative(config: Any, *names: str) -> None:
+    """Raises a ValueError that names the first of these options with a number that is negative or not finite."""
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} got {number}; want 0 or a positive number")
+
+
+def require_representable(config: Any) -> None:
     """Raises a ValueError that names the first option whose number is too large, or too small for float32."""
     for field in dataclasses.fields(config):
         option, value = f"--{field.name.replace('_', '-')}", getattr(config, field.name)

@@ -224,6 +224,7 @@ def publish(
     sections: Sequence[Section],
     table: Table,
     samples: Mapping[str, str] | None = None,
+    keep_samples: bool = False,
     details: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes ``report.html``, ``samples.txt`` and ``metrics.csv``, prints the table, and ends a command with its code.
@@ -236,6 +237,7 @@ def publish(
         sections: figures, in order.
         table: the last part of the page.
         samples: ``{title: text}``.
+        keep_samples: leave ``samples.txt`` as the run has written it.
         details: more fields for ``summary.json``.
     """
     summary = read_json(run.folder / "summary.json")
@@ -255,7 +257,7 @@ def publish(
         samples=samples,
         rerun=command_line(script, options, default_options(options)),
     )
-    if samples:
+    if samples and not keep_samples:
         run.write("samples.txt", "\n".join(f"== {name}\n{text}\n" for name, text in samples.items()))
     print_table(title, table.columns, table.rows, table.legend, answer, f"report: {run.folder / 'report.html'}")
     end_command(status)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.lab.checkpoints import load_params, save_params
-from rnn_jax.lab.commands import EXIT_CODES, end_command, hold_interrupts, is_command, print_fault
+from rnn_jax.lab.commands import EXIT_CODES, finishing
 from rnn_jax.lab.loop import Programs, Task, compile_task, evaluations, floats, means_of, score_program
 from rnn_jax.lab.memory import require_memory
 from rnn_jax.lab.options import StudyOptions
@@ -99,7 +99,7 @@ def train(
     Returns:
         ``(networks, scores)`` of the finished networks, in the order of ``tasks``.
     """
-    networks, rows, status = _finished(options, run, tasks)
+    networks, rows = _finished(options, run, tasks)
     jobs = {
         f"{kind} {seed}": (kind, seed)
         for seed in range(options.seeds)
@@ -116,30 +116,18 @@ def train(
                 programs[kind] = _compile(options, tasks[kind])
         return _train_one(options, kind, seed, tasks[kind], *programs[kind], report, on_row or (lambda row: None))
 
-    error = None
-    try:
+    with finishing(run) as ending:
         work = {name: partial(job, *which) for name, which in jobs.items()}
         for name, (params, of_one) in finished_jobs(work, options.workers, options.evaluations):
             kind, seed = jobs[name]
             save_params(run.path(_file_of(kind, seed)), params)
             networks.setdefault(kind, {})[seed], rows[kind, seed] = params, of_one
             run.write_rows(_in_order(options, tasks, rows))
-    except KeyboardInterrupt as interrupt:
-        status, error = "interrupted", interrupt
-    except Exception as fault:
-        status, error = "failed", fault
-        if not (is_command() and print_fault(fault)):
-            _write_summary(run, status, {})
-            raise
-    hold_interrupts()
     ordered = {kind: dict(sorted(networks[kind].items())) for kind in tasks if kind in networks}
     scores = _scores_of(options, tasks, rows)
-    _write_summary(run, status, scores)
-    if not ordered and error is not None:
-        if not is_command():
-            raise error
-        print(f"The run is {status}; no network was finished.")
-        end_command(status)
+    _write_summary(run, ending.status, scores)
+    if not ordered:
+        ending.end_without("network")
     return Trained(ordered, scores)
 
 
@@ -200,7 +188,7 @@ def class_scores(logits: jax.Array, classes: jax.Array) -> dict[str, jax.Array]:
 
 def _finished(
     options: StudyOptions, run: Run, tasks: Mapping[str, Task]
-) -> tuple[Networks, dict[tuple[str, int], list[Row]], str]:
+) -> tuple[Networks, dict[tuple[str, int], list[Row]]]:
     """The networks that an earlier start of the run has finished, and their rows; rows of others are dropped."""
     networks: Networks = {}
     rows: dict[tuple[str, int], list[Row]] = {}
@@ -215,7 +203,7 @@ def _finished(
         else:
             del rows[kind, seed]
     run.write_rows(_in_order(options, tasks, rows))
-    return networks, rows, "done"
+    return networks, rows
 
 
 def _in_order(

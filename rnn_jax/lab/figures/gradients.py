@@ -156,8 +156,10 @@ def gradient_figure(
     figure = Picture(figsize=(10.8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axis, lines in ((left, curves), (right, shares)):
-        for (label, values), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
-            axis.plot(batches, values, color=colour, label=plain(label), **STYLE)
+        for number, (label, values) in enumerate(lines.items()):
+            dashes = (0, (3, 2)) if number == 1 else "-"  # both are seen where the second lies on the first
+            colour = COLOURS[number % len(COLOURS)]
+            axis.plot(batches, values, color=colour, label=plain(label), linestyle=dashes, linewidth=1.8)
         axis.set_xlabel("batches read")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axis.set_xlim(0, None)
