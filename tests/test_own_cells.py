@@ -45,7 +45,7 @@ def test_your_own_file_may_have_dataclasses_and_import_its_neighbours(tmp_path):
 
 
 def equal_models_of(name):
-    return equal_models((name,), 5, 4)
+    return equal_models((name,), lambda name, H: make_model(name, 5, H), 4)
 
 
 MESSAGES = {
