@@ -34,8 +34,8 @@ LEGEND = (
 def with_units(loss: float) -> dict[str, float]:
     """The fields of a row of the metrics for a loss in nats per character.
 
-    >>> {name: round(value, 3) for name, value in with_units(np.log(4)).items()}
-    {'loss': 1.386, 'bits_per_char': 2.0, 'perplexity': 4.0}
+    >>> {name: round(value, 3) for name, value in with_units(1.0).items()}
+    {'loss': 1.0, 'bits_per_char': 1.443, 'perplexity': 2.718}
     """
     return {"loss": loss, "bits_per_char": bits_per_char(loss), "perplexity": perplexity(loss)}
 
