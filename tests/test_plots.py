@@ -72,7 +72,7 @@ def test_a_curve_figure_draws_means_bands_and_baselines():
         lines = {line.get_label(): np.asarray(line.get_ydata(), float) for line in axis.get_lines()}
         np.testing.assert_allclose(lines.pop("gru"), [0.2, 0.6, 0.8, 0.95])
         assert [set(line) for line in lines.values()] == [{0.25}]
-        heights = axis.collections[0].get_paths()[0].vertices[:, 1]
+        heights = np.asarray(axis.collections[0].get_paths()[0].vertices)[:, 1]
         np.testing.assert_allclose([heights.min(), heights.max()], [0.1, 1.0])
     decades = curve_figure({"a": (np.arange(3), np.array([1.0, 10, 100]))}, x="updates", y="loss", log=True).axes[0]
     assert decades.get_yscale() == "log"

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,20 @@ from rnn_jax.lab.memory import machine_memory, require_memory
 from rnn_jax.lab.options import StudyOptions, require_choices
 from rnn_jax.lab.page import describe_skipped, validation_curves
 from rnn_jax.lab.progress import finished_jobs
-from rnn_jax.lab.runs import open_run, read_json, read_metrics
-from rnn_jax.lab.study import first_network, initial_params, open_study, train
+from rnn_jax.lab.runs import Run, open_run, read_json, read_metrics
+from rnn_jax.lab.study import Networks, Scores, first_network, initial_params, open_study, train
 from rnn_jax.training import batch_learner
 from tests.scripts import TINY_STUDY, finish, options_of, run_here, start
 from tests.tiny_study import GATE, Options, make_task, make_tasks, score
 
 
-def study(options, **changed):
-    """``(run, networks, scores)`` of a study with these options."""
+def study(options: Options, **changed: Any) -> tuple[Run, Networks, Scores]:
+    """The run, the networks and the scores of a study with these options."""
     options = dataclasses.replace(options, **changed)
     tasks = make_tasks(options)
     run = open_study(options, tasks)
-    return run, *train(options, run, tasks)
+    networks, scores = train(options, run, tasks)
+    return run, networks, scores
 
 
 def test_a_resumed_study_keeps_what_is_finished_and_trains_what_is_not(tmp_path):
@@ -187,7 +189,7 @@ def test_runs_are_compared_by_their_validation_curves(tmp_path):
                 run.log(**row)
         run.log(cell="gru", seed=2, split="validation", step=10, loss=9.0)  # in training
     compared = compare_runs([tmp_path / name / "default" for name in losses])
-    lines = {line.get_label(): line.get_xydata() for line in compared.figure.axes[0].get_lines()}
+    lines = {line.get_label(): np.asarray(line.get_xydata()) for line in compared.figure.axes[0].get_lines()}
     np.testing.assert_allclose(lines["slow/default"], [[10, 3.5], [20, 2.5], [30, 3.0]])
     assert compared.table.rows == [
         ("slow/default", "2", "2.500", "20", "3.000"),
