@@ -173,4 +173,5 @@ from rnn_jax.types import (
     cell_from_step as cell_from_step,
 )
 
+__all__: list[str]
 __version__: str

@@ -172,9 +172,9 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
 
 
 @overload
-def stack(*models: Cell) -> Cell: ...
+def stack(*models: Cell) -> Cell: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
-def stack(*models: Model) -> Model: ...
+def stack(*models: Model) -> Layer: ...
 @factory
 def stack(*models: Model) -> Model:
     """Cells or layers on top of each other: each reads the output of the one below.

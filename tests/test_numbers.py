@@ -1,6 +1,6 @@
 """Every number that a public function takes is checked, if it is known, and a wrong one gets one line with its name."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # (wrong things on purpose)
 
 import importlib

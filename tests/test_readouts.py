@@ -1,6 +1,6 @@
 """Heads on a cell or a layer: each has its own weights, and nothing else changes."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # (wrong things on purpose)
 
 import chex
