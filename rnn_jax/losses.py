@@ -54,9 +54,10 @@ def next_token_nats(
     >>> print(next_token_nats(jnp.zeros((3, 2)), jnp.array([0, 2, -1]), jnp.array([True, True, False])).round(2))
     [0.69  nan 0.  ]
     """
-    targets, mask = _array(targets), None if mask is None else _array(mask)
     require_logits(logits)
-    require_integers("targets", targets.dtype, logits.shape[-1])
+    ids: Any = _array(targets)
+    require_integers("targets", ids.dtype, logits.shape[-1])
+    targets, mask = ids, None if mask is None else _array(mask)
     require_shapes(logits.shape[:-1], targets, mask)
     if mask is not None:  # before the logarithm, so that no gradient becomes NaN
         logits, targets = where(jnp.expand_dims(mask, -1), logits, 0), where(mask, targets, 0)
@@ -158,9 +159,9 @@ def masked_mean(values: Float[Array, "..."], mask: Bool[ArrayLike, "..."]) -> Fl
     >>> print(masked_mean(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([True, False, True])))
     2.0
     """
-    mask = _array(mask)
-    require_mask(values.shape[: mask.ndim], mask)
-    counted = jnp.broadcast_to(jnp.expand_dims(mask, range(mask.ndim, values.ndim)), values.shape)
+    marks: Any = _array(mask)
+    require_mask(values.shape[: marks.ndim], marks)
+    counted = jnp.broadcast_to(jnp.expand_dims(marks, range(marks.ndim, values.ndim)), values.shape)
     total = jnp.sum(where(counted, widened(values), 0))
     return total / jnp.maximum(jnp.sum(counted, dtype=total.dtype), 1)
 

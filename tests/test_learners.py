@@ -185,7 +185,7 @@ def test_training_with_masks_goes_on_bit_for_bit_and_evaluation_has_none(name):
     resumed, second = train(half, jax.tree.map(lambda a: a[2:], WINDOWS))
     chex.assert_trees_all_equal(resumed, whole)
     chex.assert_trees_all_equal(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second), info)
-    plain = evaluate(MODEL, whole.params, *(a[0] for a in WINDOWS), cross_entropy)
+    plain = evaluate(MODEL, whole.params, IDS[0], WINDOWS[1][0], cross_entropy)
     hs = rollout(MODEL, whole.params, MODEL.start(whole.params, (B,)), IDS[0])[1]
     np.testing.assert_allclose(plain, cross_entropy(MODEL.output(whole.params, hs), WINDOWS[1][0]), rtol=1e-12)
 

@@ -4,6 +4,7 @@
 # (wrong things on purpose)
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -67,12 +68,12 @@ def test_confidences_are_the_softmax_of_a_rollout():
 
 @pytest.mark.parametrize(
     "call",
-    [confidences, lambda *given: continue_prompt(*given[:2], KEY, given[2], length=3).ids],
+    [confidences, lambda model, params, ids: continue_prompt(model, params, KEY, ids, length=3).ids],
     ids=["confidences", "continue_prompt"],
 )
 def test_no_states_are_kept_of_what_is_read(call):
     model, T = readout(gru(V, 64), V), 4096
-    program = jax.jit(partial(call, model)).lower(random_params(model), jnp.zeros(T, int)).compile()
+    program: Any = jax.jit(partial(call, model)).lower(random_params(model), jnp.zeros(T, int)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 8 * T * 64 / 4
 
 

@@ -35,7 +35,8 @@ def hello(window=5, batch_size=2, repeats=12):
 
 def test_an_update_is_the_gradient_of_its_window_from_the_carried_state():
     learner, state, (xs, ys) = learner_of_hello()
-    model = readout(lstm(xs.max() + 1, 4), xs.max() + 1)
+    v, _ = hello()
+    model = readout(lstm(v.size, 4), v.size)
     state, _ = learner.update(state, (xs[0], ys[0]))
     after, info = learner.update(state, (xs[1], ys[1]))
 
