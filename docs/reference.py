@@ -109,9 +109,8 @@ def link_sources(app: Any, name: str, source: list[str]) -> None:
         text = match[1].strip("`")
         return f"{{py:obj}}`{text} <{PLACES[text]}>`" if text in PLACES else f"`{text}`"
 
-    source[0] = re.sub(
-        r"\[([^\]]+)\]\(\.\./(?:\.\./)*(?!tutorials|howto|api|gallery)[\w./*-]+\)", replacement, source[0]
-    )
+    outside = r"\[([^\]]+)\]\((?:\.\./)+(?!tutorials|howto|api|gallery)[\w./-]+(?<!\.md)\)"
+    source[0] = re.sub(outside, replacement, source[0])
 
 
 def read_well(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -92,12 +92,12 @@ for _ in range(3):
 
 assert abs(history[0] - np.log(characters.size)) < 0.3  # before training every character is about equally likely
 assert history[1] > history[2] > history[3]
-assert history[3] < ngrams[1]
+assert history[3] < ngrams[2]
 nats = history[3]
 f"{nats:.2f} nats, {bits_per_char(nats):.2f} bits a character, perplexity {perplexity(nats):.1f}"
 
 # %% [markdown]
-# After three passes over 36,000 characters the network is better than counted pairs. Longer training, more text and
+# After three passes over 36,000 characters the network is better than counted 3-grams. Longer training, more text and
 # more units do the rest: see the numbers of `char_lm.py` in the [gallery](../gallery.md).
 #
 # ## Writing

@@ -95,14 +95,14 @@ carry = params, optimizer.init(params), agent.start(params, (B,)), nothing
 learn = jax.jit(lambda carry, keys: jax.lax.scan(update, carry, keys))
 rewards = [float(share_right(carry[0], jax.random.key(9)))]
 for part in range(4):
-    carry, _ = learn(carry, jax.random.split(jax.random.key(part), 40))
+    carry, _ = learn(carry, jax.random.split(jax.random.key(part), 15))
     rewards.append(float(share_right(carry[0], jax.random.key(9))))
 assert 0.3 < rewards[0] < 0.7  # chance
 assert rewards[-1] > 0.95
 params = carry[0]
 
 figure, axis = plt.subplots(figsize=(5, 2.4), layout="constrained")
-axis.plot(40 * jnp.arange(5), rewards, "o-")
+axis.plot(15 * jnp.arange(5), rewards, "o-")
 axis.set(xlabel="updates", ylabel="reward of an episode", ylim=(0.3, 1.05))
 plt.close(figure)
 figure
