@@ -17,7 +17,7 @@ from rnn_jax.lab.comparison import compare_runs
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import machine_memory, require_memory
 from rnn_jax.lab.options import StudyOptions, require_choices
-from rnn_jax.lab.page import describe_skipped, validation_curves
+from rnn_jax.lab.page import describe_skipped, metric_curves
 from rnn_jax.lab.progress import finished_jobs
 from rnn_jax.lab.runs import Run, open_run, read_json, read_metrics
 from rnn_jax.lab.study import Networks, Scores, first_network, initial_params, open_study, train
@@ -178,7 +178,7 @@ def test_an_optimizer_from_a_file_trains_and_belongs_to_the_run(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_runs_are_compared_by_their_validation_curves(tmp_path):
+def test_runs_are_compared_by_their_metric_curves(tmp_path):
     losses = {"slow": [3.0, 2.0, 2.5], "fast": [1.0, 0.5, float("nan")]}
     for name, of in losses.items():
         run = open_run(tmp_path / name / "default", StudyOptions())
@@ -196,7 +196,7 @@ def test_runs_are_compared_by_their_validation_curves(tmp_path):
         ("fast/default", "2", "1.000", "20", "nan"),
     ]
     assert "<svg" in compared._repr_html_()
-    assert list(validation_curves(tmp_path / "slow/default", "loss")["gru"].values.shape) == [3, 2]
+    assert list(metric_curves(tmp_path / "slow/default", "loss")["gru"].values.shape) == [3, 2]
     with pytest.raises(ValueError, match="has no evaluation with the score 'accuracy'; want a run"):
         compare_runs([tmp_path / "slow" / "default"], "accuracy")
 
