@@ -167,8 +167,8 @@ table = score_table(
 table
 
 # %% [markdown]
-# A name is exact only if every character is, so this curve rises late: first the network learns the lengths and the
-# common characters, then which digit is on the image.
+# A name is exact only if every character is right. So this share is below the share of right characters in the metrics:
+# a single error in the image spoils a name, but some characters of two names can be the same.
 
 # %%
 curves = learning_curves(run, "exact", y="names without an error", baselines=baselines["exact"])

@@ -98,6 +98,21 @@ def train(
 
     Returns:
         ``(networks, scores)`` of the finished networks, in the order of ``tasks``.
+
+    >>> import contextlib, io, optax, pathlib, tempfile
+    >>> from rnn_jax.training import batch_learner
+    >>> def score(params, x):
+    ...     return {"loss": (params - x) ** 2}
+    >>> part = (jnp.array(3.0),)
+    >>> learner = batch_learner(lambda key: jnp.zeros(()), lambda p, x: score(p, x)["loss"], optax.sgd(0.5))
+    >>> task = Task(learner, lambda rng, number: (jnp.full(2, 3.0),), score, part, part)
+    >>> out = pathlib.Path(tempfile.mkdtemp()) / "run"
+    >>> options = StudyOptions(seeds=2, evaluations=1, updates=2, out=out)
+    >>> run = open_study(options, {"point": task})
+    >>> with contextlib.redirect_stdout(io.StringIO()):  # one line at each evaluation
+    ...     networks, scores = train(options, run, {"point": task})
+    >>> networks["point"][1].item(), scores["point"]["loss"].tolist()
+    (3.0, [0.0, 0.0])
     """
     networks, rows = _finished(options, run, tasks)
     jobs = {
