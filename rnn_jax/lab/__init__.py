@@ -4,3 +4,5 @@ An experiment is a script with cells, in this order: options, data, networks and
 figures (``page.add_figure``), and the page (``page.publish``). ``comparison.compare_runs`` puts several runs side by
 side. Modules are imported one by one, and ``rnn_jax.lab.options`` does not load JAX.
 """
+
+__all__ = []

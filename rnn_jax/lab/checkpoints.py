@@ -20,6 +20,8 @@ from jaxtyping import PyTree
 from rnn_jax.lab.files import FilePath, delete_listed, list_files, listed, plainly, write_file
 from rnn_jax.types import Params
 
+__all__ = ["Checkpoints", "drafts", "load_params", "save_params"]
+
 
 class Restored(NamedTuple):
     """A checkpoint that was read whole."""

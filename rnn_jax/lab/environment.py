@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 
+__all__ = ["Environment", "environment"]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -7,6 +7,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+__all__ = [
+    "LISTING",
+    "FilePath",
+    "delete_listed",
+    "inside",
+    "list_files",
+    "listed",
+    "onto_disk",
+    "plainly",
+    "write_file",
+]
+
 FilePath = str | os.PathLike[str]
 LISTING = "files.json"
 """The file that lists the files of a folder that may be deleted."""

@@ -8,6 +8,8 @@ from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.counting import matching_size, parameter_count
 from rnn_jax.lab.own_cells import naming, own_cell, require_floating_state
 
+__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short", "start_of"]
+
 STARTS = {
     "gaussian": initializers.scaled_normal(),
     "orthogonal": initializers.orthogonal(),
