@@ -174,6 +174,9 @@ def test_the_order_of_buckets_is_random_and_repeatable():
     assert first == again != other
     steps = [batch.steps for batch in orders[0]]
     assert sorted(steps) != steps
+    one_range = lengths + 100  # 101 … 139: batches have lengths from all of it, not one after the other
+    drawn = [one_range[of] for of, _ in bucket_batches(one_range, np.random.default_rng(0), 30, waste=0.5)]
+    assert max(of.min() for of in drawn) < min(of.max() for of in drawn)
 
 
 @pytest.mark.parametrize("lengths", [np.array([0, 3]), np.array([1.5, 2.0]), np.array([-1])])

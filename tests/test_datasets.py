@@ -1,4 +1,4 @@
-"""Data that needs no download: what it promises, and that no part of it leaks into another."""
+"""Data sets: their contents, and that their parts share no example."""
 
 import datetime
 import functools
@@ -43,10 +43,9 @@ def test_digits_are_ink_from_0_to_1_of_ten_classes_and_each_is_in_one_part():
     assert (images.min(), images.max()) == (0, 1)
     assert np.bincount(classes).min() > 170
     assert len(np.bincount(classes)) == 10
-    original = datasets.load_digits()
-    inside = {(image.tobytes(), label) for image, label in zip(images, classes, strict=True)}
-    given = (np.float32(original.images / 16), np.int32(original.target))
-    assert inside == {(image.tobytes(), label) for image, label in zip(*given, strict=True)}
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    loaded, given = np.c_[16 * images.reshape(-1, 64), classes], np.c_[np.asarray(pixels), np.asarray(labels)]
+    np.testing.assert_array_equal(loaded[np.lexsort(loaded.T)], given[np.lexsort(given.T)])
 
 
 @pytest.mark.parametrize(
@@ -80,22 +79,19 @@ def test_each_word_of_one_language_is_in_one_part_with_its_class():
 
 
 def test_written_dates_stand_for_their_targets_and_parts_share_no_day():
-    data = written_dates(["sv", "fi"], examples=200, tested=40)
+    data = written_dates(["sv", "fi"], examples=2000, tested=400)
     days = []
     for part in data[:3]:
-        written = []
-        for source, length, target, locale in zip(
-            part.sources.T, part.lengths, part.targets.T, part.locales, strict=True
-        ):
-            text = data.target_vocabulary.decode(target)
-            written.append(datetime.date.fromisoformat(text[:-1]))
-            assert target[-1] == data.end
-            assert text[-1] == "\n"
-            line, ways = data.source_vocabulary.decode(source[:length]), [data.locales[int(locale)]]
-            assert line in {write_date(written[-1], name, style) for name in ways for style in STYLES}
+        targets = [data.target_vocabulary.decode(target) for target in part.targets.T]
+        written = [datetime.date.fromisoformat(target[:-1]) for target in targets]
+        assert all(part.targets[-1] == data.end)
+        assert {target[-1] for target in targets} == {"\n"}
+        for n in range(60):
+            line = data.source_vocabulary.decode(part.sources[: part.lengths[n], n])
+            assert line in {write_date(written[n], data.locales[part.locales[n]], style) for style in STYLES}
         days.append(set(written))
         assert FIRST_DAY <= min(written) <= max(written) < FIRST_DAY + datetime.timedelta(36_525)
-    assert [len(part.lengths) for part in data[:3]] == [200, 10, 40]
+    assert [len(part.lengths) for part in data[:3]] == [2000, 100, 400]
     assert all(days[a].isdisjoint(days[b]) for a, b in [(0, 1), (0, 2), (1, 2)])
     assert all(set(part.locales.tolist()) == {0, 1} for part in data[:3])
     refused(lambda: written_dates(["xx"]), "locale got 'xx'; want one of da")
@@ -264,7 +260,7 @@ def is_here(name):
 def test_every_data_set_of_the_list_is_loaded_in_parts_that_can_be_drawn_from(name):
     data_set = DATA_SETS[name]
     if data_set.downloaded and not is_here(name):
-        pytest.skip(f"no test downloads: wants {name} in RNN_JAX_DATA")
+        pytest.skip(f"tests download nothing: this one needs {name} in RNN_JAX_DATA")
     found = data_set.load() if name != "written_dates" else written_dates(examples=10, tested=8)
     found = text_parts(found) if isinstance(found, Text) else found
     assert found._fields[:3] == ("train", "validation", "test")
@@ -280,7 +276,7 @@ def drawn_axes(batch):
     return zip(batch, batch.example_axes, strict=True)
 
 
-@pytest.mark.skipif(not is_here("chorales"), reason="no test downloads: wants the chorales in RNN_JAX_DATA")
+@pytest.mark.skipif(not is_here("chorales"), reason="tests download nothing: this one needs them in RNN_JAX_DATA")
 def test_chorales_have_at_most_four_voices_and_usually_four():
     parts = chorales()
     assert [len(part.lengths) for part in parts] == [229, 76, 77]

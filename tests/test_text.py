@@ -15,7 +15,7 @@ from rnn_jax.data.text import streams, vocabulary
 from rnn_jax.data.texts import python_reference, read_text
 from rnn_jax.decoding import sample
 from rnn_jax.losses import bits_per_char, cross_entropy, next_token_nats, perplexity
-from tests.laboratory import refused
+from tests.laboratory import random_params, refused
 
 
 @given(st.text(min_size=1, max_size=50))
@@ -25,20 +25,20 @@ def test_decoding_an_encoded_text_gives_it_back(text):
     assert v.size == len(set(text))
 
 
-@pytest.mark.parametrize("stranger", ["z", "A", "é", "\U0001f600"])
-def test_a_character_outside_the_vocabulary_is_named(stranger):
-    with pytest.raises(ValueError, match=f"such as {stranger!r}; want only the 4 known"):
-        vocabulary("hello").encode("he" + stranger)
+@pytest.mark.parametrize("outsider", ["z", "A", "é", "\U0001f600"])
+def test_a_character_outside_the_vocabulary_is_named(outsider):
+    with pytest.raises(ValueError, match=f"such as {outsider!r}; want only the 4 known"):
+        vocabulary("hello").encode("he" + outsider)
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 30))
-def test_streams_are_contiguous_lanes_whose_targets_are_the_next_letters(batch_size, window, more):
+def test_streams_are_contiguous_lanes_whose_targets_are_the_next_characters(batch_size, window, more):
     ids = np.arange(batch_size * window + 1 + more)
     xs, targets = streams(ids, batch_size, window)
     np.testing.assert_array_equal(targets, xs + 1)
     lanes = xs.transpose(2, 0, 1).reshape(batch_size, -1)
     np.testing.assert_array_equal(np.diff(lanes, axis=1), 1)
-    assert len(np.unique(lanes)) == lanes.size, "no letter is read twice"
+    assert len(np.unique(lanes)) == lanes.size, "no character occurs twice"
     assert len(ids) - 1 - lanes.size < batch_size * window + batch_size, "no whole window is left out"
 
 
@@ -87,9 +87,9 @@ def test_masked_steps_cost_nothing_and_nothing_reaches_them():
     nats = -np.log(np.take_along_axis(p, targets[..., None], axis=-1)[..., 0])
     to_logits = np.where(mask[..., None], p - np.eye(4)[targets], 0) / 2
     dirty = np.where(mask[..., None], logits, np.nan), np.where(mask, targets, -1)
-    ask = jax.jit(jax.value_and_grad(cross_entropy))
-    for said in ((logits, targets), dirty):
-        value, gradient = ask(*map(jnp.asarray, said), jnp.asarray(mask))
+    compiled = jax.jit(jax.value_and_grad(cross_entropy))
+    for given_arrays in ((logits, targets), dirty):
+        value, gradient = compiled(*map(jnp.asarray, given_arrays), jnp.asarray(mask))
         np.testing.assert_allclose(value, (nats[0, 0] + nats[1, 0] + nats[0, 1]) / 2, rtol=1e-12)
         np.testing.assert_allclose(gradient, to_logits, rtol=1e-10, atol=1e-14)
         assert np.all(np.asarray(gradient)[~mask] == 0)
@@ -102,7 +102,7 @@ def test_units_of_surprise():
 
 
 def test_a_model_that_has_learned_hello_by_heart_writes_it():
-    # A cell that copies its input into its state, and a readout that names the successor of each letter in "hel".
+    # A cell that copies its input into its state, and a readout that names the successor of each character in "hel".
     v = vocabulary("hel")  # e h l
     model = readout(lstm(3, 2), 3)
     model = model._replace(
@@ -122,7 +122,7 @@ def test_a_model_that_has_learned_hello_by_heart_writes_it():
 
 def test_sampling_follows_the_softmax_at_its_temperature():
     model = readout(lstm(3, 2), 3)
-    params = model.init(jax.random.key(1))
+    params = random_params(model)
     first = jnp.zeros(4000, jnp.int32)
     h0 = model.start(params, (4000,))
     for temperature in (1.0, 0.5):
@@ -142,7 +142,7 @@ def test_streams_are_of_ids_alone():
 
 def test_what_is_impossible_is_never_drawn_however_hot():
     model = readout(lstm(3, 2), 3)
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
+    params = random_params(model, scale=0.0)._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
     h, first = model.start(params, (500,)), jnp.zeros(500, int)
     for T in (1e30, jnp.inf):  # traced, so that it cannot be refused
         ids = jax.jit(lambda T: sample(model, params, jax.random.key(1), h, first, 1, temperature=T).ids[0])(T)
@@ -150,9 +150,9 @@ def test_what_is_impossible_is_never_drawn_however_hot():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_rare_letters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
+def test_rare_ids_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
     model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000
-    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda a: a.astype(dtype), random_params(model, scale=0.0))
     params = params._replace(b_y=params.b_y.at[0].set(6))
     ids = sample(model, params, jax.random.key(1), model.start(params, (N,)), jnp.zeros(N, int), 1).ids[0]
     p = np.exp(6) / (np.exp(6) + 49)

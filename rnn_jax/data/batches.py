@@ -48,7 +48,9 @@ def draw_batches(
     if len(counts) > 1 or 0 in counts:
         raise ValueError(f"part got {sorted(counts)} examples on axes {tuple(axes)}; want the same number, at least 1")
     chosen = rng.integers(counts.pop(), size=(updates, batch_size))
-    drawn = [np.moveaxis(np.take(array, chosen, axis), axis, 0) for array, axis in zip(part, axes, strict=True)]
+    drawn = [
+        np.moveaxis(np.take(np.asarray(array), chosen, axis), axis, 0) for array, axis in zip(part, axes, strict=True)
+    ]
     return part._make(drawn) if hasattr(part, "_make") else type(part)(drawn)  # type: ignore[attr-defined]
 
 
@@ -76,21 +78,19 @@ def consecutive_batches(batches: Any, first: int, count: int) -> Any:
     return jax.tree.map(lambda array: array[chosen % len(array)], batches)
 
 
-def windows(
-    xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None
-) -> Shaped[Array | np.ndarray, "W K *rest"]:
+def windows(xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | None = None) -> Shaped[Any, "W K *rest"]:
     """Windows of a sequence, for training with a state that is carried from one window to the next.
 
     Window w holds the steps w · k1 … w · k1 + K − 1. The steps after the last whole window, k1 − 1 at most, are left
-    out. To use them too, pad the sequence and mask what was added.
+    out. To use them too, pad the sequence and mask the padding.
 
     Args:
         xs: ``(T, *batch, …)`` of any type, time leading. For several arrays, such as observations, actions and
             rewards, map over them: ``jax.tree.map(lambda a: windows(a, 20), data)``.
         window: K, the steps of a window (k2).
         k1: steps from one window to the next. Below ``window``, windows overlap, so that the first K − k1 steps can
-            warm the state up; the losses are then of the last k1 steps, ``windows(ys, window, k1)[:, -k1:]``. Without
-            it, ``window``.
+            warm the state up; the losses are then of the last k1 steps, ``windows(targets, window, k1)[:, -k1:]``.
+            Without it, ``window``.
 
     Returns:
         ``(W, K, *batch, …)``. Of a NumPy array it is a view, which needs no memory.

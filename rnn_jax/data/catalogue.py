@@ -1,4 +1,8 @@
-"""The list of data sets by name."""
+"""The list of data sets by name.
+
+>>> DATA_SETS["digits"].load().test.classes.shape
+(359,)
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,9 +33,4 @@ DATA_SETS = {
     "python_reference": DataSet(load_text, "the Python language reference, 465,000 characters", "", False),
     "chorales": DataSet(chorales, "382 chorales of J. S. Bach as piano rolls", "scikit-learn", True),
 } | {name: DataSet(partial(load_text, name=name), f"the text {name}", "pooch", True) for name in TEXTS}
-"""Data sets by name; synthetic tasks are in ``data.tasks``.
-
->>> parts = DATA_SETS["digits"].load()
->>> parts.test.classes.shape
-(359,)
-"""
+"""Data sets by name. Synthetic tasks are in ``data.tasks``."""

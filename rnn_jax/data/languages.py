@@ -109,8 +109,8 @@ def language_words() -> LanguageWords:
     characters = vocabulary("".join(word for word, _ in pairs))
     ids, lengths = pad([characters.encode(word) for word, _ in pairs])
     classes = np.array([c for _, c in pairs], np.int32)
-    parts = (Words(ids[:, i], lengths[i], classes[i]) for i in split(len(pairs), (0.1, 0.2)))
-    return LanguageWords(*parts, characters)
+    train, validation, test = (Words(ids[:, i], lengths[i], classes[i]) for i in split(len(pairs), (0.1, 0.2)))
+    return LanguageWords(train, validation, test, characters)
 
 
 def written_dates(
@@ -144,13 +144,13 @@ def written_dates(
         day = [FIRST_DAY + datetime.timedelta(int(d)) for d in rng.choice(days, count)]
         locale, style = rng.integers(len(locales), size=count), rng.integers(len(STYLES), size=count)
         ways = zip(day, locale.tolist(), style.tolist(), strict=True)
-        lines = [write_date(d, locales[i], STYLES[j]) for d, i, j in ways]
+        lines = [write_date(d, locales[int(i)], STYLES[j]) for d, i, j in ways]
         targets = np.stack([target_vocabulary.encode(d.isoformat() + "\n") for d in day], axis=1)
         written.append((lines, targets, locale))
     characters = vocabulary("".join(line for lines, *_ in written for line in lines))
-    parts = (Dates(*pad([characters.encode(line) for line in lines]), *rest) for lines, *rest in written)
+    train, validation, test = (Dates(*pad([characters.encode(s) for s in lines]), *rest) for lines, *rest in written)
     end = int(target_vocabulary.encode("\n")[0])
-    return WrittenDates(*parts, characters, target_vocabulary, end, tuple(locales))
+    return WrittenDates(train, validation, test, characters, target_vocabulary, end, tuple(locales))
 
 
 def locale_words(locale: str) -> list[str]:

@@ -29,7 +29,7 @@ def adding(key: PRNGKeyArray, T: int, batch_size: int, *, dtype: DTypeLike = flo
     """Sequences of the adding problem: the target is the sum of two marked values among T.
 
     One marked step lies in the first half, t < ⌊T/2⌋, the other one in the second. Each is uniform in its half.
-    Without memory, the mean squared error is at best ``ADDING_BASELINE``, 1/6.
+    A constant guess has a mean squared error of at least ``ADDING_BASELINE``, 1/6.
 
     Args:
         key: of the random numbers.
