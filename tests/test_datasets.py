@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace as Labels
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,10 +44,10 @@ def test_digits_are_ink_from_0_to_1_of_ten_classes_and_each_is_in_one_part():
     assert (images.min(), images.max()) == (0, 1)
     assert np.bincount(classes).min() > 170
     assert len(np.bincount(classes)) == 10
-    original = datasets.load_digits()
+    original: Any = datasets.load_digits()
     inside = {(image.tobytes(), label) for image, label in zip(images, classes, strict=True)}
-    given = (np.float32(original.images / 16), np.int32(original.target))
-    assert inside == {(image.tobytes(), label) for image, label in zip(*given, strict=True)}
+    given = zip((original.images / 16).astype(np.float32), original.target.astype(np.int32), strict=True)
+    assert inside == {(image.tobytes(), label) for image, label in given}
 
 
 @pytest.mark.parametrize(

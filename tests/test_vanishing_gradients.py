@@ -14,7 +14,7 @@ from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.figures import Band, Curve
 from rnn_jax.lab.gradient_study import relative_to_lag_0
 from rnn_jax.lab.named_cells import make_cell
-from rnn_jax.lab.runs import read_json
+from rnn_jax.lab.runs import read_json, read_metrics
 from tests.scripts import finish, run_here, start
 
 LN10, INF, NAN = math.log(10), math.inf, math.nan
@@ -179,12 +179,8 @@ def test_the_numbers_of_the_adding_problem_are_those_of_the_networks_in_the_fold
     config, cells = read_json(finished_run / "config.json"), read_json(finished_run / "summary.json")["cells"]
     numbers = cells["linear-orthogonal"]
     with jax.enable_x64(False):
-        rows = [
-            line
-            for line in (finished_run / "metrics.jsonl").read_text().splitlines()
-            if "linear-orthogonal adding" in line
-        ]
-        H = json.loads(rows[0])["hidden_size"]
+        rows = read_metrics(finished_run)
+        H = next(row["hidden_size"] for row in rows if row["cell"] == "linear-orthogonal adding")
         model = readout(make_cell("linear-orthogonal", 2, H, reads_ids=False), 1)
         like = jax.eval_shape(model.init, jax.random.key(0))
         params = load_params(finished_run / "cells" / "linear-orthogonal adding-0.safetensors", like)

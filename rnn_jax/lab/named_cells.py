@@ -14,6 +14,8 @@ from rnn_jax.types import Cell
 
 __all__ = ["equal_models", "make_cell", "make_model"]
 
+__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short", "start_of"]
+
 STARTS = {
     "gaussian": initializers.scaled_normal(),
     "orthogonal": initializers.orthogonal(),

@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -29,8 +29,6 @@ from rnn_jax.lab.figures import images_of
 from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
 
 __all__ = ["Run", "open_run", "read_json", "read_metrics"]
-
-Config = TypeVar("Config")
 
 WRITTEN_ALWAYS = {"config.json", "env.json", "metrics.jsonl"}
 LOCK = ".lock"
