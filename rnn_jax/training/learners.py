@@ -142,8 +142,7 @@ def window_learner(
             params = transform(params, transform_key(state))
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        start = laid_out(cell.start(params, batch), like=state.h)
-        h = where(state.fresh, with_gradient_of(state.h, start), state.h)
+        h = where(state.fresh, with_gradient_of(state.h, laid_out(cell.start(params, batch), like=state.h)), state.h)
         marks = {"mask": window.mask, "resets": window.resets}
         value, rest = streaming(cell, params, h, xs, window.targets, loss, **marks, has_aux=has_aux)
         return value, rest if has_aux else (rest, ())
