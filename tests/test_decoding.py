@@ -1,7 +1,6 @@
-"""Writing on: against every sequence there is, against the softmax, and against teacher forcing."""
+"""Decoding: against all sequences, against the softmax, and against teacher forcing."""
 
-# pyright: reportArgumentType=false
-# (wrong things on purpose)
+# pyright: reportArgumentType=false  (wrong arguments on purpose)
 
 import functools
 import gc
@@ -144,9 +143,8 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     h = jax.jit(cell.step)(params, h0, first[::-1])  # states that differ
 
     def write(h, first):
-        return greedy(cell, params, h, first, length=6, end=1), beam_search(
-            cell, params, h, first, length=6, width=3, end=1
-        )
+        said = {"length": 6, "end": 1}
+        return greedy(cell, params, h, first, **said), beam_search(cell, params, h, first, width=3, **said)
 
     line, beams = batch = jax.device_get(write(h, jnp.asarray(first)))
     assert line.ids.shape == (6, 2, 3)

@@ -243,7 +243,7 @@ def test_a_bridge_that_does_not_reach_the_decoder_is_refused():
 def test_an_id_that_its_type_cannot_hold_is_refused():
     model = readout(gru(300, 2), output_size=300)
     params = random_params(model)
-    says = "first got uint8, which does not hold 300 ids"
+    says = "first got uint8, which cannot hold 300 ids"
     refused(lambda: greedy(model, params, model.start(params), jnp.uint8(3), length=4), says)
 
 

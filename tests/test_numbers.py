@@ -37,7 +37,7 @@ def program(name, **said):
 
 
 def write(name, *key, length=2, **said):
-    return getattr(decoding, name)(model, model_params, *key, jnp.zeros(4), 0, length, **said)
+    return getattr(decoding, name)(model, model_params, *key, jnp.zeros(4), 0, length=length, **said)
 
 
 NAN, INF = float("nan"), float("inf")
