@@ -105,7 +105,7 @@ from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.named_cells import equal_models, make_cell, make_model
 from rnn_jax.lab.own_cells import digests_of
-from rnn_jax.lab.page import Table, add_figure, curve_rows, metric_curves, publish
+from rnn_jax.lab.page import Table, TextBlock, add_figure, curve_rows, metric_curves, publish
 from rnn_jax.lab.study import initial_params, open_study, train
 from rnn_jax.lab.tasks import character_task
 from rnn_jax.training import batch_learner
@@ -178,7 +178,7 @@ if len(text.ids) < needed:
 parts = text_parts(text, "90/5/5", at_most=25_000)
 windows = streams(parts.train, LANES, options.window)
 held_out, unseen = (lanes(part, max(1, min(64, len(part) // 256))) for part in (parts.validation, parts.test))
-print(text.vocabulary.decode(parts.validation[:200]))
+TextBlock(text.vocabulary.decode(parts.validation[:200]))
 
 # %%
 size = text.vocabulary.size

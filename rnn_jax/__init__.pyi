@@ -117,6 +117,7 @@ from rnn_jax.dropout import (
     input_dropout as input_dropout,
     map_recurrent as map_recurrent,
     output_dropout as output_dropout,
+    recurrent_dropout as recurrent_dropout,
     variational_dropout as variational_dropout,
     weight_drop as weight_drop,
     zoneout as zoneout,

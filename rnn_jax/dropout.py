@@ -23,6 +23,7 @@ __all__ = [
     "input_dropout",
     "map_recurrent",
     "output_dropout",
+    "recurrent_dropout",
     "variational_dropout",
     "weight_drop",
     "zoneout",

@@ -1,6 +1,6 @@
 """Decoding: against all sequences, against the softmax, and against teacher forcing."""
 
-# pyright: reportArgumentType=false  (wrong arguments on purpose)
+# pyright: reportArgumentType=false
 
 import functools
 import gc

@@ -143,16 +143,10 @@ def window_learner(
             params = transform(params, transform_key(state))
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-<<<<<<< HEAD
         start = laid_out(cell.start(params, batch), like=state.h)
         h = where(state.fresh, with_gradient_of(state.h, start), state.h)
         flags = {"mask": window.mask, "resets": window.resets}
         value, rest = streaming(cell, params, h, xs, window.targets, loss, **flags, has_aux=has_aux)
-=======
-        h = where(state.fresh, with_gradient_of(state.h, laid_out(cell.start(params, batch), like=state.h)), state.h)
-        marks = {"mask": window.mask, "resets": window.resets}
-        value, rest = streaming(cell, params, h, xs, window.targets, loss, **marks, has_aux=has_aux)
->>>>>>> w-learn
         return value, rest if has_aux else (rest, ())
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
