@@ -206,7 +206,7 @@ def test_a_cell_whose_recurrent_products_are_dropped_has_the_state_mask_of_varia
     ]
     assert [m.shape for m in masks] == [(4,), (5,)]
     refused(lambda: recurrent_dropout({"W": jnp.ones(2)}, key, 0.5), "recurrent_dropout got params of ")
-    refused(lambda: recurrent_dropout(params, key, 1.0), "rate got 1.0; want the part that is dropped")
+    refused(lambda: recurrent_dropout(params, key, 1.0), "rate got 1.0; want a dropout rate in [0, 1)")
 
 
 def is_dropped(part):

@@ -75,6 +75,7 @@ SIZES = {
     "copying_baseline length": lambda n: data.copying_baseline(4, length=n),
     "copying_baseline symbols": lambda n: data.copying_baseline(4, symbols=n),
     "one_hot size": lambda n: one_hot(ids, n),
+    "bigram_baselines vocabulary_size": lambda n: data.bigram_baselines(*[(np.zeros(4, int), np.zeros(4, int))] * 2, n),
     "witten_bell vocabulary_size": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), n, 2),
     "witten_bell order": lambda n: witten_bell(np.zeros(4, int), np.zeros(4, int), 3, n),
     "matching_size parameters": lambda n: matching_size(lambda H: rnn.gru(3, H), n),

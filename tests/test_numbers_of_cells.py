@@ -3,10 +3,8 @@
 # pyright: reportArgumentType=false
 # (wrong things on purpose)
 
-import importlib
 import inspect
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ import pytest
 import rnn_jax as rnn
 from rnn_jax import initializers
 from rnn_jax.combinators import LearnedStartParams
+from rnn_jax.lab.named_cells import make_cell
 from tests.cells_page import NEEDED, factories
 from tests.laboratory import as_a_user_has_it, refused
 
@@ -132,9 +131,8 @@ def test_no_array_of_fresh_params_or_of_a_start_is_another_one_too(factory):
         assert len(set(arrays)) == len(arrays)
 
 
-def test_ids_enter_every_cell_of_an_experiment_with_unit_variance(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "experiments")
-    make_cell, V = importlib.import_module("_cells").make_cell, 400
+def test_ids_enter_every_cell_of_an_experiment_with_unit_variance(tmp_path):
+    V = 400
     (tmp_path / "mine.py").write_text("from rnn_jax import vanilla as mine\n")
     for name in ("tanh", f"{tmp_path}/mine.py:mine"):
         cell = make_cell(name, V, 50, reads_ids=True)

@@ -51,7 +51,7 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Picture:
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         draw_lags(axis, lines, labels)
         axis.set_title(plain(title))
-    scale_lags(axes)
+    scale_lags([*axes])
     axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
     add_legend(axes[-1])
     return with_fonts(figure)
