@@ -95,7 +95,7 @@ from rnn_jax.lab.gradient_study import (
     band_of_seeds,
     gains_of_text,
     gradients_of_text,
-    measure_seeds,
+    measure_networks,
     memory_of_measurements,
     places_in_text,
     relative_to_lag_0,
@@ -227,14 +227,10 @@ def gradients_of_adding(model, params):
     return found - jnp.where(jnp.isfinite(found[:1]), found[:1], jnp.nan)
 
 
+measures = {f"{name} adding": partial(gradients_of_adding, adding_models[name][1]) for name in adding_cells}
+measured = measure_networks(options, measures, before, networks)
 adding_bands = {
-    when: {
-        name: band_of_seeds(
-            measure_seeds(options, partial(gradients_of_adding, adding_models[name][1]), of[f"{name} adding"])
-        )
-        for name in adding_cells
-    }
-    for when, of in zip(WHEN, (before, networks), strict=True)
+    when: {name: band_of_seeds(measured[f"{name} adding"][i]) for name in adding_cells} for i, when in enumerate(WHEN)
 }
 sections, errors = [], {name: float(scores[f"{name} adding"]["loss"].mean()) for name in adding_cells}
 if adding_cells:
@@ -267,13 +263,11 @@ sections[-1] if sections else "no network of act 1 is finished"
 
 # %%
 places = places_in_text(parts.validation, BURN_IN + options.lags + 1, options.probes)
-measured = {
-    name: [
-        measure_seeds(options, partial(gradients_of_text, text_models[name][1], ids=places, burn_in=BURN_IN), of)
-        for of in (before[f"{name} text"], networks[f"{name} text"])
-    ]
-    for name in text_cells
+measures = {
+    f"{name} text": partial(gradients_of_text, text_models[name][1], ids=places, burn_in=BURN_IN) for name in text_cells
 }
+of_text = measure_networks(options, measures, before, networks)
+measured = {name: of_text[f"{name} text"] for name in text_cells}
 text_bands = {when: {name: band_of_seeds(measured[name][i][0]) for name in text_cells} for i, when in enumerate(WHEN)}
 if text_cells:
     left_out = sum(int(np.isnan(slopes_of(log_norm)).sum()) for of in measured.values() for log_norm, *_ in of)
@@ -329,10 +323,11 @@ sections[-1] if sections else "no network is finished"
 gains = np.geomspace(0.25, 4.0, options.gains)
 few = places_in_text(parts.validation, options.sweep_lags + 1, max(1, options.probes // 4))
 if text_cells:
-    maps = {}
-    for name in text_cells:
-        sweep = partial(gains_of_text, text_models[name][1], ids=few, gains=gains)
-        maps[name] = relative_to_lag_0(measure_seeds(options, sweep, before[f"{name} text"]))
+    measures = {
+        f"{name} text": partial(gains_of_text, text_models[name][1], ids=few, gains=gains) for name in text_cells
+    }
+    swept = measure_networks(options, measures, before)
+    maps = {name: relative_to_lag_0(swept[f"{name} text"][0]) for name in text_cells}
     rows = [(name, gains[g], k, float(x)) for name, of in maps.items() for (g, k), x in np.ndenumerate(of)]
     columns, sentence = ("cell", "gain", "lag", "ln_norm_less_lag_0"), sentences.describe_sweep(maps, gains)
     figure, title = gain_figure(maps, gains.tolist()), "Act 3: where it vanishes and where it explodes"

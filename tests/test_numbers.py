@@ -40,6 +40,10 @@ def write(name, *key, length=2, **said):
     return getattr(decoding, name)(model, model_params, *key, jnp.zeros(4), 0, length=length, **said)
 
 
+def prompted(length):
+    return decoding.continue_prompt(model, model_params, KEY, jnp.array([0, 1]), length=length)
+
+
 NAN, INF = float("nan"), float("inf")
 NO_NUMBER = ["3", True, None, [1], np.ones(2), 1j]
 NEITHER = [value for value in NO_NUMBER if value is not None]
@@ -95,6 +99,7 @@ K1 = {
 COUNTS = {
     "greedy length": lambda n: write("greedy", length=n),
     "sample length": lambda n: write("sample", KEY, length=n),
+    "continue_prompt length": lambda n: prompted(length=n),
     "beam_search length": lambda n: write("beam_search", length=n, width=1),
     "window_cuts length": lambda n: rnn.window_cuts(n, 2),
     "length_mask length": lambda n: rnn.length_mask(jnp.array([0, 0]), n),
@@ -221,6 +226,10 @@ ELSEWHERE = {
     "keep_top_k k": "as top_k",
     "keep_nucleus p": "as top_p",
     "sample end": "as greedy",
+    "continue_prompt top_p": "as sample, which it calls",
+    "continue_prompt top_k": "as sample, which it calls",
+    "continue_prompt temperature": "as sample, which it calls",
+    "continue_prompt end": "as sample, which it calls",
     "beam_search end": "as greedy",
     **dict.fromkeys(
         (f"{task} {size}" for task in ("adding", "copying", "flip_flop") for size in ("T", "batch_size")),

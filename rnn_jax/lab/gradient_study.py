@@ -1,6 +1,8 @@
 """Measurements of gradients in networks of several seeds, and their figures."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,9 +15,10 @@ from rnn_jax.dropout import map_recurrent
 from rnn_jax.lab.figures import Band, band_of, lag_figure
 from rnn_jax.lab.loop import compile_program
 from rnn_jax.lab.memory import number_count
-from rnn_jax.lab.options import Options
+from rnn_jax.lab.options import StudyOptions
 from rnn_jax.lab.page import Section, add_figure
 from rnn_jax.lab.runs import Run
+from rnn_jax.lab.study import Networks
 from rnn_jax.losses import next_token_nats
 from rnn_jax.schedules import rollout
 from rnn_jax.types import Cell, Params
@@ -25,7 +28,7 @@ __all__ = [
     "band_of_seeds",
     "gains_of_text",
     "gradients_of_text",
-    "measure_seeds",
+    "measure_networks",
     "median_of",
     "memory_of_measurements",
     "places_in_text",
@@ -34,16 +37,29 @@ __all__ = [
 ]
 
 
-def measure_seeds(options: Options, measure: Callable[[Params], Any], networks: Mapping[int, Params]) -> Any:
-    """A measurement of the networks of all seeds at once, in NumPy arrays whose first axis is the seed.
+def measure_networks(
+    options: StudyOptions, measures: Mapping[str, Callable[[Params], Any]], *networks: Networks
+) -> dict[str, list[Any]]:
+    """Measurements of the networks of all seeds at once, several kinds side by side.
 
     Args:
         options: of the run.
-        measure: ``(params) -> arrays``.
-        networks: ``{seed: params}``.
+        measures: ``{kind: (params) -> arrays}``.
+        *networks: such as those before and those after training, each with all of these kinds.
+
+    Returns:
+        ``{kind: [measured, …]}``: for each of ``networks`` NumPy arrays whose first axis is the seed.
     """
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks.values())
-    return jax.tree.map(np.asarray, compile_program(options, jax.vmap(measure), params)(params))
+
+    def measure(kind: str) -> list[Any]:
+        params = [of_seed for of in networks for of_seed in of[kind].values()]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        found = compile_program(options, jax.vmap(measures[kind]), stacked)(stacked)
+        ends = np.cumsum([0, *(len(of[kind]) for of in networks)])
+        return [jax.tree.map(lambda a, b=b, e=e: np.asarray(a[b:e]), found) for b, e in itertools.pairwise(ends)]
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        return dict(zip(measures, pool.map(measure, measures), strict=True))
 
 
 def memory_of_measurements(options: Any, models: Sequence[Cell], outputs: int) -> dict[str, float]:
