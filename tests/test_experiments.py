@@ -13,7 +13,7 @@ import pytest
 from rnn_jax.lab.runs import read_json, read_metrics
 from tests.notebooks import NOTEBOOKS, code_cells, computes_or_shows, kernel
 from tests.scripts import EXPERIMENTS, ROOT, SCRIPTS, finish, start
-from tests.wrong_command_lines import CELL, lines_of, outcomes
+from tests.wrong_command_lines import lines_of, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +148,6 @@ def test_ctrl_c_as_a_network_ends_leaves_a_folder_that_agrees_with_itself(place,
     assert (folder / "report.html").is_file() == bool(tested)
     if place == "save_params":
         assert tested, "a network that is being saved is kept"
-
-
-def test_your_own_cell_joins_the_main_job_in_a_folder_of_any_name(tmp_path):
-    (tmp_path / "mine.py").write_text(CELL)
-    folder = tmp_path / "no [" / "b] $x_{$"  # markup of rich and of mathtext
-    words = ["--smoke", "--cells", f"{tmp_path}/mine.py:leaky", "--out", folder]
-    code, out, err = finish(start("vanishing_gradients", *words))
-    assert (code, err) == (0, "")
-    assert "leaky" in out
-    assert {row["cell"] for row in read_metrics(folder) if row["split"] == "validation"} == {"leaky"}
 
 
 SAMPLE = [
