@@ -7,9 +7,12 @@
 # known remedies. This notebook compares them in three acts, with equal numbers of parameters:
 #
 # 1. **The adding problem.** Something important happened long ago, and the network must remember it. A vanishing
-#    gradient costs the whole task.
+#    gradient can cost the whole task.
 # 2. **Text.** The next character depends on the characters just before it. A vanishing gradient costs little.
 # 3. **The gain of W_hh.** Where does the gradient vanish, where does it explode, and what lies between?
+#
+# The sentences under the figures are computed from their data; the text between the cells describes a run with the
+# default options.
 #
 # Hochreiter 1991; Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013.
 
@@ -98,11 +101,13 @@ from rnn_jax.lab.gradient_study import (
     band_of_seeds,
     gains_of_text,
     gradients_of_text,
+    has_recurrent_matrix,
     measure_networks,
     memory_of_measurements,
     places_in_text,
     relative_to_lag_0,
     slopes_of,
+    state_fields,
 )
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
@@ -114,11 +119,9 @@ from rnn_jax.lab.tasks import character_task
 from rnn_jax.training import batch_learner
 
 example = adding(jax.random.key(options.seed), options.steps, 1)
-figure = Picture(figsize=(10.8, 2.2), layout="constrained")
-axis = figure.subplots()
+axis = (figure := Picture(figsize=(10.8, 2.2), layout="constrained")).subplots()
 axis.bar(np.arange(options.steps), example.xs[:, 0, 0], color=["#D55E00" if m else "0.8" for m in example.xs[:, 0, 1]])
-axis.set_xlabel("step")
-axis.set_ylabel("value")
+axis.set(xlabel="step", ylabel="value")
 axis.set_title(f"One example: the two marked values add up to {float(example.targets[0]):.3f}", fontsize=11)
 with_fonts(figure)
 
@@ -175,9 +178,8 @@ text_options = dataclasses.replace(options, batch_size=LANES, **text_schedule)
 needed = max(20 * length, (LANES * options.window + 1) * 10 // 9 + 1)
 if len(text.ids) < needed:
     raise ValueError(
-        f"text got {len(text.ids)} characters; want at least {needed}: nine tenths for one window of {options.window} "
-        f"in each of {LANES} lanes, a twentieth for {length} characters to measure gradients on: "
-        "give a longer text, or a smaller --window or --lags"
+        f"text got {len(text.ids)} characters; want at least {needed}, a twentieth of them for measuring gradients: give "
+        "a longer text, or a smaller --window or --lags"
     )
 parts = text_parts(text, "90/5/5", at_most=25_000)
 windows = streams(parts.train, LANES, options.window)
@@ -284,7 +286,7 @@ sections[-1] if sections else "no network is finished"
 # carries on. Through which of the two does the gradient come back?
 
 # %%
-for name in [name for name in text_cells if measured[name][0][1].shape[1] == 2][:1]:
+for name in [name for name in text_cells if state_fields(text_models[name][1]) == ("h", "c")][:1]:
     panels = {
         when: {
             "h and c": text_bands[when][name],
@@ -320,23 +322,23 @@ sections[-1] if sections else "no network is finished"
 # ahead.
 #
 # ## Act 3: where the gradient vanishes and where it explodes
-# Multiply the first W_hh by a gain, and measure the gradient of untrained networks. Below an edge it vanishes; above it
-# explodes, except where the activation saturates (tanh, gates), which makes every Jacobian smaller.
+# Multiply the first W_hh of each cell that has one by a gain, and measure the gradient of untrained networks. Below an
+# edge it vanishes; above it explodes, except where the activation saturates, which makes every Jacobian smaller.
 
 # %%
 gains = np.geomspace(0.25, 4.0, options.gains)
 few = places_in_text(parts.validation, options.sweep_lags + 1, max(1, options.probes // 4))
-if text_cells:
-    measures = {
-        f"{name} text": partial(gains_of_text, text_models[name][1], ids=few, gains=gains) for name in text_cells
-    }
-    swept = measure_networks(options, measures, before)
-    maps = {name: relative_to_lag_0(swept[f"{name} text"][0]) for name in text_cells}
+sweep = partial(gains_of_text, ids=few, gains=gains)
+recurrent = [name for name in text_cells if has_recurrent_matrix(text_models[name][1])]
+measures = {f"{name} text": partial(sweep, text_models[name][1]) for name in recurrent}
+swept = measure_networks(options, measures, before)
+maps = {name: relative_to_lag_0(swept[f"{name} text"][0]) for name in recurrent}
+if maps:
     rows = [(name, gains[g], k, float(x)) for name, of in maps.items() for (g, k), x in np.ndenumerate(of)]
     columns, sentence = ("cell", "gain", "lag", "ln_norm_less_lag_0"), sentences.describe_sweep(maps, gains)
     figure, title = gain_figure(maps, gains.tolist()), "Act 3: where it vanishes and where it explodes"
     sections += [add_figure(run, "gain_sweep", figure, columns, rows, title=title, sentence=sentence)]
-sections[-1] if sections else "no network is finished"
+sections[-1] if maps else "no network with a W_hh is finished"
 
 # %% [markdown]
 # ## In numbers

@@ -12,7 +12,7 @@ from rnn_jax.data import adding
 from rnn_jax.lab import gradient_sentences as sentences
 from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.figures import Band, Curve
-from rnn_jax.lab.gradient_study import relative_to_lag_0
+from rnn_jax.lab.gradient_study import has_recurrent_matrix, relative_to_lag_0, state_fields
 from rnn_jax.lab.named_cells import make_cell
 from rnn_jax.lab.runs import read_json, read_metrics
 from tests.scripts import finish, run_here, start
@@ -244,3 +244,9 @@ def test_wrong_use_is_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monk
         assert message in err, words
         assert err.count("\n") == 1, words
         assert sorted(tmp_path.rglob("*")) == before, words
+
+
+def test_only_named_parts_and_recurrent_matrices_are_shown():
+    models = {name: make_cell(name, 3, 4, reads_ids=False) for name in ("lstm", "gru", "lru")}
+    assert [state_fields(model) == ("h", "c") for model in models.values()] == [True, False, False]
+    assert [has_recurrent_matrix(model) for model in models.values()] == [True, True, False]

@@ -28,12 +28,14 @@ __all__ = [
     "band_of_seeds",
     "gains_of_text",
     "gradients_of_text",
+    "has_recurrent_matrix",
     "measure_networks",
     "median_of",
     "memory_of_measurements",
     "places_in_text",
     "relative_to_lag_0",
     "slopes_of",
+    "state_fields",
 ]
 
 
@@ -78,6 +80,21 @@ def memory_of_measurements(options: Any, models: Sequence[Cell], outputs: int) -
         "gains": 4 * options.gains * (-(-options.probes // 4) * options.sweep_lags * step + params),
         "characters": 100 * options.characters,
     }
+
+
+def has_recurrent_matrix(model: Cell) -> bool:
+    """Whether the params of a model hold a matrix W_hh."""
+    found = []
+    jax.eval_shape(
+        lambda key: map_recurrent(lambda W_hh: found.append(None) or W_hh, model.init(key)), jax.random.key(0)
+    )
+    return bool(found)
+
+
+def state_fields(model: Cell) -> tuple[str, ...]:
+    """The names of the parts of a state, such as ``("h", "c")``; none for a state without names."""
+    state = jax.eval_shape(model.start, jax.eval_shape(model.init, jax.random.key(0)))
+    return getattr(state, "_fields", ())
 
 
 def places_in_text(ids: np.ndarray, steps: int, count: int) -> np.ndarray:

@@ -76,7 +76,7 @@ def draw_baselines(axis: Any, baselines: Mapping[str, float]) -> None:
 
 
 class LearningCurve(NamedTuple):
-    """Losses in nats a letter, for S seeds."""
+    """Losses in nats per character, for S seeds."""
 
     tokens: Float[np.ndarray, " N"]
     train: Float[np.ndarray, "N S"]
@@ -86,7 +86,7 @@ class LearningCurve(NamedTuple):
 def learning_figure(
     curves: Mapping[str, LearningCurve], chance: float, baselines: Mapping[str, float] | None = None
 ) -> Picture:
-    """Validation loss against letters read, training loss faint behind it, in nats and in bits; the mean over seeds.
+    """Validation loss against characters read, with a faint training loss, in nats and in bits; means over seeds.
 
     Args:
         curves: ``{label: curve}``.
@@ -113,11 +113,11 @@ def learning_figure(
     losses = np.concatenate([np.ravel(part) for c in curves.values() for part in (c.train, c.validation)] or [[]])
     axis.set_ylim(0.95 * min([*losses[np.isfinite(losses)], *(baselines or {}).values()], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)
-    axis.set_xlabel("letters read by each seed")
-    axis.set_ylabel("nats a letter")
+    axis.set_xlabel("characters read by each network")
+    axis.set_ylabel("nats per character")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     bits = axis.secondary_yaxis("right", functions=(lambda nats: nats / np.log(2), lambda bits: bits * np.log(2)))
-    bits.set_ylabel("bits a letter")
+    bits.set_ylabel("bits per character")
     bits.spines["right"].set_visible(False)
     add_legend(axis, title="validation (training faint)", title_fontsize=9)
     add_grid(axis)
