@@ -178,8 +178,8 @@ text_options = dataclasses.replace(options, batch_size=LANES, **text_schedule)
 needed = max(20 * length, (LANES * options.window + 1) * 10 // 9 + 1)
 if len(text.ids) < needed:
     raise ValueError(
-        f"text got {len(text.ids)} characters; want at least {needed}, a twentieth of them for measuring gradients: give "
-        "a longer text, or a smaller --window or --lags"
+        f"text got {len(text.ids)} characters; want at least {needed}, a twentieth of them for measuring gradients: "
+        "give a longer text, or a smaller --window or --lags"
     )
 parts = text_parts(text, "90/5/5", at_most=25_000)
 windows = streams(parts.train, LANES, options.window)

@@ -99,6 +99,7 @@ def cost_figure(bands: Mapping[str, Band], curves: Mapping[str, Any], baselines:
     draw_curves(right, curves)
     draw_baselines(right, baselines)
     right.set_yscale("log")
+    right.set_xlim(0, None)
     right.set_title("Error while learning")
     right.set_xlabel("updates")
     right.set_ylabel("mean squared error")
