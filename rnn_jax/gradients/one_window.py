@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.gradients.windows import Plan, Steps, plan_windows, require_scalar, value_and_aux, window_outputs
 from rnn_jax.machinery.checks import require_sequence
@@ -23,9 +23,9 @@ def streaming(
     targets: PyTree,
     loss: Callable[[PyTree, PyTree], Any],
     *,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
     has_aux: bool = False,
 ) -> tuple[Float[Array, ""], Any]:
     """The loss of one window, for an update after each window.

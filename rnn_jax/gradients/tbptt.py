@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PyTree
 
 from rnn_jax.gradients.windows import (
     Ends,
@@ -72,9 +72,9 @@ def cut(
     loss: Loss,
     *,
     window: int | Int[Array, ""],
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of one rollout whose gradient is cut at the beginning of every window: it defines the other programs.
 
@@ -138,9 +138,9 @@ def chunked(
     *,
     window: int,
     k1: int | None = None,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, with a gradient that is summed window by window: memory does not grow with T.
 
@@ -297,9 +297,9 @@ def parallel(
     *,
     window: int,
     k1: int | None = None,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, whose gradient runs through all windows at once, after a rollout without gradient.
 

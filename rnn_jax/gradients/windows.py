@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
@@ -67,7 +67,7 @@ def plan_windows(
     window: int,
     k1: int | None,
     flags: StepFlags,
-    lengths: Integer[Array, "..."] | None,
+    lengths: Integer[ArrayLike, "..."] | None,
     counted_steps: int | None = None,
 ) -> tuple[Plan, Steps]:
     """The plan of a program's windows, none longer than necessary, and the data of its steps, both checked.
