@@ -9,6 +9,7 @@ import argparse
 import ast
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,35 @@ def scripts() -> list[Path]:
 
 
 def question_of(script: Path) -> tuple[str, str]:
-    """Title and first paragraph of a script: of its first text cell in the percent format, or of its docstring."""
+    """Title and first paragraph of a script: of its first text cell in the percent format, or of its docstring.
+
+    A list that the paragraph announces, with a colon at its end, belongs to it.
+    """
     source = script.read_text()
     if "# %% [markdown]\n" in source:
         cell = source.split("# %% [markdown]\n", 1)[1].split("# %%", 1)[0]
         text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
     else:
         text = ast.get_docstring(ast.parse(source)) or script.stem
-    title, _, rest = text.partition("\n\n")
-    return title.removeprefix("# ").rstrip("."), rest.split("\n\n")[0]
+    title, *paragraphs = text.split("\n\n")
+    number = 2 if paragraphs[0].endswith(":") else 1
+    return title.removeprefix("# ").rstrip("."), "\n\n".join(paragraphs[:number])
+
+
+def command_of(argv: list[str]) -> str:
+    """The command of a run, without the folder that it wrote."""
+    words = shlex.join(["python", *argv])
+    return re.sub(r" --out[ =]\S+| --overwrite", "", words)
 
 
 def numbers_in(summary: Any, path: str = "") -> dict[str, float | list[float]]:
     """Every number of a nested summary, and every short list of numbers, by its path."""
     if isinstance(summary, dict):
-        return {name: number for key in summary for name, number in numbers_in(summary[key], f"{path} {key}").items()}
+        return {
+            name: number
+            for key, value in summary.items()
+            for name, number in numbers_in(value, path if key == "cells" else f"{path} {key}").items()
+        }
     values = summary if isinstance(summary, list) else [summary]
     if not values or len(values) > 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return {}
@@ -69,7 +84,7 @@ def copy_run(folder: Path, figure: str | None, names: list[str]) -> Path:
         raise ValueError(f"run got {folder}, figure {figure}, numbers {names}; want names that the run has")
     KEPT.mkdir(exist_ok=True)
     shutil.copy(figures[0], KEPT / f"{name}.svg")
-    facts = {"command": " ".join(start["argv"]), "smoke": bool(config.get("smoke")), "figure": figures[0].stem}
+    facts = {"command": command_of(start["argv"]), "smoke": bool(config.get("smoke")), "figure": figures[0].stem}
     facts |= {name: start[name] for name in ("commit", "date", "cpu", "jax")}
     facts["numbers"] = dict(list(numbers.items())[:MOST_NUMBERS])
     (KEPT / f"{name}.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")

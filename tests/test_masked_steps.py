@@ -1,5 +1,7 @@
 """A masked step is harmless for any cell, and inputs have the batch axes of the state."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -106,7 +108,7 @@ def test_flags_of_numpy_equal_those_of_jax(names):
     padded, lengths = pad([[0, 1, 1], [1]])
     ids = jnp.asarray(padded)
     given = {"lengths": lengths, "mask": np.asarray(length_mask(lengths, 3)), "resets": np.array([False, True, False])}
-    flags = {name: given.get(name, given["resets"]) for name in names}
+    flags: dict[str, Any] = {name: given.get(name, given["resets"]) for name in names}
 
     def states(flags):
         return rollout(cell, params, cell.start(params, (2,)), ids, **flags)

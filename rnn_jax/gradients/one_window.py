@@ -9,7 +9,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 from rnn_jax.gradients.windows import Plan, Steps, plan_windows, require_scalar, value_and_aux, window_outputs
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.schedules.scan import StepFlags
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["streaming"]
@@ -60,9 +59,7 @@ def streaming(
     """
     k2 = require_sequence(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
-    plan, steps = plan_windows(
-        cell, params, h, xs, targets, loss, k2, k1, StepFlags(mask, resets), lengths, counted_steps=k1
-    )
+    plan, steps = plan_windows(cell, params, h, xs, targets, loss, k2, k1, mask, lengths, resets, counted_steps=k1)
     value, begin, aux = _one_window(plan, params, h, steps, k1, has_aux)
     return value, (begin, aux) if has_aux else begin
 

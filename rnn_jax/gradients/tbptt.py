@@ -56,7 +56,7 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.schedules.driver import outputs, rollout, run_schedule
-from rnn_jax.schedules.scan import StepFlags, where
+from rnn_jax.schedules.scan import where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
 
@@ -170,7 +170,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -312,7 +312,7 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _in_parallel(plan, params, h0, steps)
