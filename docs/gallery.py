@@ -1,7 +1,7 @@
-"""Takes the figure and the headline numbers of finished runs into the gallery: ``python -m docs.gallery RUN …``.
+"""The gallery: figures and headline numbers, copied from finished runs by ``python -m docs.gallery RUN …``.
 
-A run is its folder, or ``FOLDER=FIGURE`` to choose the figure by its name; without one the first in alphabetical order
-is taken. ``--numbers NAME …`` keeps only the numbers of these names. The page ``docs/gallery.md`` is then written anew;
+A run is its folder, or ``FOLDER=FIGURE`` to choose the figure by its name; without one it is the first in alphabetical
+order. ``--numbers NAME …`` keeps only the numbers of these names. The page ``docs/gallery.md`` is then written anew;
 without a run only the page is.
 """
 
@@ -20,7 +20,7 @@ MOST_NUMBERS = 24
 INTRODUCTION = """# Gallery of experiments
 
 Each experiment is one script that asks one question. It runs as a command and, cell by cell, as a notebook. The figures
-and numbers below are from the runs named beside them; `python -m docs.gallery RUN` takes a run into this page.
+and numbers below are from the runs named beside them; `python -m docs.gallery RUN` copies a run to this page.
 """
 
 
@@ -97,7 +97,7 @@ def section(script: Path) -> str:
     parts = [f"## {title}", f"`experiments/{script.name}`", question]
     facts = KEPT / f"{script.stem}.json"
     if not facts.exists():
-        return "\n\n".join([*parts, "*No run has been taken into the gallery yet.*"])
+        return "\n\n".join([*parts, "*No run has been copied to the gallery yet.*"])
     run = json.loads(facts.read_text())
     if run["smoke"]:
         parts.append("**From a smoke run of a few seconds: it shows that the script works, its numbers mean nothing.**")
@@ -119,7 +119,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Reads the command line, takes the runs and writes the page."""
+    """Reads the command line, copies the runs and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m docs.gallery", description=str(__doc__).partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run folder, or FOLDER=FIGURE")
     parser.add_argument("--numbers", nargs="+", default=[], metavar="NAME", help="keep only these, by their last name")

@@ -93,8 +93,7 @@ axis.legend()
 figure
 
 # %% [markdown]
-# The rule of thumb: a window must be several times the half-life of what is to be learned. With a = 0.97 a window
-# of 64 steps still misses 14 % of the gradient.
+# A window must be several times as long as the half-life. With a = 0.97 a window of 64 steps still misses 14 %.
 #
 # ## Windows that overlap
 #
