@@ -58,7 +58,7 @@ def test_the_diagram_of_the_house_names_every_file_in_the_order_of_the_floors():
         assert {path.name for path in (root / folder).glob("[!_]*.py")} <= named, folder
     lines = [line for line in diagram.splitlines() if not line.startswith(" ")]
     rooms = [room for line in lines for room in re.findall(r"(?:^|  )(\w+)(?:/|\.py)(?= |$)", line)]
-    assert rooms == [*FLOORS[:-1]]
+    assert [room for room in rooms if room in FLOORS] == [*FLOORS[:-1]]
 
 
 def test_the_citation_gives_the_version():
