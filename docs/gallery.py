@@ -6,7 +6,6 @@ without a run only the page is.
 """
 
 import argparse
-import ast
 import json
 import re
 import shlex
@@ -30,16 +29,15 @@ def scripts() -> list[Path]:
 
 
 def question_of(script: Path) -> tuple[str, str]:
-    """Title and first paragraph of a script: of its first text cell in the percent format, or of its docstring.
+    """Title and first paragraph of the first text cell of a script, in the percent format.
 
-    A list that the paragraph announces, with a colon at its end, belongs to it.
+    A script without cells starts those of a folder that it names, and one of them has the text. A list that the
+    paragraph announces, with a colon at its end, belongs to it.
     """
-    source = script.read_text()
-    if "# %% [markdown]\n" in source:
-        cell = source.split("# %% [markdown]\n", 1)[1].split("# %%", 1)[0]
-        text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
-    else:
-        text = ast.get_docstring(ast.parse(source)) or script.stem
+    source, begin = script.read_text(), "# %% [markdown]\n"
+    inner = [path.read_text() for path in sorted(script.parent.glob("*/*.py")) if path.parent.name in source]
+    cell = next(text for text in (source, *inner) if begin in text).split(begin)[1].split("# %%")[0]
+    text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
     title, *paragraphs = text.split("\n\n")
     number = 2 if paragraphs[0].endswith(":") else 1
     return title.removeprefix("# ").rstrip("."), "\n\n".join(paragraphs[:number])

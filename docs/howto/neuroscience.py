@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Neuroscience: a noisy rate network of your own
+# # Neuroscience: your own noisy rate network
 #
 # Models of neural populations are rate networks with private noise:
 #

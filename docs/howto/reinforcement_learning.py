@@ -104,14 +104,14 @@ params = agent.init(jax.random.key(0))
 carry = params, optimizer.init(params), agent.start(params, (B,)), nothing
 learn = jax.jit(lambda carry, keys: jax.lax.scan(update, carry, keys))
 rewards = [float(share_right(carry[0], jax.random.key(9)))]
-for part in range(4):
-    carry, _ = learn(carry, jax.random.split(jax.random.key(part), 15))
+for part in range(10):
+    carry, _ = learn(carry, jax.random.split(jax.random.key(part), 3))
     rewards.append(float(share_right(carry[0], jax.random.key(9))))
 assert 0.3 < rewards[0] < 0.7  # chance
 assert rewards[-1] > 0.95
 params = carry[0]
 
-curve_figure({"agent": (range(0, 75, 15), jnp.array(rewards))}, x="updates", y="mean reward", percent=True)
+curve_figure({"agent": (range(0, 33, 3), jnp.array(rewards))}, x="updates", y="mean reward", percent=True)
 
 # %% [markdown]
 # ## Acting, one step at a time

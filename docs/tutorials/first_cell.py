@@ -16,7 +16,7 @@ from rnn_jax.lab.figures import curve_figure
 # %% [markdown]
 # ## The function
 #
-# The cell of this page is a leaky integrator. Each unit keeps 90 % of its value and takes 10 % of a new one:
+# The cell of this page is a leaky integrator. Each unit keeps 90 % of its value and adds 10 % of a new one:
 #
 #     h_t = 0.9 h_{t−1} + 0.1 tanh(W_xh x_t + W_hh h_{t−1})
 #
