@@ -1,14 +1,14 @@
-"""Takes the figure and the headline numbers of finished runs into the gallery: ``python -m docs.gallery RUN …``.
+"""The gallery: figures and headline numbers, copied from finished runs by ``python -m docs.gallery RUN …``.
 
-A run is its folder, or ``FOLDER=FIGURE`` to choose the figure by its name; without one the first in alphabetical order
-is taken. ``--numbers NAME …`` keeps only the numbers of these names. The page ``docs/gallery.md`` is then written anew;
+A run is its folder, or ``FOLDER=FIGURE`` to choose the figure by its name; without one it is the first in alphabetical
+order. ``--numbers NAME …`` keeps only the numbers of these names. The page ``docs/gallery.md`` is then written anew;
 without a run only the page is.
 """
 
 import argparse
-import ast
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ MOST_NUMBERS = 24
 INTRODUCTION = """# Gallery of experiments
 
 Each experiment is one script that asks one question. It runs as a command and, cell by cell, as a notebook. The figures
-and numbers below are from the runs named beside them; `python -m docs.gallery RUN` takes a run into this page.
+and numbers below are from the runs named beside them; `python -m docs.gallery RUN` copies a run to this page.
 """
 
 
@@ -29,21 +29,34 @@ def scripts() -> list[Path]:
 
 
 def question_of(script: Path) -> tuple[str, str]:
-    """Title and first paragraph of a script: of its first text cell in the percent format, or of its docstring."""
-    source = script.read_text()
-    if "# %% [markdown]\n" in source:
-        cell = source.split("# %% [markdown]\n", 1)[1].split("# %%", 1)[0]
-        text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
-    else:
-        text = ast.get_docstring(ast.parse(source)) or script.stem
-    title, _, rest = text.partition("\n\n")
-    return title.removeprefix("# ").rstrip("."), rest.split("\n\n")[0]
+    """Title and first paragraph of the first text cell of a script, in the percent format.
+
+    A script without cells starts those of a folder that it names, and one of them has the text. A list that the
+    paragraph announces, with a colon at its end, belongs to it.
+    """
+    source, begin = script.read_text(), "# %% [markdown]\n"
+    inner = [path.read_text() for path in sorted(script.parent.glob("*/*.py")) if path.parent.name in source]
+    cell = next(text for text in (source, *inner) if begin in text).split(begin)[1].split("# %%")[0]
+    text = re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip()
+    title, *paragraphs = text.split("\n\n")
+    number = 2 if paragraphs[0].endswith(":") else 1
+    return title.removeprefix("# ").rstrip("."), "\n\n".join(paragraphs[:number])
+
+
+def command_of(argv: list[str]) -> str:
+    """The command of a run, without the folder that it wrote."""
+    words = shlex.join(["python", *argv])
+    return re.sub(r" --out[ =]\S+| --overwrite", "", words)
 
 
 def numbers_in(summary: Any, path: str = "") -> dict[str, float | list[float]]:
     """Every number of a nested summary, and every short list of numbers, by its path."""
     if isinstance(summary, dict):
-        return {name: number for key in summary for name, number in numbers_in(summary[key], f"{path} {key}").items()}
+        return {
+            name: number
+            for key, value in summary.items()
+            for name, number in numbers_in(value, path if key == "cells" else f"{path} {key}").items()
+        }
     values = summary if isinstance(summary, list) else [summary]
     if not values or len(values) > 5 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return {}
@@ -69,7 +82,7 @@ def copy_run(folder: Path, figure: str | None, names: list[str]) -> Path:
         raise ValueError(f"run got {folder}, figure {figure}, numbers {names}; want names that the run has")
     KEPT.mkdir(exist_ok=True)
     shutil.copy(figures[0], KEPT / f"{name}.svg")
-    facts = {"command": " ".join(start["argv"]), "smoke": bool(config.get("smoke")), "figure": figures[0].stem}
+    facts = {"command": command_of(start["argv"]), "smoke": bool(config.get("smoke")), "figure": figures[0].stem}
     facts |= {name: start[name] for name in ("commit", "date", "cpu", "jax")}
     facts["numbers"] = dict(list(numbers.items())[:MOST_NUMBERS])
     (KEPT / f"{name}.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
@@ -82,7 +95,7 @@ def section(script: Path) -> str:
     parts = [f"## {title}", f"`experiments/{script.name}`", question]
     facts = KEPT / f"{script.stem}.json"
     if not facts.exists():
-        return "\n\n".join([*parts, "*No run has been taken into the gallery yet.*"])
+        return "\n\n".join([*parts, "*No run has been copied to the gallery yet.*"])
     run = json.loads(facts.read_text())
     if run["smoke"]:
         parts.append("**From a smoke run of a few seconds: it shows that the script works, its numbers mean nothing.**")
@@ -104,7 +117,7 @@ def page() -> str:
 
 
 def main() -> None:
-    """Reads the command line, takes the runs and writes the page."""
+    """Reads the command line, copies the runs and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m docs.gallery", description=str(__doc__).partition("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run folder, or FOLDER=FIGURE")
     parser.add_argument("--numbers", nargs="+", default=[], metavar="NAME", help="keep only these, by their last name")

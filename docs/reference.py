@@ -78,7 +78,7 @@ PLACES = {name: f"{page.module}.{name}" for page in reversed(PAGES) for name in 
 
 
 def write_pages(app: Any) -> None:
-    """Writes ``api/*.md``, one page a module, before Sphinx looks for its sources."""
+    """Writes ``api/*.md``, one page a module, before Sphinx searches its sources."""
     folder = Path(app.srcdir) / "api"
     folder.mkdir(exist_ok=True)
     for page in PAGES:
@@ -113,7 +113,7 @@ def link_sources(app: Any, name: str, source: list[str]) -> None:
     source[0] = re.sub(outside, replacement, source[0])
 
 
-def read_well(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def convert_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings as reStructuredText: links for public names, the equations of a cell, no name for a plain field."""
     if lines and lines[0].startswith("Alias for field number"):
         lines.clear()
@@ -173,7 +173,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Registers the functions above."""
     app.connect("builder-inited", write_pages)
     app.connect("source-read", link_sources)
-    app.connect("autodoc-process-docstring", read_well, priority=400)
+    app.connect("autodoc-process-docstring", convert_docstring, priority=400)
     app.connect("autodoc-process-signature", short_signature)
     app.connect("doctree-read", shorten_types)
     return {"parallel_read_safe": True}

@@ -37,7 +37,7 @@ def window_cuts(length: int, window: int | Int[Array, ""]) -> Bool[Array, " T"]:
     return (t % window == 0) & (t > 0)
 
 
-def length_mask(lengths: Integer[Array, "*batch"], length: int) -> Bool[Array, "T *batch"]:
+def length_mask(lengths: Integer[ArrayLike, "*batch"], length: int) -> Bool[Array, "T *batch"]:
     """The mask of sequences that end early: True at the first ``lengths`` steps of each example.
 
     Args:
@@ -79,7 +79,7 @@ def require_length(length: int) -> None:
 
 
 def reverse_sequence(
-    xs: PyTree[Shaped[Array, "T ..."]], lengths: Integer[Array, "*batch"]
+    xs: PyTree[Shaped[Array, "T ..."]], lengths: Integer[ArrayLike, "*batch"]
 ) -> PyTree[Shaped[Array, "T ..."]]:
     """Each example reversed within its length; the padding after it stays where it is.
 

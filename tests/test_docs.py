@@ -9,13 +9,13 @@ from pathlib import Path
 import flax.linen
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib import pyplot
 
+import rnn_jax
 from docs import gallery
 from rnn_jax import gru, rollout
+from tests.test_house import FLOORS
 
 DOCS = Path(gallery.__file__).parent
 SCRIPTS = sorted([*DOCS.glob("tutorials/*.py"), *DOCS.glob("howto/*.py")])
@@ -32,10 +32,8 @@ def default_modes():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_page_runs_and_its_numbers_hold(script):
-    matplotlib.use("agg")
     with default_modes():
         runpy.run_path(str(script))
-    pyplot.close("all")
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
@@ -50,6 +48,22 @@ def test_every_page_stands_in_the_table_of_contents():
     pages = [*SCRIPTS, *(page for page in DOCS.glob("*.md") if page.stem != "index")]
     missing = [page.stem for page in pages if f"\n{page.relative_to(DOCS).with_suffix('')}\n" not in contents]
     assert not missing
+
+
+def test_the_diagram_of_the_house_names_every_file_in_the_order_of_the_floors():
+    diagram = (DOCS / "design.md").read_text().split("## The house")[1].split("```")[1]
+    named, root = {*re.findall(r"\w+\.pyi?\b", diagram)}, Path(rnn_jax.__file__).parent
+    assert named <= {path.name for path in root.rglob("*.py*")}
+    for folder in ("data", "decoding", "diagnostics", "gradients", "lab", "machinery", "training"):
+        assert {path.name for path in (root / folder).glob("[!_]*.py")} <= named, folder
+    lines = [line for line in diagram.splitlines() if not line.startswith(" ")]
+    rooms = [room for line in lines for room in re.findall(r"(?:^|  )(\w+)(?:/|\.py)(?= |$)", line)]
+    assert [room for room in rooms if room in FLOORS] == [*FLOORS[:-1]]
+
+
+def test_the_citation_gives_the_version():
+    assert f"\nversion: {rnn_jax.__version__}\n" in (DOCS.parent / "CITATION.cff").read_text()
+    assert f"version = {{{rnn_jax.__version__}}}" in (DOCS / "citation.md").read_text()
 
 
 def test_the_gallery_is_what_its_script_writes():

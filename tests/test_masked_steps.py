@@ -1,13 +1,16 @@
 """A masked step is harmless for any cell, and inputs have the batch axes of the state."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import Cell, cell_from_step, gru, input_dropout, keyed, one_to_one, rollout, vanilla
-from rnn_jax.gradients import PROGRAMS
+from rnn_jax import Cell, cell_from_step, gru, input_dropout, keyed, length_mask, one_to_one, rollout, vanilla
+from rnn_jax.data import pad
+from rnn_jax.gradients import PROGRAMS, streaming
 from tests.laboratory import refused
 
 T, B, I, H = 5, 3, 3, 4
@@ -96,6 +99,24 @@ def test_windows_that_wait_before_the_first_step_are_harmless(program):
 
     grads = gradient(params)
     assert all(np.isfinite(leaf).all() for leaf in grads)
+
+
+@pytest.mark.parametrize("names", [("lengths", "resets"), ("mask", "resets"), ("lengths", "cuts")])
+def test_flags_of_numpy_equal_those_of_jax(names):
+    cell = vanilla(2, H)
+    params = cell.init(KEY)
+    padded, lengths = pad([[0, 1, 1], [1]])
+    ids = jnp.asarray(padded)
+    given = {"lengths": lengths, "mask": np.asarray(length_mask(lengths, 3)), "resets": np.array([False, True, False])}
+    flags: dict[str, Any] = {name: given.get(name, given["resets"]) for name in names}
+
+    def states(flags):
+        return rollout(cell, params, cell.start(params, (2,)), ids, **flags)
+
+    chex.assert_trees_all_equal(states(flags), states(jax.tree.map(jnp.asarray, flags)))
+    if "cuts" not in flags:  # which the programs make themselves
+        loss = streaming(cell, params, cell.start(params, (2,)), ids, (), lambda hs, _: jnp.sum(hs**2), **flags)[0]
+        np.testing.assert_allclose(loss, jnp.sum(states(flags)[1] ** 2), rtol=1e-12)
 
 
 def test_ids_and_keys_stand_by_too():

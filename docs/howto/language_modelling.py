@@ -14,19 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rnn_jax import gru, initializers, keyed, many_to_many, output_dropout, readout, rollout, stack, zoneout
-from rnn_jax.data.ngrams import witten_bell
-from rnn_jax.data.text import streams, vocabulary
-from rnn_jax.data.texts import python_reference
-from rnn_jax.decoding import sample
-from rnn_jax.losses import bits_per_char, cross_entropy, perplexity
-from rnn_jax.training import fit, window_learner
+from rnn_jax import gru, initializers, keyed, output_dropout, readout, rollout, stack, zoneout
+from rnn_jax.data import python_reference, streams, vocabulary, witten_bell
+from rnn_jax.decoding import continue_prompt
+from rnn_jax.losses import bits_per_char, cross_entropy, per_step, perplexity
+from rnn_jax.training import evaluate, fit, window_learner
 
 # %% [markdown]
 # ## The text
 #
-# The Python language reference that every CPython carries needs no download. `named_text("tiny_shakespeare")` and
-# `read_text("my.txt")` give others. The validation part must follow the training part, not be mixed into it.
+# The Python language reference is part of every CPython and needs no download. `named_text("tiny_shakespeare")` and
+# `read_text("my.txt")` return other texts. The validation part must follow the training part, not be mixed into it.
 
 # %%
 text = python_reference()[:40_000]
@@ -60,27 +58,27 @@ assert (xs[1, 0] == targets[0, -1]).all()
 # %% [markdown]
 # ## The network
 #
-# Ids select rows of `W_xh`, which `unit_normal` starts at the right scale. `output_dropout` draws while training,
-# because the learner gives it keys, and takes the mean in evaluation. For more layers use `stack`.
+# Ids select rows of `W_xh`, which `unit_normal` initialises at the right scale. (For words instead of characters, an
+# `embedding` in front of the cell needs fewer weights.) `output_dropout` draws masks in training, because the learner
+# gives it keys, and computes the mean in evaluation. For more layers use `stack`.
 
 # %%
 core = output_dropout(gru(characters.size, 64, input_init=initializers.unit_normal()), rate=0.1)
 model = readout(core, characters.size)
-learner = window_learner(model, cross_entropy, optax.adam(1e-2), clip=1.0)
+learner = window_learner(model, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
 state = learner.init(jax.random.key(0), (16,))
 
 # %% [markdown]
 # ## Training and validation
 #
-# One compiled call an epoch. The validation loss is that of one long rollout from the start state.
+# One compiled call an epoch. `evaluate` computes the loss of one long rollout from the start state, in the memory of
+# one window.
 
 
 # %%
 @jax.jit
 def validation_nats(params):
-    xs, targets = jnp.asarray(validation[:-1, None]), jnp.asarray(validation[1:, None])
-    logits = many_to_many(model, params, model.start(params, (1,)), xs)
-    return cross_entropy(logits, targets) / len(targets)
+    return evaluate(model, params, validation[:-1, None], validation[1:, None], per_step(cross_entropy))
 
 
 epoch = jax.jit(lambda state: fit(learner, state, (xs, targets)))
@@ -102,20 +100,20 @@ f"{nats:.2f} nats, {bits_per_char(nats):.2f} bits a character, perplexity {perpl
 #
 # ## Writing
 #
-# A prompt is read by a rollout; the state after it is where sampling starts. Here the prompt is one character.
+# `continue_prompt` reads a prompt and samples what follows.
 
 # %%
-first = characters.encode("T")[0]
-drawn = sample(model, state.params, jax.random.key(1), model.start(state.params), first, length=120, temperature=0.7)
+prompt = characters.encode("The ")
+drawn = continue_prompt(model, state.params, jax.random.key(1), prompt, length=120, temperature=0.7)
 written = characters.decode(drawn.ids)
 assert len(written) == 120
-print("T" + written)
+print("The " + written)
 
 # %% [markdown]
 # ## Dropout of several kinds
 #
-# Cells with dropout or zoneout can be stacked like any others. With keys beside the inputs they draw, which is
-# training; without keys they take the mean, which is evaluation and the same every time.
+# Cells with dropout or zoneout can be stacked like any others. With keys beside the inputs they draw masks, as in
+# training; without keys they compute the mean, as in evaluation, which is the same every time.
 
 # %%
 cell = stack(output_dropout(gru(2, 8), rate=0.5), zoneout(gru(8, 4), rate=0.1))
@@ -132,6 +130,6 @@ assert not jnp.array_equal(tops[0], tops[1]) and jnp.array_equal(tops[2], tops[3
 # - **Ids outside the vocabulary** give NaN, never the row of a neighbour; `encode` refuses unknown characters.
 # - **The state is carried** from window to window. Evaluate with a carried state too: the loss of windows that each
 #   begin at zero is higher.
-# - **Regularisation**: `output_dropout`, `variational_dropout`, `zoneout`, `weight_drop`; and weight decay by
-#   `optax.adamw`.
+# - **Regularisation**: `output_dropout`, `variational_dropout`, `zoneout`; `weight_drop` as the `transform` of
+#   `window_learner`, with a new mask for each window; and weight decay by `optax.adamw`.
 # - **Truncation is a bias**: see [](../tutorials/truncation.py).

@@ -1,28 +1,29 @@
 # %% [markdown]
-# # Neuroscience: a noisy rate network of your own
+# # Neuroscience: your own noisy rate network
 #
 # Models of neural populations are rate networks with private noise:
 #
 #     h_t = (1 − α) h_{t−1} + α (W_hh tanh(h_{t−1}) + W_xh x_t + b) + σ √(2α) ξ_t,     α = Δt/τ,  ξ_t ~ N(0, 1)
 #
 # The library has the version without noise (`ctrnn`). This page writes the noisy one as your own cell, checks its
-# noise against theory, trains it on a decision task, and looks at its dynamics.
+# noise against theory, trains it on a decision task, and computes the eigenvalues of its dynamics.
 
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
+from matplotlib.patches import Circle
 
 from rnn_jax import Keyed, cell_from_step, initializers, keyed, leading_gain, outputs, readout, rollout, step_jacobian
+from rnn_jax.lab.figures import Picture
 from rnn_jax.training import batch_learner, fit
 
 # %% [markdown]
 # ## Noise is an input
 #
-# A cell is a pure function, so its randomness comes in beside the input: a cell with the mark `keyed=True` may be
-# given `Keyed(x, key)`, with one key for each example of the batch. Without keys it computes the mean, here the
-# noiseless network. Firing rates are tanh(h): that is the `output`, which the readout and the loss receive.
+# A cell is a pure function, so its randomness is an argument: a cell with `keyed=True` may be given `Keyed(x, key)` in
+# the place of x, with one key for each example of the batch. Without keys it computes the mean, here the network
+# without noise. The firing rates are tanh(h): this is the `output`, which the readout and the loss receive.
 
 
 # %%
@@ -72,8 +73,8 @@ f"variance {variance:.4f}, in theory {0.1**2 / 0.9:.4f}"
 # %% [markdown]
 # ## A decision
 #
-# Evidence of ±0.2 arrives for 30 steps in noise of size 1. At the end the network must say its sign. The best that
-# any observer can do is the sign of the sum, which is right with probability Φ(0.2 √30) = 0.86.
+# Evidence of ±0.2 arrives for 30 steps in noise of variance 1. At the end the network must decide which sign it had.
+# No observer can do better than the sign of the sum, which is right with probability Φ(0.2 √30) = 0.86.
 
 # %%
 T, B, STRENGTH = 30, 64, 0.2
@@ -126,9 +127,9 @@ slowest = float(jnp.abs(eigenvalues).max())
 assert slowest > 0.9
 assert leading_gain(model, state.params, rest, jnp.zeros(1)) >= slowest - 1e-4
 
-figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
-axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.7"))
+figure = Picture(figsize=(3.6, 3.4), layout="constrained")
+axis = figure.subplots()
+axis.add_patch(Circle((0, 0), 1, fill=False, color="0.7"))
 axis.plot(eigenvalues.real, eigenvalues.imag, "o")
 axis.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", title="Eigenvalues of one step")
-plt.close(figure)
 figure

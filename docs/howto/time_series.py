@@ -10,11 +10,12 @@
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
 from rnn_jax import gru, length_mask, outputs, readout, rollout
+from rnn_jax.lab.figures import Picture
+from rnn_jax.losses import per_step, squared_error
 from rnn_jax.training import batch_learner, fit
 
 A, P, T, B = -0.9, 0.5, 40, 32
@@ -25,8 +26,8 @@ def draw_series(rng, updates):
     values = [noise[0]]
     for e in noise[1:]:
         values.append(A * values[-1] + np.sqrt(1 - A**2) * e)
-    seen = np.where(rng.random((T + 1, updates, B)) < P, values, np.nan)
-    return jnp.asarray(np.moveaxis(seen, 1, 0), dtype=float)  # (updates, T + 1, B)
+    observed = np.where(rng.random((T + 1, updates, B)) < P, values, np.nan)
+    return jnp.asarray(np.moveaxis(observed, 1, 0), dtype=float)  # (updates, T + 1, B)
 
 
 series = draw_series(np.random.default_rng(0), 250)
@@ -37,7 +38,7 @@ assert 0.48 < jnp.isnan(series).mean() < 0.52
 #
 # If the last observed value is d steps old, the best forecast of x_{t+1} is a^(d+1) times that value. Gaps have the
 # probabilities p (1 − p)^d, so the smallest mean squared error is 1 − p a² / (1 − (1 − p) a²) = 0.32. A forecast
-# that does not know d can do no better than 1 − c² with c = p a / (1 − (1 − p) a), which is 0.90: hardly better than
+# that does not use d can do no better than 1 − c² with c = p a / (1 − (1 − p) a), which is 0.90: hardly better than
 # the constant 0.
 
 # %%
@@ -54,27 +55,20 @@ assert (round(best, 2), round(without_age, 2)) == (0.32, 0.90)
 # **Continue**: replace NaN by 0 and add a second feature, 1 if observed. The network makes a step at every gap and
 # can count. This is right where time goes on during a gap, as here.
 #
-# The loss counts only targets that were observed; `jnp.where` comes **before** the square, so no NaN enters the
-# gradient.
+# The loss counts only targets that were observed. Its mask acts **before** the square, so no NaN enters the gradient.
 
 
 # %%
-def squared_error(forecast, target):
-    observed = ~jnp.isnan(target)
-    difference = jnp.where(observed, forecast - jnp.where(observed, target, 0), 0)
-    return jnp.sum(difference**2) / jnp.sum(observed)
-
-
 def hold(model, params, xs):
     _, hs = rollout(model, params, model.start(params, xs.shape[1:]), xs[..., None], mask=~jnp.isnan(xs))
-    return outputs(model, params, hs)[..., 0]
+    return outputs(model, params, hs)
 
 
 def keep_going(model, params, xs):
     observed = ~jnp.isnan(xs)
     features = jnp.stack([jnp.where(observed, xs, 0), observed.astype(xs.dtype)], axis=-1)
     _, hs = rollout(model, params, model.start(params, xs.shape[1:]), features)
-    return outputs(model, params, hs)[..., 0]
+    return outputs(model, params, hs)
 
 
 test = draw_series(np.random.default_rng(1), 4)
@@ -83,7 +77,9 @@ for name, forecast, features in (("hold", hold, 1), ("continue", keep_going, 2))
     model = readout(gru(features, 16), 1)
 
     def loss(params, series, model=model, forecast=forecast):
-        return squared_error(forecast(model, params, series[:-1]), series[1:])
+        targets = series[1:]
+        ys = forecast(model, params, series[:-1])  # (T, B, 1)
+        return per_step(squared_error)(ys, targets[..., None], ~jnp.isnan(targets))
 
     learner = batch_learner(model.init, loss, optax.adam(0.02))
     state, info = jax.jit(lambda key, run=learner: fit(run, run.init(key, ()), (series,)))(jax.random.key(0))
@@ -93,13 +89,13 @@ for name, forecast, features in (("hold", hold, 1), ("continue", keep_going, 2))
 assert abs(errors["hold"] - without_age) < 0.08
 assert best - 0.05 < errors["continue"] < best + 0.08
 
-figure, axis = plt.subplots(figsize=(5, 2.4), layout="constrained")
+figure = Picture(figsize=(5, 2.4), layout="constrained")
+axis = figure.subplots()
 axis.barh(list(errors), list(errors.values()), color=["0.6", "tab:blue"])
 axis.axvline(best, color="k", linestyle="--", label="best possible")
 axis.axvline(without_age, color="k", linestyle=":", label="best without the age of the last value")
 axis.set(xlabel="mean squared error of the forecast", xlim=(0, 1.2))
 axis.legend(loc="upper center", bbox_to_anchor=(0.45, 1.3), ncols=2, frameon=False)
-plt.close(figure)
 figure
 
 # %% [markdown]

@@ -8,15 +8,15 @@
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 
 import rnn_jax as rnn
 from rnn_jax import cell_from_step, initializers, lag_gradients, rollout, summarise_lags
+from rnn_jax.lab.figures import curve_figure
 
 # %% [markdown]
 # ## The function
 #
-# The cell of this page is a leaky integrator. Each unit keeps 90 % of its value and takes 10 % of a new one:
+# The cell of this page is a leaky integrator. Each unit keeps 90 % of its value and adds 10 % of a new one:
 #
 #     h_t = 0.9 h_{t−1} + 0.1 tanh(W_xh x_t + W_hh h_{t−1})
 #
@@ -62,11 +62,7 @@ h = cell.start(params)
 for x in xs:
     h = cell.step(params, h, x)
 assert jnp.allclose(h, h_T, atol=1e-5)
-figure, axis = plt.subplots(figsize=(7, 2.5), layout="constrained")
-axis.plot(hs)
-axis.set(xlabel="step t", ylabel="h_t", title="Four leaky units")
-plt.close(figure)
-figure
+curve_figure({f"unit {n}": (range(50), hs[:, n]) for n in range(4)}, x="step t", y="state of a leaky unit")
 
 # %% [markdown]
 # ## A batch, and a gradient
@@ -106,7 +102,7 @@ assert ys.shape == (50, 3, 4)
 # ## What it remembers
 #
 # Without weights the equation is h_t = 0.9 h_{t−1}, so the gradient shrinks by ln 0.9 ≈ −0.105 in log space with
-# every step back. `lag_gradients` measures exactly that:
+# every step back. `lag_gradients` measures this slope:
 
 # %%
 params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))

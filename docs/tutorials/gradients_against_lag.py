@@ -8,9 +8,9 @@
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 
 from rnn_jax import gru, initializers, irnn, lag_gradients, leading_gain, lstm, step_jacobian, summarise_lags, vanilla
+from rnn_jax.lab.figures import curve_figure
 
 # %% [markdown]
 # ## A linear network: exact
@@ -45,8 +45,8 @@ assert round(float(lags.log_norm_of.c[-1])) == -627
 
 # %% [markdown]
 # The parts of a state are reported apart: `log_norm_of.h` and `log_norm_of.c`. Without recurrent weights nothing
-# reaches an earlier h, so its norm is exactly zero, which is −∞ in log space. Zero and "too small for float32" are
-# never confused.
+# reaches an earlier h, so its norm is exactly zero, which is −∞ in log space. A norm that float32 could not hold is
+# finite here.
 
 # %%
 assert jnp.isneginf(lags.log_norm_of.h[1:]).all()
@@ -77,13 +77,8 @@ for name, cell in cells.items():
     lags = lag_gradients(cell, params, cell.start(params, (8,)), xs, loss=last_units)
     curves[name] = summarise_lags(lags.log_norm, q=(0.5,)).quantiles[0]
 
-figure, axis = plt.subplots(figsize=(6.5, 3.5), layout="constrained")
-for name, curve in curves.items():
-    axis.plot((curve - curve[0]) / jnp.log(10), label=name)
-axis.set(xlabel="lag k, steps back", ylabel="gradient norm, powers of 10", title="60 steps, before training")
-axis.legend()
-plt.close(figure)
-figure
+powers = {name: (range(len(curve)), (curve - curve[0]) / jnp.log(10)) for name, curve in curves.items()}
+curve_figure(powers, x="lag k, steps back", y="gradient norm, relative to lag 0, powers of 10")
 
 # %% [markdown]
 # A ReLU unit that starts at the identity passes the gradient unchanged or not at all, so what is left belongs to the

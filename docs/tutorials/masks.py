@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Masks, lengths and resets
 #
-# Real sequences have different lengths, gaps, and borders where one episode ends and the next begins. For every cell
-# and every tool of the library these words have one meaning:
+# Real sequences have different lengths, gaps, and borders where one episode ends and the next begins. Four arguments
+# describe them, with the same meaning for every cell and every function of the library:
 #
 # - `lengths`: how many steps of each sequence count; the rest is padding;
 # - `mask`: the same for single steps. Where it is False the state is held;
@@ -12,11 +12,10 @@
 # %%
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rnn_jax import bidirectional, gru, length_mask, lstm, rollout
-from rnn_jax.data.text import pad
-from rnn_jax.losses import cross_entropy
+from rnn_jax.data import pad
+from rnn_jax.losses import cross_entropy, per_step
 
 cell = gru(input_size=2, hidden_size=4)
 params = cell.init(jax.random.key(0))
@@ -24,10 +23,11 @@ params = cell.init(jax.random.key(0))
 # %% [markdown]
 # ## Lengths
 #
-# `pad` puts sequences of several lengths into one array with time leading, and returns their lengths.
+# `pad` puts sequences of several lengths into one array with time leading, and returns their lengths. For many
+# sequences, `bucket_batches` makes batches of similar lengths, with little padding.
 
 # %%
-ids, lengths = map(jnp.asarray, pad([np.array([1, 2, 3, 4]), np.array([5, 6]), np.array([7])]))
+ids, lengths = pad([[1, 2, 3, 4], [5, 6], [7]])
 assert ids.T.tolist() == [[1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0]]
 assert lengths.tolist() == [4, 2, 1]
 
@@ -74,12 +74,13 @@ assert all(jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads))
 
 # %% [markdown]
 # A loss needs the mask too: it decides what a padded step costs. Give the mask **to** the loss. A product after the
-# logarithm would come too late for the gradient.
+# logarithm would come too late for the gradient. Losses are sums over time; `per_step` divides by the steps that count.
 
 # %%
 logits = jnp.zeros((4, 3, 8)).at[3, 1].set(jnp.nan)  # NaN at a padded step
 nats = cross_entropy(logits, ids, length_mask(lengths, 4))
 assert jnp.allclose(nats, jnp.log(8.0) * lengths.mean())  # ln 8 for each of the (4 + 2 + 1) / 3 steps
+assert jnp.allclose(per_step(cross_entropy)(logits, ids, length_mask(lengths, 4)), jnp.log(8.0))
 
 # %% [markdown]
 # ## Resets
@@ -99,7 +100,7 @@ assert [bool(jnp.any(g != 0)) for g in moved] == [False, False, True, True]
 # %% [markdown]
 # ## Each example has its own
 #
-# A mark of shape `(T,)` holds for the whole batch, one of shape `(T, B)` for each example. All of them may be
+# A flag of shape `(T,)` holds for the whole batch, one of shape `(T, B)` for each example. All of them may be
 # traced, so new lengths or resets do not compile the program again.
 
 # %%
@@ -109,4 +110,5 @@ first, _ = rollout(cell, params, cell.start(params), xs[1:, 0])
 assert jnp.allclose(h_T[0], first, atol=1e-6)
 
 # %% [markdown]
-# `cuts` are the subject of [](truncation.py).
+# `cell.restart` does for a single step what a reset does in a rollout: see
+# [](../howto/reinforcement_learning.py). `cuts` are the subject of [](truncation.py).

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # A training loop of your own
+# # Your own training loop
 #
-# Nothing in the library owns the loop: a cell is a pure function, so `jax.value_and_grad` and any optimizer of optax
+# The library does not own the loop: a cell is a pure function, so `jax.value_and_grad` and any optimizer of optax
 # are enough. This tutorial writes the loop by hand, compares it with `window_learner`, which is the same in one
 # line, and adds what a real run needs: clipping, an evaluation every N updates, updates that are not finite.
 #
@@ -10,18 +10,18 @@
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import optax
 
 from rnn_jax import gru, outputs, readout, rollout
 from rnn_jax.gradients import streaming
-from rnn_jax.losses import cross_entropy
+from rnn_jax.lab.figures import curve_figure
+from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.training import fit, require_finite, window_learner
 
 LANES, WINDOW, WINDOWS = 16, 10, 150
 
 bits = jax.random.bernoulli(jax.random.key(0), shape=(WINDOWS * WINDOW, LANES)).astype(jnp.int32)
-echo = jnp.roll(bits, 2, axis=0)  # the two first targets come from the end: they cannot be learned
+echo = jnp.roll(bits, 2, axis=0)  # the first two targets come from the end: they cannot be learned
 xs, targets = (a.reshape(WINDOWS, WINDOW, LANES) for a in (bits, echo))
 model = readout(gru(input_size=2, hidden_size=16), output_size=2)
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
@@ -30,7 +30,8 @@ optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
 # ## The loop by hand
 #
 # The stream is cut into windows. After each window the weights change, and the state goes on **without its
-# gradient**: `streaming` returns the loss of one window and the state for the next.
+# gradient**: `streaming` returns the loss of one window and the state for the next. `per_step` makes the loss a mean
+# over the steps of the window.
 
 
 # %%
@@ -38,11 +39,11 @@ def update(carry, window):
     params, opt_state, h = carry
 
     def loss(params):
-        return streaming(model, params, h, *window, cross_entropy)
+        return streaming(model, params, h, *window, per_step(cross_entropy))
 
     (nats, h), grads = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = optimizer.update(grads, opt_state, params)
-    return (optax.apply_updates(params, updates), opt_state, h), nats / WINDOW
+    return (optax.apply_updates(params, updates), opt_state, h), nats
 
 
 @jax.jit
@@ -55,15 +56,10 @@ params = model.init(jax.random.key(1))
 (trained, _, _), nats = train(params)
 assert nats[0] > 0.65 and nats[-1] < 0.05  # chance is ln 2 = 0.69 nats
 
-figure, axis = plt.subplots(figsize=(6, 2.5), layout="constrained")
-axis.plot(nats)
-axis.axhline(jnp.log(2), color="0.6", linestyle="--")
-axis.set(xlabel="update", ylabel="nats a step", title="The loss of each window before its update; dashed: chance")
-plt.close(figure)
-figure
+curve_figure({"loss": (range(WINDOWS), nats)}, x="updates", y="nats a step", baselines={"chance": float(jnp.log(2))})
 
 # %% [markdown]
-# A Python `for` over `jax.jit(update)` works as well, and is easier to look into.
+# A Python `for` over `jax.jit(update)` works as well, and is easier to debug.
 #
 # ## The same in one line
 #
@@ -71,11 +67,11 @@ figure
 # holds the params, the optimizer, the state of the cell, a key, and counters.
 
 # %%
-learner = window_learner(model, cross_entropy, optax.adam(0.01), clip=1.0)
+learner = window_learner(model, per_step(cross_entropy), optax.adam(0.01), clip=1.0)
 state = learner.init(jax.random.key(1), (LANES,))
 state = state._replace(params=params)  # the same weights as above
 state, info = jax.jit(lambda state: fit(learner, state, (xs, targets)))(state)
-assert jnp.allclose(info.loss / WINDOW, nats, atol=1e-3)
+assert jnp.allclose(info.loss, nats, atol=1e-3)
 
 # %% [markdown]
 # ## Evaluation between chunks
@@ -106,7 +102,8 @@ accuracies
 # ## What an update reports
 #
 # `info` holds, for every update, the loss, the norm of the gradient before and after clipping, and the size of the
-# step in relation to the weights. An update with a NaN is never made, and `info.broken` says what was not finite:
+# step in relation to the weights. An update with a NaN is never made, and `info.broken` is the code of what was not
+# finite, or −1. With `has_aux=True` a loss may return more values, which become `info.aux`.
 
 # %%
 assert info.loss.shape == info.grad_norm.shape == (50,)
@@ -114,7 +111,8 @@ assert jnp.all(info.clipped_norm <= 1.0001) and jnp.all(info.broken == -1)
 broken = learner.init(jax.random.key(1), (LANES,))
 broken = broken._replace(params=broken.params._replace(b_y=jnp.full_like(broken.params.b_y, jnp.nan)))
 after, info = run_chunk(broken, (xs[:50], targets[:50]))
-assert int(after.step) == 0 and int(after.cursor) == 50  # 50 windows read, no update made
+assert int(after.step) == 0 and int(after.cursor) == 50  # 50 windows used, no update made
+assert jnp.all(info.broken >= 0)
 
 # %% [markdown]
 # For examples of whole sequences instead of one long stream, use `batch_learner`: see [](../howto/time_series.py).

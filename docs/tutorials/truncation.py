@@ -8,10 +8,10 @@
 # %%
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 
 from rnn_jax import cell_from_step, lstm
 from rnn_jax.gradients import chunked, cut, parallel, streaming
+from rnn_jax.lab.figures import Picture
 
 # %% [markdown]
 # ## Four programs, one gradient
@@ -83,18 +83,17 @@ for a in (0.5, 0.9, 0.97):
     theory[a] = [a**window for window in windows]
     assert jnp.allclose(jnp.array(measured[a]), jnp.array(theory[a]), atol=0.01)
 assert abs(measured[0.97][-1] - 0.14) < 0.01
-figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+figure = Picture(figsize=(6, 3), layout="constrained")
+axis = figure.subplots()
 for a in measured:
     (line,) = axis.plot(windows, measured[a], "o", label=f"a = {a}: half-life {jnp.log(0.5) / jnp.log(a):.0f} steps")
     axis.plot(windows, theory[a], color=line.get_color())
 axis.set(xscale="log", xlabel="window K, steps", ylabel="missing part of the gradient", title="Measured (dots) and a^K")
 axis.legend()
-plt.close(figure)
 figure
 
 # %% [markdown]
-# The rule of thumb: a window must be several times the half-life of what is to be learned. With a = 0.97 a window
-# of 64 steps still misses 14 % of the gradient.
+# A window must be several times as long as the half-life. With a = 0.97 a window of 64 steps still misses 14 %.
 #
 # ## Windows that overlap
 #

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Bool, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.gradients.windows import Plan, Steps, plan_windows, require_scalar, value_and_aux, window_outputs
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.schedules.scan import StepFlags
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["streaming"]
@@ -23,9 +22,9 @@ def streaming(
     targets: PyTree,
     loss: Callable[[PyTree, PyTree], Any],
     *,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
     has_aux: bool = False,
 ) -> tuple[Float[Array, ""], Any]:
     """The loss of one window, for an update after each window.
@@ -60,9 +59,7 @@ def streaming(
     """
     k2 = require_sequence(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
-    plan, steps = plan_windows(
-        cell, params, h, xs, targets, loss, k2, k1, StepFlags(mask, resets), lengths, counted_steps=k1
-    )
+    plan, steps = plan_windows(cell, params, h, xs, targets, loss, k2, k1, mask, lengths, resets, counted_steps=k1)
     value, begin, aux = _one_window(plan, params, h, steps, k1, has_aux)
     return value, (begin, aux) if has_aux else begin
 

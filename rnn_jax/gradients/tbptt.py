@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer, PyTree
 
 from rnn_jax.gradients.windows import (
     Ends,
@@ -56,7 +56,7 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
 from rnn_jax.schedules.driver import outputs, rollout, run_schedule
-from rnn_jax.schedules.scan import StepFlags, where
+from rnn_jax.schedules.scan import where
 from rnn_jax.sequences import require_lengths, window_cuts
 from rnn_jax.types import Cell, Params, State
 
@@ -72,9 +72,9 @@ def cut(
     loss: Loss,
     *,
     window: int | Int[Array, ""],
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of one rollout whose gradient is cut at the beginning of every window: it defines the other programs.
 
@@ -138,9 +138,9 @@ def chunked(
     *,
     window: int,
     k1: int | None = None,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, with a gradient that is summed window by window: memory does not grow with T.
 
@@ -170,7 +170,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -297,9 +297,9 @@ def parallel(
     *,
     window: int,
     k1: int | None = None,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, whose gradient runs through all windows at once, after a rollout without gradient.
 
@@ -312,7 +312,7 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, StepFlags(mask, resets), lengths)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _in_parallel(plan, params, h0, steps)

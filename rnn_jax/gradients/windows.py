@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
@@ -66,15 +66,15 @@ def plan_windows(
     loss: Loss,
     window: int,
     k1: int | None,
-    flags: StepFlags,
-    lengths: Integer[Array, "..."] | None,
+    mask: Bool[ArrayLike, "T ..."] | None,
+    lengths: Integer[ArrayLike, "..."] | None,
+    resets: Bool[ArrayLike, "T ..."] | None,
     counted_steps: int | None = None,
 ) -> tuple[Plan, Steps]:
     """The plan of a program's windows, none longer than necessary, and the data of its steps, both checked.
 
     Args:
-        cell, params, h0, xs, targets, loss, window, k1, lengths: as in ``tbptt.chunked``.
-        flags: the mask and resets.
+        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets: as in ``tbptt.chunked``.
         counted_steps: number of steps that have targets, if not all have.
 
     Raises:
@@ -92,12 +92,12 @@ def plan_windows(
         raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, as each window counts its last k1 losses")
     require_steps(T, xs=xs)
     require_steps(T if counted_steps is None else counted_steps, targets=targets)
-    flags = step_flags(T, batch_shape(cell, params, h0), flags.mask, lengths, flags.resets, None, reverse=False)
+    flags = step_flags(T, batch_shape(cell, params, h0), mask, lengths, resets)
     k1 = max(min(k1, T), 1)
     whole = -(-T // k1) * k1  # where the last window would end if it were not shorter
     begins_early = k1 < min(window, whole)  # the first windows begin with masked steps before the sequence
-    mask = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
-    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, flags, targets, idle_inputs(mask, xs))
+    all_or_some = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
+    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, flags, targets, idle_inputs(all_or_some, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:

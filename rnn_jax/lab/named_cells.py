@@ -12,8 +12,6 @@ from rnn_jax.layers import stack
 from rnn_jax.readouts import readout
 from rnn_jax.types import Cell
 
-__all__ = ["equal_models", "make_cell", "make_model"]
-
 __all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short", "start_of"]
 
 STARTS = {

@@ -27,17 +27,17 @@ def rollout(
     h0: State,
     xs: PyTree,
     *,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
-    cuts: Bool[Array, "T ..."] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
+    cuts: Bool[ArrayLike, "T ..."] | None = None,
     reverse: bool = False,
     schedule: str = "scan",
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
 
-    The flags of the steps, mask, resets and cuts, are ``(T,)`` for all examples or ``(T, *batch)`` for each, and may be
-    traced. Borders (resets and cuts) act at masked steps too.
+    The flags of the steps, mask, resets and cuts, are ``(T,)`` for all examples or ``(T, *batch)`` for each, of JAX or
+    NumPy, and may be traced. Borders (resets and cuts) act at masked steps too.
 
     Args:
         cell: the recurrence.
@@ -217,8 +217,8 @@ def step_flags(
     batch: tuple[int, ...],
     mask: Bool[ArrayLike, "T ..."] | None = None,
     lengths: Integer[ArrayLike, "..."] | None = None,
-    resets: Bool[Array, "T ..."] | None = None,
-    cuts: Bool[Array, "T ..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
+    cuts: Bool[ArrayLike, "T ..."] | None = None,
     reverse: bool = False,
 ) -> StepFlags:
     """The checked flags of the steps of a rollout, with lengths as a mask and borders in the order of reading."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.gradients import chunked
 from rnn_jax.losses import PerStep, counted_steps
@@ -24,8 +24,8 @@ def evaluate(
     targets: PyTree,
     loss: Callable[..., Float[Array, ""]],
     *,
-    mask: Bool[Array, "T ..."] | None = None,
-    lengths: Integer[Array, " B"] | None = None,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, " B"] | None = None,
     window: int = 1024,
 ) -> Float[Array, ""]:
     """The loss of one rollout from the start state, in the memory of one window.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rnn_jax.gradients import streaming
 from rnn_jax.gradients.windows import value_and_aux
@@ -68,9 +68,9 @@ class Window(NamedTuple):
     """Inputs of k2 steps, time leading."""
     targets: PyTree
     """Targets of the last k1 steps, any pytree with time leading; k1 = k2 unless windows overlap."""
-    mask: Bool[Array, "K ..."] | None = None
+    mask: Bool[ArrayLike, "K ..."] | None = None
     """As in ``rollout``."""
-    resets: Bool[Array, "K ..."] | None = None
+    resets: Bool[ArrayLike, "K ..."] | None = None
     """As in ``rollout``."""
 
     __repr__ = repr_of_call
