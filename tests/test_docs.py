@@ -125,3 +125,23 @@ def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
     params, xs = cell.init(jax.random.key(0)), jnp.moveaxis(jnp.asarray(xs, float), 0, 1)
     grads = jax.grad(lambda p: rollout(cell, p, cell.start(p, (2,)), xs, lengths=jnp.asarray(lengths))[0].sum())(params)
     assert all(jnp.isfinite(grad).all() for grad in jax.tree.leaves(grads))
+
+
+def test_the_scores_in_the_readme_are_those_of_the_gallery_and_no_run_of_it_is_a_smoke_run():
+    kept = {file.stem: json.loads(file.read_text()) for file in (ROOT / "docs/gallery").glob("*.json")}
+    assert not [name for name, run in kept.items() if run["smoke"]]
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)\.py`[^|]*\| ([^|]*) \| ([^|]*) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert len(rows) == 6
+    for script, *scores in rows:
+        numbers = kept[script]["numbers"].items()
+        means = {f"{100 * value:.1f}" for name, value in numbers if isinstance(value, float) and "of_seeds" not in name}
+        nats = {f"{value:.2f}" for _, value in numbers if isinstance(value, float)}
+        for score in scores:
+            assert {*re.findall(r"([\d.]+) %", score)} <= means, script
+            assert {*re.findall(r"([\d.]+) nats", score)} <= nats, script
+
+
+def test_the_picture_of_the_readme_is_the_first_figure_of_the_demo_with_every_cell():
+    picture = (ROOT / "docs/gradient_against_lag.svg").read_text()
+    assert picture == (ROOT / "docs/gallery/vanishing_gradients.svg").read_text()
+    assert all(f">{name}<" in picture for name in ("tanh", "relu-identity", "gru", "lstm"))
