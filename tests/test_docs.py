@@ -128,9 +128,11 @@ def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
 
 
 def test_the_scores_in_the_readme_are_those_of_the_gallery_and_no_run_of_it_is_a_smoke_run():
-    kept = {file.stem: json.loads(file.read_text()) for file in (ROOT / "docs/gallery").glob("*.json")}
+    kept = {file.stem: json.loads(file.read_text()) for file in (DOCS / "gallery").glob("*.json")}
     assert not [name for name, run in kept.items() if run["smoke"]]
-    rows = re.findall(r"^\| [^|]+ \| `(\w+)\.py`[^|]*\| ([^|]*) \| ([^|]*) \|$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| [^|]+ \| `(\w+)\.py`[^|]*\| ([^|]*) \| ([^|]*) \|$", (DOCS.parent / "README.md").read_text(), re.M
+    )
     assert len(rows) == 6
     for script, *scores in rows:
         numbers = kept[script]["numbers"].items()
@@ -142,6 +144,6 @@ def test_the_scores_in_the_readme_are_those_of_the_gallery_and_no_run_of_it_is_a
 
 
 def test_the_picture_of_the_readme_is_the_first_figure_of_the_demo_with_every_cell():
-    picture = (ROOT / "docs/gradient_against_lag.svg").read_text()
-    assert picture == (ROOT / "docs/gallery/vanishing_gradients.svg").read_text()
+    picture = (DOCS / "gradient_against_lag.svg").read_text()
+    assert picture == (DOCS / "gallery/vanishing_gradients.svg").read_text()
     assert all(f">{name}<" in picture for name in ("tanh", "relu-identity", "gru", "lstm"))
