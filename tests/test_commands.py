@@ -1,4 +1,4 @@
-"""The command of an experiment: its options in a notebook, its exit code, its status, and its one line after an error."""
+"""The command of an experiment: options in a notebook, exit code, status, and the line after an error."""
 
 from pathlib import Path
 
