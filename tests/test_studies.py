@@ -307,15 +307,6 @@ def test_a_study_may_run_outside_the_main_thread(tmp_path):
         assert pool.submit(run_here, TINY_STUDY, "--out", tmp_path / "run").result() == 0
 
 
-def test_the_summary_is_written_before_any_figure_is_drawn(tmp_path, monkeypatch):
-    def no_memory(*args, **options):
-        raise MemoryError
-
-    monkeypatch.setattr("rnn_jax.lab.runs.Run.draw", no_memory)
-    assert run_here(TINY_STUDY, "--out", tmp_path / "run") == 1
-    assert read_json(tmp_path / "run/summary.json")["status"] == "done"
-
-
 @pytest.mark.parametrize("kind", ["near", "far"])
 def test_ctrl_c_ends_with_130_and_shows_what_is_finished(kind, tmp_path, monkeypatch, interruptible):
     folder = tmp_path / "run"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from rnn_jax.data import text
 from rnn_jax.keys import unkey
+from rnn_jax.lab.commands import describe_errors_with
 from rnn_jax.types import Cell, Keyed
 
 __all__ = ["digests_of", "error_in_own_file", "naming", "own_cell", "own_function", "require_floating_state"]
@@ -130,6 +131,9 @@ def error_in_own_file(error: BaseException, name: str = "", what: str = "cell") 
     if where is None:
         return None
     return f"{what} got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_message(error)}"
+
+
+describe_errors_with(error_in_own_file)
 
 
 @contextlib.contextmanager

@@ -123,6 +123,11 @@ class Run(NamedTuple):
         """Writes a value as indented JSON; a number that is not finite becomes null."""
         self.write(name, json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
 
+    def record_status(self, status: str) -> None:
+        """Writes a status into ``summary.json`` and keeps what else is there."""
+        file = self.folder / "summary.json"
+        self.write_json(file.name, {**(read_json(file) if file.is_file() else {}), "status": status})
+
     def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         """Writes ``figures/<name>`` as PNG and SVG, and its numbers as CSV; returns the SVG."""
         self.write_csv(f"figures/{name}.csv", columns, rows)
@@ -184,7 +189,7 @@ def open_run(
     run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
     run.write_json("config.json", wanted)
-    run_begins()
+    run_begins(run)
     return run
 
 
