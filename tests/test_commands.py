@@ -105,3 +105,13 @@ def test_an_error_before_the_run_is_opened_names_the_line_of_the_script_unless_i
     assert all(line.count("\n") == 1 for line in lines)
     assert lines[0] == "error: invalid literal for int() with base 10: 'x' (mine.py:6)\n"
     assert not any("mine.py:" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize("command", ["", "sample", "table"])
+def test_help_and_errors_of_each_command_of_the_character_model_name_it(command, capsys):
+    words = [command] if command else []
+    assert run_here("char_lm", *words, "--help") == 0
+    name = " ".join(["char_lm.py", *words])
+    assert capsys.readouterr().out.startswith(f"usage: {name} [-h]")
+    assert run_here("char_lm", *words, "--sise", 3) == 2
+    assert f"{name} --help" in capsys.readouterr().err

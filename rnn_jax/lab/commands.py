@@ -79,7 +79,7 @@ def begin_command() -> None:
 
 
 def run_begins(run: Any) -> None:
-    """A run folder was opened: from now on an error is no wrong use but a failed run, and the folder gets its status."""
+    """A run folder was opened: from now on an error is no wrong use but a failed run, whose status is written."""
     _COMMAND["run"] = run
 
 
@@ -102,7 +102,7 @@ def exit_code_of(error: BaseException) -> int | None:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if _COMMAND["run"] is None and isinstance(error, ValueError | OSError):
         line = " ".join(str(error).split())
-        _print_error(line if _is_of_options(error, line) else line + _place_in_script(error))
+        _print_error(line if line.startswith("--") else line + _place_in_script(error))
         return WRONG_USE
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     if is_command() and _COMMAND["run"] is not None:
@@ -130,22 +130,16 @@ def print_fault(error: Exception) -> bool:
     return True
 
 
-def _is_of_options(error: BaseException, line: str) -> bool:
-    """Whether an error is of an option, which its message names."""
-    names = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return line.startswith("--") or "rnn_jax.lab.options" in names or names[-1:] == [__name__]
-
-
 def _place_in_script(error: BaseException) -> str:
-    """The file and the last line of the script through which an error passed, such as `` (experiments/x.py:97)``."""
-    places = [
-        (Path(frame.f_code.co_filename).resolve(), line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__") == "__main__"
-    ]
-    if not places:
+    """The file and the last line of the script through which an error passed, such as `` (experiments/x.py:97)``.
+
+    Empty for an error that ``parse`` raises, which is of the command line.
+    """
+    steps = [(frame.f_globals.get("__name__"), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    places = [(frame.f_code.co_filename, line) for name, frame, line in steps if name == "__main__"]
+    if not places or steps[-1][0] == __name__:
         return ""
-    file, line = places[-1]
+    file, line = Path(places[-1][0]).resolve(), places[-1][1]
     return f" ({file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}:{line})"
 
 
@@ -311,13 +305,16 @@ def command_line(script: str, config: Any, default: Any) -> str:
     return shlex.join([*words, "--overwrite"])
 
 
-def parse(config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None) -> Config:
+def parse(
+    config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None, prog: str | None = None
+) -> Config:
     """A frozen dataclass, read from the command line; ``--help`` prints the docstrings of its fields.
 
     Args:
         config_type: the dataclass; every field has a default.
         argv: words after the name of the command; those of this process when None.
         default: values of options that are not given, if not those of the dataclass.
+        prog: the name of the command in its help and messages; by default the file name of the script.
 
     Raises:
         ValueError: on wrong use, with the whole message of tyro in one line; for an option that is given twice; for an
@@ -329,7 +326,7 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     try:
         with contextlib.redirect_stderr(answer):
             preset = config_type() if default is None else default
-            config = tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
+            config = tyro.cli(config_type, args=argv, prog=prog or Path(sys.argv[0]).name, default=preset)
         _check_words(sys.argv[1:] if argv is None else argv, config)
         return config
     except SystemExit as stop:

@@ -78,7 +78,7 @@ class StudyOptions(Options):
 Config = TypeVar("Config", bound=Options)
 
 
-def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
+def read_options(kind: type[Config], argv: list[str] | None = None, *, prog: str | None = None) -> Config:
     """The options of an experiment: those of the command line, or in a notebook those of ``RNN_JAX_OPTIONS``.
 
     As a command the script ends from now on with an exit code and, after an error, with one line on stderr
@@ -88,6 +88,7 @@ def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
     Args:
         kind: a frozen dataclass of options; its ``SMOKE`` holds the values for ``--smoke``.
         argv: words after the name of the command; by default those of this process.
+        prog: the name of the command in its help and messages; by default the file name of the script.
 
     Raises:
         ValueError: on wrong use, or for a number outside its range.
@@ -100,9 +101,9 @@ def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
             argv += ["--out", f"{kind().out}-notebook"]
             argv += [] if {"--resume", "--extend", "--overwrite"} & given else ["--overwrite"]
     default = kind()
-    if parse(kind, argv).smoke:
+    if parse(kind, argv, prog=prog).smoke:
         default = dataclasses.replace(default, **kind.SMOKE)
-    config = parse(kind, argv, default)
+    config = parse(kind, argv, default, prog)
     require_representable(config)
     require_positive(config, "batch_size", "evaluations", "updates")
     require_positive(config, "learning_rate", "clip", kind="number")
