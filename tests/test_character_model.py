@@ -99,7 +99,7 @@ def test_the_summary_is_written_before_any_figure_is_drawn(untrained, tmp_path, 
     assert untrained(one_evaluation) == 1
     assert capsys.readouterr().err == "error: out of memory (); want a smaller network, batch or window\n"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["status"], summary["validation"]["loss"]) == ("done", 2.0)
+    assert (summary["status"], summary["validation"]["loss"]) == ("failed", 2.0)
 
 
 def test_a_run_without_an_evaluation_ends_in_one_line(untrained, tmp_path, capsys):

@@ -10,8 +10,9 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import reverse_sequence, rollout
-from rnn_jax.decoding import beam_search, greedy, sample, stream
+from rnn_jax.decoding import beam_search, confidences, continue_prompt, greedy, sample, stream
 from rnn_jax.gradients import chunked, parallel, streaming
+from rnn_jax.layers import as_layer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate, window_learner
 from tests.laboratory import as_a_user_has_it, refused
@@ -31,6 +32,7 @@ WANT_CELLS = {
     "zoneout": lambda no: rnn.zoneout(no, 0.5),
     "variational_dropout": lambda no: rnn.variational_dropout(no, state_mask=jnp.ones(4)),
     "bidirectional": lambda no: rnn.bidirectional(no, rnn.gru(3, 4)),
+    "encoder_decoder": lambda no: rnn.encoder_decoder(CELL, no),
     "rollout": lambda no: rollout(no, PARAMS, H0, IDS),
     "one_to_one": lambda no: rnn.one_to_one(no, PARAMS, H0, IDS[0]),
     "one_to_many": lambda no: rnn.one_to_many(no, PARAMS, H0, FIRST, IDS),
@@ -39,6 +41,8 @@ WANT_CELLS = {
     "sample": lambda no: sample(no, PARAMS, KEY, H0, FIRST, length=3),
     "beam_search": lambda no: beam_search(no, PARAMS, H0, FIRST, length=3, width=2),
     "stream": lambda no: stream(no, PARAMS),
+    "confidences": lambda no: confidences(no, PARAMS, IDS),
+    "continue_prompt": lambda no: continue_prompt(no, PARAMS, KEY, IDS[:, 0], length=3),
     "chunked": lambda no: chunked(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
     "parallel": lambda no: parallel(no, PARAMS, H0, IDS, IDS, cross_entropy, window=2),
     "streaming": lambda no: streaming(no, PARAMS, H0, IDS, IDS, cross_entropy),
@@ -49,6 +53,8 @@ WANT_CELLS = {
     "evaluate": lambda no: evaluate(no, PARAMS, IDS, IDS, cross_entropy),
 }
 WANT_EITHER = {
+    "as_layer": lambda no: as_layer(no),
+    "as_layer, reversed": lambda no: as_layer(no, reverse=True),
     "stack": lambda no: rnn.stack(no),
     "stack on a cell": lambda no: rnn.stack(rnn.gru(3, 4), no),
     "stack on a layer": lambda no: rnn.stack(LAYER, no),

@@ -10,7 +10,9 @@ import pytest
 from rnn_jax.lab.commands import exit_code_of
 from rnn_jax.lab.named_cells import equal_models, make_model
 from rnn_jax.lab.own_cells import digests_of
+from rnn_jax.lab.study import open_study
 from tests.scripts import run_here
+from tests.tiny_study import Options, make_tasks
 from tests.wrong_command_lines import CELL, FILES, UNSAFE
 
 WITH_A_NEIGHBOUR = """
@@ -189,7 +191,7 @@ def test_the_digest_of_a_cell_is_of_its_file_and_of_those_that_it_imports(change
     (tmp_path / "near_by.py").write_text("RATE = 0.25\n")
     name = write(tmp_path, source=WITH_A_NEIGHBOUR + CELL)
     before = digests_of(["gru", name])
-    assert list(before) == ["cell_sha256"]
+    assert [*before["cell_sha256"]] == [str(tmp_path / "mine.py")]
     assert digests_of([name, "lstm"]) == before
     with (tmp_path / changed).open("a") as file:
         file.write("# another\n")
@@ -212,3 +214,22 @@ def test_a_study_whose_cell_was_changed_is_not_gone_on_with(tmp_path, monkeypatc
     capsys.readouterr()
     assert run_here("vanishing_gradients", *words, "--resume") == 2
     assert "--resume got another configuration (cell_sha256 was " in capsys.readouterr().err
+
+
+def test_a_study_is_extended_by_your_own_cell_and_only_if_those_that_it_has_are_unchanged(tmp_path):
+    first, second = write(tmp_path, "first.py"), write(tmp_path, "second.py")
+
+    def opened(*cells, **how):
+        options = Options(cells=cells, out=tmp_path / "run", **how)
+        return open_study(options, make_tasks(options), facts=digests_of(cells))
+
+    opened("near")
+    opened("near", first, extend=True)
+    opened("near", first, second, extend=True)
+    with pytest.raises(ValueError, match=r"--extend got cells .*, where the run has .*; want at least these"):
+        opened("near", second, extend=True)
+    with (tmp_path / "first.py").open("a") as file:
+        file.write("# another\n")
+    for option in ("extend", "resume"):
+        with pytest.raises(ValueError, match=rf"--{option} got another configuration \(cell_sha256 was {{.*first.py"):
+            opened("near", first, second, **{option: True})

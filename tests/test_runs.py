@@ -139,7 +139,7 @@ def test_a_run_is_extended_only_in_the_named_options_and_only_to_more(tmp_path):
     assert json.loads((folder / "config.json").read_text())["size"] == 4
     with pytest.raises(ValueError, match="--extend got size 3, where the run has 4; want at least these"):
         open_run(folder, Config(size=3, text=Path("a")), extend=("size",))
-    with pytest.raises(ValueError, match=r"--resume got another configuration \(text was 'a', now 'b'\)"):
+    with pytest.raises(ValueError, match=r"--extend got another configuration \(text was 'a', now 'b'\)"):
         open_run(folder, Config(size=4, text=Path("b")), extend=("size",))
     with pytest.raises(ValueError, match="got both"):
         open_run(folder, Config(size=4, text=Path("a")), extend=("size",), overwrite=True)

@@ -13,11 +13,10 @@ import optax
 import pytest
 
 from rnn_jax.lab.commands import exit_code_of, print_fault
-from rnn_jax.lab.comparison import compare_runs
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import machine_memory, require_memory
 from rnn_jax.lab.options import StudyOptions, require_choices
-from rnn_jax.lab.page import describe_skipped, metric_curves
+from rnn_jax.lab.page import describe_skipped
 from rnn_jax.lab.progress import finished_jobs
 from rnn_jax.lab.runs import Run, open_run, read_json, read_metrics
 from rnn_jax.lab.study import Networks, Scores, first_network, initial_params, open_study, train
@@ -72,7 +71,7 @@ def test_a_study_is_extended_by_seeds_and_kinds_and_never_made_smaller(tmp_path)
             ValueError, match=r"--extend got (seeds|cells) .*, where the run has .*; want at least these"
         ):
             study(options, extend=True, **fewer)
-    with pytest.raises(ValueError, match=r"--resume got another configuration \(updates was 5, now 6\)"):
+    with pytest.raises(ValueError, match=r"--extend got another configuration \(updates was 5, now 6\)"):
         study(options, extend=True, updates=6, seeds=2, cells=("near", "far"))
 
 
@@ -176,29 +175,6 @@ def test_an_optimizer_from_a_file_trains_and_belongs_to_the_run(tmp_path):
             optimizer_of(dataclasses.replace(options, optimizer=name))
         assert str(caught.value).startswith(f"--optimizer got {name!r}")
         assert "\n" not in str(caught.value)
-
-
-def test_runs_are_compared_by_their_metric_curves(tmp_path):
-    losses = {"slow": [3.0, 2.0, 2.5], "fast": [1.0, 0.5, float("nan")]}
-    for name, of in losses.items():
-        run = open_run(tmp_path / name / "default", StudyOptions())
-        for seed in (0, 1):
-            rows = [{"cell": "gru", "seed": seed, "split": "validation", "step": 10 * k, "loss": loss + seed}
-                    for k, loss in enumerate(of, 1)]  # fmt: skip
-            for row in rows:
-                run.log(**row)
-        run.log(cell="gru", seed=2, split="validation", step=10, loss=9.0)  # in training
-    compared = compare_runs([tmp_path / name / "default" for name in losses])
-    lines = {line.get_label(): np.asarray(line.get_xydata()) for line in compared.figure.axes[0].get_lines()}
-    np.testing.assert_allclose(lines["slow/default"], [[10, 3.5], [20, 2.5], [30, 3.0]])
-    assert compared.table.rows == [
-        ("slow/default", "2", "2.500", "20", "3.000"),
-        ("fast/default", "2", "1.000", "20", "nan"),
-    ]
-    assert "<svg" in compared._repr_html_()
-    assert list(metric_curves(tmp_path / "slow/default", "loss")["gru"].values.shape) == [3, 2]
-    with pytest.raises(ValueError, match="has no evaluation with the score 'accuracy'; want a run"):
-        compare_runs([tmp_path / "slow" / "default"], "accuracy")
 
 
 def test_updates_that_were_skipped_are_in_the_answer_once_for_each_network():
@@ -329,15 +305,6 @@ def test_a_fault_of_the_program_itself_keeps_its_traceback(tmp_path, monkeypatch
 def test_a_study_may_run_outside_the_main_thread(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(run_here, TINY_STUDY, "--out", tmp_path / "run").result() == 0
-
-
-def test_the_summary_is_written_before_any_figure_is_drawn(tmp_path, monkeypatch):
-    def no_memory(*args, **options):
-        raise MemoryError
-
-    monkeypatch.setattr("rnn_jax.lab.runs.Run.draw", no_memory)
-    assert run_here(TINY_STUDY, "--out", tmp_path / "run") == 1
-    assert read_json(tmp_path / "run/summary.json")["status"] == "done"
 
 
 @pytest.mark.parametrize("kind", ["near", "far"])

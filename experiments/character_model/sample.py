@@ -26,7 +26,7 @@ class Options:
 
 
 begin_command()
-options = parse(Options)
+options = parse(Options, prog="char_lm.py sample")
 require_representable(options)
 require_positive(options, "characters")
 require_not_negative(options, "temperature")

@@ -17,7 +17,7 @@ class Options:
 
 
 begin_command()
-folders = parse(Options).runs
+folders = parse(Options, prog="char_lm.py table").runs
 if not folders:
     raise ValueError("table got no run; want run folders, such as: table runs/char_lm/*")
 

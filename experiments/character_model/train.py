@@ -79,7 +79,7 @@ class Options(lab_options.Options):
     """The run folder."""
 
 
-options = read_options(Options)
+options = read_options(Options, prog="char_lm.py")
 require_positive(options, "layers", "hidden_size", "window", "characters")
 require_not_negative(options, "parameters", "dropout", "k1", "minutes", "weight_decay", "patience", "temperatures")
 options

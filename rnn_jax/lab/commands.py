@@ -16,7 +16,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ __all__ = [
     "Ending",
     "begin_command",
     "command_line",
+    "describe_errors_with",
     "exit_code_of",
     "finishing",
     "in_notebook",
@@ -47,8 +49,10 @@ FAULTS = (FloatingPointError, OSError, ValueError)
 """Errors that a run can meet: numbers that are not finite, a full disk, a damaged file."""
 UNTOUCHED = (signal.SIG_IGN, None)
 """Handlers of Ctrl-C in a process that was started to ignore it, as by ``nohup``."""
-_COMMAND: dict[str, Any] = {"is_running": False, "has_begun": False, "handler": None, "pressed": False}
+_COMMAND: dict[str, Any] = {"is_running": False, "run": None, "handler": None}
 """The state of the command that this process runs; it is a script, so there is one."""
+_DESCRIBERS: list[Callable[[BaseException], str | None]] = []
+"""Functions that give one line for an error that they know (``describe_errors_with``)."""
 
 
 def in_notebook() -> bool:
@@ -67,16 +71,21 @@ def begin_command() -> None:
 
     Characters that the encoding of the terminal lacks are printed as escapes.
     """
-    _COMMAND.update(is_running=not in_notebook(), has_begun=False, handler=None, pressed=False)
+    _COMMAND.update(is_running=not in_notebook(), run=None, handler=None)
     if in_notebook():
         return
     sys.excepthook = _end_with_one_line
     _escape_unknown_characters()
 
 
-def run_begins() -> None:
-    """A run folder was opened: from now on an error is no wrong use but a failed run."""
-    _COMMAND["has_begun"] = True
+def run_begins(run: Any) -> None:
+    """A run folder was opened: from now on an error is no wrong use but a failed run, whose status is written."""
+    _COMMAND["run"] = run
+
+
+def describe_errors_with(describe: Callable[[BaseException], str | None]) -> None:
+    """From now on errors for which this function gives one line end a command with that line."""
+    _DESCRIBERS.append(describe)
 
 
 def is_command() -> bool:
@@ -85,44 +94,64 @@ def is_command() -> bool:
 
 
 def exit_code_of(error: BaseException) -> int | None:
-    """The exit code for an error of a command, after one line on stderr; None for a fault of the program itself."""
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
+    """The exit code for an error of a command, after one line on stderr; None for a fault of the program itself.
+
+    The status in the folder of an open run becomes "interrupted" or "failed".
+    """
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    if not _COMMAND["has_begun"] and isinstance(error, ValueError | OSError):
-        _print_error(" ".join(str(error).split()))
+    if _COMMAND["run"] is None and isinstance(error, ValueError | OSError):
+        line = " ".join(str(error).split())
+        _print_error(line if line.startswith("--") else line + _place_in_script(error))
         return WRONG_USE
-    return EXIT_CODES["failed"] if isinstance(error, Exception) and print_fault(error) else None
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    if is_command() and _COMMAND["run"] is not None:
+        with contextlib.suppress(OSError, ValueError):  # a full disk; the error of the run is the one to show
+            _COMMAND["run"].record_status(status)
+    if status == "interrupted" or (isinstance(error, Exception) and print_fault(error)):
+        return EXIT_CODES[status]
+    return None
 
 
 def print_fault(error: Exception) -> bool:
     """Prints an error that a run can meet as one line on stderr; False, and no line, for any other."""
     line = " ".join(str(error).split())
-    own_cells = sys.modules.get("rnn_jax.lab.own_cells")
-    own = own_cells.error_in_own_file(error) if own_cells else None
+    described = next(filter(None, (describe(error) for describe in _DESCRIBERS)), None)
     is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if isinstance(error, MemoryError) or (
         is_of_jax and re.search("out of memory|resource_exhausted|bad_alloc", line, re.I)
     ):
         line = f"out of memory ({line[:200]}); want a smaller network, batch or window"
-    elif own:
-        line = own
+    elif described:
+        line = described
     elif not isinstance(error, FAULTS):
         return False
     _print_error(line)
     return True
 
 
+def _place_in_script(error: BaseException) -> str:
+    """The file and the last line of the script through which an error passed, such as `` (experiments/x.py:97)``.
+
+    Empty for an error that ``parse`` raises, which is of the command line.
+    """
+    steps = [(frame.f_globals.get("__name__"), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    places = [(frame.f_code.co_filename, line) for name, frame, line in steps if name == "__main__"]
+    if not places or steps[-1][0] == __name__:
+        return ""
+    file, line = Path(places[-1][0]).resolve(), places[-1][1]
+    return f" ({file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}:{line})"
+
+
 def _print_error(line: str) -> None:
     print(f"error: {line}", file=sys.stderr)
 
 
-def _end_with_one_line(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+def _end_with_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The ``sys.excepthook`` of a command; Python ends with the code of a SystemExit that is raised here."""
     code = exit_code_of(error)
     if code is None:
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, trace)
         return
     sys.stdout.flush()
     raise SystemExit(code)
@@ -135,23 +164,34 @@ def _escape_unknown_characters() -> None:
 
 
 def hold_interrupts() -> None:
-    """From now on Ctrl-C takes effect at the end of the command, so that its figures and its page are written."""
+    """From now on the first Ctrl-C only prints a line, so that the figures and the page of a command are written.
+
+    The second one ends the command as usual. Training has ended before, so the status and the exit code are those of
+    training if Ctrl-C was pressed once.
+    """
     if not is_command() or not _is_interruptible() or _COMMAND["handler"] is not None:
         return
-    _COMMAND["handler"] = signal.signal(signal.SIGINT, lambda *_: _COMMAND.update(pressed=True))
+    before = signal.getsignal(signal.SIGINT)
+
+    def finish_first(*_: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        print("finishing the page; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, finish_first)
+    _COMMAND["handler"] = before
 
 
 def end_command(status: str) -> None:
     """Ends the process of a command with the exit code of its run; returns in a notebook and for code 0."""
     if _COMMAND["handler"] is not None:
         signal.signal(signal.SIGINT, _COMMAND["handler"])
-    pressed, running = _COMMAND["pressed"], is_command()
-    _COMMAND.update(is_running=False, has_begun=False, handler=None, pressed=False)
+    running = is_command()
+    _COMMAND.update(is_running=False, run=None, handler=None)
     if not running:
         return
     if sys.excepthook is _end_with_one_line:
         sys.excepthook = sys.__excepthook__
-    code = EXIT_CODES["interrupted" if pressed and status == "done" else status]
+    code = EXIT_CODES[status]
     if code:
         raise SystemExit(code)
 
@@ -184,8 +224,8 @@ def finishing(run: Any) -> Iterator[Ending]:
     """A context for training, after which its results are shown, also when Ctrl-C or an error ended it.
 
     Ctrl-C ends the context alone, and so does an error that a run can meet when the script runs as a command, after one
-    line on stderr. Any other error is raised, with the status in ``summary.json``. After the context, Ctrl-C takes
-    effect at the end of the command, so that its figures and its page are written.
+    line on stderr. Any other error is raised, with the status in ``summary.json``. After the context, Ctrl-C must be
+    pressed twice to end the command (``hold_interrupts``), so that its figures and its page are written.
 
     Args:
         run: the open run folder.
@@ -265,13 +305,16 @@ def command_line(script: str, config: Any, default: Any) -> str:
     return shlex.join([*words, "--overwrite"])
 
 
-def parse(config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None) -> Config:
+def parse(
+    config_type: type[Config], argv: Sequence[str] | None = None, default: Config | None = None, prog: str | None = None
+) -> Config:
     """A frozen dataclass, read from the command line; ``--help`` prints the docstrings of its fields.
 
     Args:
         config_type: the dataclass; every field has a default.
         argv: words after the name of the command; those of this process when None.
         default: values of options that are not given, if not those of the dataclass.
+        prog: the name of the command in its help and messages; by default the file name of the script.
 
     Raises:
         ValueError: on wrong use, with the whole message of tyro in one line; for an option that is given twice; for an
@@ -283,7 +326,7 @@ def parse(config_type: type[Config], argv: Sequence[str] | None = None, default:
     try:
         with contextlib.redirect_stderr(answer):
             preset = config_type() if default is None else default
-            config = tyro.cli(config_type, args=argv, prog=Path(sys.argv[0]).name, default=preset)
+            config = tyro.cli(config_type, args=argv, prog=prog or Path(sys.argv[0]).name, default=preset)
         _check_words(sys.argv[1:] if argv is None else argv, config)
         return config
     except SystemExit as stop:

@@ -10,10 +10,13 @@ import numpy as np
 from rnn_jax.lab.figures import Curve, Picture, curve_figure
 from rnn_jax.lab.files import FilePath
 from rnn_jax.lab.page import Table, metric_curves
+from rnn_jax.lab.runs import read_metrics
 
 __all__ = ["Comparison", "compare_runs"]
 
 UNITS = {"step": "updates", "examples": "examples read by each network", "tokens": "characters read by each network"}
+SMALLER_IS_BETTER = {"loss", "bits_per_char", "perplexity"}
+"""Scores of the library of which less is better."""
 
 
 class Comparison(NamedTuple):
@@ -28,19 +31,24 @@ class Comparison(NamedTuple):
         return svg[svg.index("<svg") :] + self.table._repr_html_()
 
 
-def compare_runs(folders: Sequence[FilePath], score: str = "loss", *, x: str = "step") -> Comparison:
+def compare_runs(
+    folders: Sequence[FilePath], score: str = "loss", *, x: str = "step", smaller_is_better: bool | None = None
+) -> Comparison:
     """The validation curves of several runs, and their best and last scores.
 
     Args:
         folders: of runs that have written ``metrics.jsonl``, finished or not.
-        score: its name in the metrics: ``loss``, in nats, or another, such as ``accuracy``, of which more is better.
+        score: its name in the metrics: ``loss``, in nats, or another, such as ``accuracy``.
         x: the field of the metrics along the horizontal axis: step, examples or tokens.
+        smaller_is_better: whether the best score is the smallest. By default it is for ``loss``, ``bits_per_char`` and
+            ``perplexity``, and the best of any other score is the largest.
 
     Returns:
         A curve and a row for each kind of network of each run; means over its seeds.
 
     Raises:
-        ValueError: for a run without this score.
+        ValueError: for a run without this score; for a folder that is given twice; for runs on several tasks (the
+            field ``task`` of their metrics), whose scores cannot be compared.
 
     >>> import dataclasses, tempfile
     >>> from rnn_jax.lab.options import StudyOptions
@@ -53,6 +61,9 @@ def compare_runs(folders: Sequence[FilePath], score: str = "loss", *, x: str = "
     >>> compare_runs(folders).table.rows
     [('slow', '1', '0.100', '20', '0.100'), ('fast', '1', '0.050', '20', '0.050')]
     """
+    _require_comparable(folders)
+    if smaller_is_better is None:
+        smaller_is_better = score in SMALLER_IS_BETTER
     curves: dict[str, Curve] = {}
     for name, folder in zip(_names_of(folders), folders, strict=True):
         of_run = metric_curves(folder, score, x)
@@ -60,9 +71,20 @@ def compare_runs(folders: Sequence[FilePath], score: str = "loss", *, x: str = "
             raise ValueError(f"comparison got {folder}, which has no evaluation with the score {score!r}; want a run")
         curves |= {f"{name}: {kind}" if len(of_run) > 1 else name: curve for kind, curve in of_run.items()}
     unit, label = UNITS.get(x, x), "nats" if score == "loss" else score
-    rows = [(name, *_numbers_of(curve, upwards=score != "loss")) for name, curve in curves.items()]
+    rows = [(name, *_numbers_of(curve, upwards=not smaller_is_better)) for name, curve in curves.items()]
     table = Table(["run", "seeds", f"best {label}", f"after {unit}", f"last {label}"], rows, "Means over seeds.")
     return Comparison(curve_figure(curves, x=unit, y=f"{label} on the validation part"), table)
+
+
+def _require_comparable(folders: Sequence[FilePath]) -> None:
+    """Raises a ValueError for a folder that is given twice, and for runs on more than one task."""
+    paths = [Path(folder).resolve() for folder in folders]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise ValueError(f"comparison got {twice} twice; want each run once")
+    tasks = {row.get("task", "") for path in paths for row in read_metrics(path)}
+    if len(tasks) > 1:
+        raise ValueError(f"comparison got runs on the tasks {sorted(tasks)}; want runs on one task")
 
 
 def _names_of(folders: Sequence[FilePath]) -> list[str]:

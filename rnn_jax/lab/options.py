@@ -78,15 +78,17 @@ class StudyOptions(Options):
 Config = TypeVar("Config", bound=Options)
 
 
-def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
+def read_options(kind: type[Config], argv: list[str] | None = None, *, prog: str | None = None) -> Config:
     """The options of an experiment: those of the command line, or in a notebook those of ``RNN_JAX_OPTIONS``.
 
     As a command the script ends from now on with an exit code and, after an error, with one line on stderr
-    (``rnn_jax.lab.commands``). In a notebook the run folder is ``<out>-notebook`` if none is given, and is overwritten.
+    (``rnn_jax.lab.commands``). In a notebook the run folder is ``<out>-notebook`` if no ``--out`` is given, and only
+    that one is overwritten without ``--overwrite``.
 
     Args:
         kind: a frozen dataclass of options; its ``SMOKE`` holds the values for ``--smoke``.
         argv: words after the name of the command; by default those of this process.
+        prog: the name of the command in its help and messages; by default the file name of the script.
 
     Raises:
         ValueError: on wrong use, or for a number outside its range.
@@ -94,14 +96,14 @@ def read_options(kind: type[Config], argv: list[str] | None = None) -> Config:
     begin_command()
     if argv is None and in_notebook():
         argv = notebook_words()
-        if "--out" not in argv:
+        given = {word.partition("=")[0].replace("--no-", "--") for word in argv}
+        if "--out" not in given:
             argv += ["--out", f"{kind().out}-notebook"]
-        if not {"--resume", "--extend", "--overwrite"} & {*argv}:
-            argv += ["--overwrite"]
+            argv += [] if {"--resume", "--extend", "--overwrite"} & given else ["--overwrite"]
     default = kind()
-    if parse(kind, argv).smoke:
+    if parse(kind, argv, prog=prog).smoke:
         default = dataclasses.replace(default, **kind.SMOKE)
-    config = parse(kind, argv, default)
+    config = parse(kind, argv, default, prog)
     require_representable(config)
     require_positive(config, "batch_size", "evaluations", "updates")
     require_positive(config, "learning_rate", "clip", kind="number")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from rnn_jax.data import text
 from rnn_jax.keys import unkey
+from rnn_jax.lab.commands import describe_errors_with
 from rnn_jax.types import Cell, Keyed
 
 __all__ = ["digests_of", "error_in_own_file", "naming", "own_cell", "own_function", "require_floating_state"]
@@ -38,7 +39,7 @@ def own_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> C
     Raises:
         ValueError: for a file or function that does not exist, that raises, or that returns no cell.
     """
-    function, digest = own_function(name), next(iter(digests_of([name]).values()))
+    function, digest = own_function(name), _digest(Path(name.rpartition(":")[0]).resolve())
     with naming(name):
         cell = function(input_size, hidden_size)
         if not isinstance(cell, Cell):
@@ -88,13 +89,13 @@ def own_function(
     return made
 
 
-def digests_of(names: Iterable[str], fact: str = "cell_sha256") -> dict[str, str]:
-    """The SHA-256 of the files of these cells, ``{fact: digest}``, so that a run goes on only with the same files.
+def digests_of(names: Iterable[str], fact: str = "cell_sha256") -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file of these cells, ``{fact: {file: digest}}``, so that a run goes on only with equal files.
 
     Modules in the folder of a file that it imports belong to it. Empty if all cells are those of the library.
     """
-    files = dict.fromkeys(Path(name.rpartition(":")[0]).resolve() for name in names if ":" in name)
-    return {fact: _joined([_digest(file) for file in files])} if files else {}
+    files = dict.fromkeys(name.rpartition(":")[0] for name in names if ":" in name)
+    return {fact: {file: _digest(Path(file).resolve()) for file in files}} if files else {}
 
 
 def one_hot(cell: Cell, size: int) -> Cell:
@@ -130,6 +131,9 @@ def error_in_own_file(error: BaseException, name: str = "", what: str = "cell") 
     if where is None:
         return None
     return f"{what} got {name or where[0]!r}, which raised {type(error).__name__} at {where[1]}{_message(error)}"
+
+
+describe_errors_with(error_in_own_file)
 
 
 @contextlib.contextmanager
@@ -185,10 +189,8 @@ def _known(sources: list[Path]) -> list[str]:
 
 
 def _digest(file: Path) -> str:
-    return _joined([hashlib.sha256(source.read_bytes()).hexdigest() for source in _sources(file)])
-
-
-def _joined(digests: list[str]) -> str:
+    """The SHA-256 of a file, or of those of it and of the files that it imports, one after the other."""
+    digests = [hashlib.sha256(source.read_bytes()).hexdigest() for source in _sources(file)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

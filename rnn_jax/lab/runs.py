@@ -123,6 +123,11 @@ class Run(NamedTuple):
         """Writes a value as indented JSON; a number that is not finite becomes null."""
         self.write(name, json.dumps(_jsonable(value), indent=2, allow_nan=False) + "\n")
 
+    def record_status(self, status: str) -> None:
+        """Writes a status into ``summary.json`` and keeps what else is there."""
+        file = self.folder / "summary.json"
+        self.write_json(file.name, {**(read_json(file) if file.is_file() else {}), "status": status})
+
     def draw(self, name: str, figure: Figure, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         """Writes ``figures/<name>`` as PNG and SVG, and its numbers as CSV; returns the SVG."""
         self.write_csv(f"figures/{name}.csv", columns, rows)
@@ -155,7 +160,7 @@ def open_run(
         facts: more that must be equal for a run to go on, such as the checksum of its text.
         resume: go on in a folder of the same configuration.
         extend: names of fields that may grow when the run goes on: numbers that become larger, or lists that become
-            longer. If any is given, ``resume`` is meant.
+            longer. If any is given, ``resume`` is meant, and facts that are mappings may get more entries.
         overwrite: delete what an earlier run wrote into the folder.
 
     Raises:
@@ -184,7 +189,7 @@ def open_run(
     run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
     run.write_json("config.json", wanted)
-    run_begins()
+    run_begins(run)
     return run
 
 
@@ -226,16 +231,22 @@ def _starts_of_old_run(
         return []
     if not killed_at_once:
         before = _read(folder / "config.json", dict)
-        same = (before.keys() | wanted.keys()) - {*MAY_CHANGE, *extend}
-        differ = sorted(k for k in same if before.get(k) != wanted.get(k))
-        if differ:
-            named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
-            raise ValueError(f"--resume got another configuration ({named}); want the same, or another folder")
         for name in before.keys() & {*extend}:
             was, now = before[name], wanted[name]
             if not ({*was} <= {*now} if isinstance(was, list) else was <= now):
                 raise ValueError(f"--extend got {name} {now!r}, where the run has {was!r}; want at least these")
+        same = (before.keys() | wanted.keys()) - {*MAY_CHANGE, *extend}
+        differ = sorted(k for k in same if not _agree(before.get(k), wanted.get(k), may_grow=bool(extend)))
+        if differ:
+            option = "--extend" if extend else "--resume"
+            named = ", ".join(f"{k} was {before.get(k)!r}, now {wanted.get(k)!r}" for k in differ)
+            raise ValueError(f"{option} got another configuration ({named}); want the same, or another folder")
     return _read(folder / "env.json", list) if "env.json" not in missing else []  # killed before it was written
+
+
+def _agree(was: Any, now: Any, *, may_grow: bool) -> bool:
+    """Whether a field is the same as before; a mapping that may grow is if its old entries are."""
+    return was == now or (may_grow and isinstance(now, dict) and (was or {}).items() <= now.items())
 
 
 def _foreign(folder: Path) -> Iterator[str]:
