@@ -211,7 +211,7 @@ def test_a_fault_in_which_none_can_be_read_costs_no_checkpoint(tmp_path, monkeyp
 def test_what_is_put_aside_is_never_deleted(tmp_path):
     kept = two(tmp_path)
     for _ in range(2):
-        (tmp_path / "20" / "told" / "metadata").write_text("{")
+        (tmp_path / "20" / "facts" / "metadata").write_text("{")
         found = kept.restore({"h": jnp.zeros(300)}, print)
         assert found is not None
         assert found.step == 10
@@ -251,8 +251,8 @@ def test_numbers_of_every_type_come_back_bit_for_bit(tmp_path):
 def test_numbers_that_were_changed_are_refused(tmp_path):
     kept = two(tmp_path)
     kept.save(30, {"h": jnp.full(300, 30.0)}, {})
-    told = tmp_path / "30" / "told" / "metadata"
-    told.write_text(told.read_text().replace('"sha256": "', '"sha256": "0'))
+    metadata = tmp_path / "30" / "facts" / "metadata"
+    metadata.write_text(metadata.read_text().replace('"sha256": "', '"sha256": "0'))
     lines = []
     found = kept.restore({"h": jnp.zeros(300)}, lines.append)
     assert found is not None
