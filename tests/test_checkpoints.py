@@ -189,7 +189,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(tmp_path, like, say
     assert kept.steps() == [10, 20]
 
 
-def test_where_every_checkpoint_is_damaged_nothing_begins_anew_however_often_it_is_asked(tmp_path):
+def test_where_every_checkpoint_is_damaged_no_run_starts_again_at_any_number_of_tries(tmp_path):
     kept = two(tmp_path)
     for file in tmp_path.rglob("told/metadata"):
         file.write_text("{")
@@ -208,7 +208,7 @@ def test_a_fault_in_which_none_can_be_read_costs_no_checkpoint(tmp_path, monkeyp
     assert found.step == 20
 
 
-def test_what_is_put_aside_is_never_deleted(tmp_path):
+def test_a_checkpoint_that_was_put_aside_is_never_deleted(tmp_path):
     kept = two(tmp_path)
     for _ in range(2):
         (tmp_path / "20" / "facts" / "metadata").write_text("{")

@@ -126,7 +126,7 @@ def test_a_beam_of_width_one_is_greedy():
 
 
 @pytest.mark.parametrize("name", ["lstm", "stack"])
-def test_beams_are_distinct_in_order_and_score_what_teacher_forcing_says(name):
+def test_beams_are_distinct_in_order_and_have_the_scores_of_teacher_forcing(name):
     cell, params, h = model_of(name, seed=1)
     beams = jax.jit(lambda h: beam_search(cell, params, h, FIRST, length=7, width=6, end=3, length_penalty=0.7))(h)
     ids, score, lengths = jax.device_get(beams)
@@ -164,7 +164,7 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     chex.assert_trees_all_close(alone[1], same, rtol=1e-12, atol=1e-14)
 
 
-def test_a_key_says_all_that_is_drawn():
+def test_all_random_numbers_come_from_the_key():
     cell, params, h = model_of("lstm")
     draw = jax.jit(lambda key: sample(cell, params, key, h, FIRST, length=12, temperature=3.0))
     keys = jax.random.split(KEY, 20)
@@ -283,7 +283,7 @@ def test_after_the_end_there_is_only_the_end_at_no_cost():
     np.testing.assert_array_equal(early.lengths, [3, 2, 1, 3])
 
 
-def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_truncation():
+def test_ln_p_is_that_of_teacher_forcing_at_any_temperature_and_truncation():
     cell, params, h = model_of("stack", batch=(9,))
     first = jnp.arange(9) % V
     said = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
@@ -295,7 +295,7 @@ def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_trun
     assert 0 < np.count_nonzero(np.asarray(drawn.log_prob) == 0) < 7 * 9
 
 
-def test_nothing_is_written_where_nothing_is_asked_for():
+def test_nothing_is_generated_at_length_0():
     cell, params, h = model_of("gru", batch=(2,))
     first = jnp.array([0, 1])
     for written in (

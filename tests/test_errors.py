@@ -291,13 +291,13 @@ def test_a_loss_that_is_no_scalar_is_refused(program):
     refused(lambda: streaming(cell, params, h, xs, targets, loss), says)
 
 
-def test_no_cell_is_shown_what_it_does_not_read():
-    """The filters of warnings belong to the whole process, so none is asked to be quiet while ids are checked."""
+def test_the_check_of_ids_calls_no_cell_with_another_type():
+    """The filters of warnings belong to the whole process, so the check of ids must not change them."""
     shown = []
 
     def step(logits, h, x):
         shown.append(x.dtype)
-        return jax.nn.one_hot(x, 4, dtype=logits.dtype)  # which warns of what is no integer
+        return jax.nn.one_hot(x, 4, dtype=logits.dtype)  # which warns of inputs that are no integers
 
     logits = chain.init(KEY)
     cell = chain._replace(advance=step)

@@ -297,7 +297,7 @@ def test_the_window_may_be_traced_and_vmapped(one: Lab):
     )
 
 
-def test_everything_said_of_steps_may_be_traced(one: Lab):
+def test_every_flag_of_steps_may_be_traced(one: Lab):
     said = marks(4)
     traced = jax.jit(lambda h0, xs, said: one.roll(h0, xs, **said))(one.h0, one.xs, said)
     answer = one.ask(**said)

@@ -41,7 +41,7 @@ def test_every_order_is_its_definition(N, M, V):
     np.testing.assert_allclose(found, by_definition(train.tolist(), text.tolist(), V, 5), rtol=1e-12)
 
 
-def test_probabilities_of_the_next_letter_sum_to_one():
+def test_probabilities_of_the_next_character_sum_to_one():
     rng = np.random.default_rng(0)
     train, context = rng.integers(0, 6, 300), rng.integers(0, 6, 4)
     after = [witten_bell(train, np.append(context, x), 6, order=5)[:, -1] for x in range(6)]

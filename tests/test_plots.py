@@ -121,7 +121,7 @@ def test_confidences_are_green_where_right_and_red_where_the_first_guess_is_wron
     assert shown == ["a", "a", "b", "c", "b", "c", "b", "a"]
 
 
-def test_long_texts_take_several_lines_and_blanks_are_seen():
+def test_long_texts_take_several_lines_and_blanks_are_visible():
     figure = confidence_figure("a b$\n" * 3, " b$\na" * 3, np.full((15, 5), 0.2), "a b$\n", width=6)
     assert len(figure.axes) == 3
     assert "␣" in {text.get_text() for text in figure.axes[0].texts}

@@ -280,7 +280,7 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize("case", DEPTHS)
-def test_the_depth_of_each_program_is_what_its_table_says(case):
+def test_the_depth_of_each_program_is_that_of_its_table(case):
     cell, params, h0, xs = example("lstm", steps=T)
     program, said, depth = DEPTHS[case]
 

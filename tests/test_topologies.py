@@ -125,7 +125,7 @@ def test_one_to_one_is_a_network_of_one_hidden_layer():
 
 
 @pytest.mark.parametrize("cell", [learned_start(lstm(I, H)), stack(told(gru(I, 2)), lstm(V, H))])
-def test_many_to_one_is_what_is_seen_last_and_many_to_many_what_is_seen_at_each_step(cell):
+def test_many_to_one_is_the_last_output_and_many_to_many_the_output_of_each_step(cell):
     params, rng = random_params(cell), np.random.default_rng(0)
     h0, xs, lengths = cell.start(params, (B,)), jnp.asarray(rng.normal(size=(S, B, I))), np.array([6, 3, 0])
     asked = jax.jit(lambda lengths: many_to_one(cell, params, h0, xs, lengths=lengths))(lengths)
@@ -135,7 +135,7 @@ def test_many_to_one_is_what_is_seen_last_and_many_to_many_what_is_seen_at_each_
     np.testing.assert_allclose(asked, last, rtol=1e-12, atol=1e-14)
 
 
-def test_both_directions_are_seen_last_where_each_has_read_everything():
+def test_the_last_output_of_both_directions_is_taken_where_each_has_read_everything():
     below, above = (lstm(I, H), gru(I, 2)), (gru(H + 2, 2), vanilla(H + 2, H))
     one = bidirectional(*below)
     deep = stack(one, bidirectional(*above))
@@ -161,7 +161,7 @@ def teller():
     return cell, params, h0, jnp.asarray(rng.integers(0, V, B)), jnp.asarray(rng.integers(0, V, (T, B)))
 
 
-def test_one_to_many_is_told_the_right_beginning_and_sees_no_target_before_it_has_told_it():
+def test_one_to_many_reads_the_right_beginning_and_no_target_before_its_own_step():
     cell, params, h0, first, targets = teller()
     tell = jax.jit(lambda targets: one_to_many(cell, params, h0, first, targets))
     ys = tell(targets)
@@ -197,7 +197,7 @@ def forced(cell, params, h0, first, targets):
     return jax.jit(jax.grad(loss, has_aux=True))((params, h0))[::-1]
 
 
-def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_looks_at_no_target_at_rate_1():
+def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_reads_no_target_at_rate_1():
     ask, (cell, params, h0, first, targets) = sampler()
     chex.assert_trees_all_close(
         ask(0.0, KEY, targets), forced(cell, params, h0, first, targets), rtol=1e-12, atol=1e-14
@@ -209,7 +209,7 @@ def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_looks_at_no_target_
     np.testing.assert_allclose(ys, free[0], rtol=1e-12, atol=1e-14)
 
 
-def test_no_gradient_flows_through_what_is_drawn():
+def test_no_gradient_flows_through_the_drawn_ids():
     ask, (cell, params, h0, first, targets) = sampler()
     ys, gradient = ask(0.5, KEY, targets)
     read, h, step = [], h0, jax.jit(jax.vmap(compiled(cell), in_axes=(None, None, 0)))
@@ -225,7 +225,7 @@ def test_no_gradient_flows_through_what_is_drawn():
     chex.assert_trees_all_close((ys, gradient), forced(cell, params, h0, first, again), rtol=1e-12, atol=1e-14)
 
 
-def test_as_many_own_ids_are_read_as_the_rate_says_and_they_are_drawn_from_the_softmax():
+def test_the_share_of_own_ids_is_the_rate_and_they_are_drawn_from_the_softmax():
     steps, keys = 61, jax.random.split(KEY, 40)
     mirror = cell_from_step(  # adds the id it has read to all its logits, which changes no probability
         init=lambda key: jnp.array([0.5, 0.0, -0.7, -1e9]),
@@ -248,7 +248,7 @@ def test_as_many_own_ids_are_read_as_the_rate_says_and_they_are_drawn_from_the_s
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_each_example_is_told_as_if_it_were_alone_whatever_lies_beyond_its_length(name):
+def test_each_example_has_the_logits_it_has_alone_with_any_padding(name):
     question, ask = laboratory(name)
     model, b = MODELS[name], 1
     answer = ask(question)
@@ -287,7 +287,7 @@ def test_teacher_forcing_on_what_greedy_wrote_makes_its_choices(name):
     np.testing.assert_allclose(mapped, ys, rtol=1e-12, atol=1e-14)
 
 
-def test_a_linear_bridge_adds_to_the_decoders_start_what_is_linear_in_what_is_seen():
+def test_a_linear_bridge_adds_a_linear_map_of_the_last_output_to_the_decoders_start():
     encoder = bidirectional(gru(I, H), lstm(I, 2))
     model = encoder_decoder(encoder, learned_start(told(stack(lstm(V, 2), gru(2, H)))))
     params, rng = random_params(model), np.random.default_rng(0)
@@ -303,7 +303,7 @@ def test_a_linear_bridge_adds_to_the_decoders_start_what_is_linear_in_what_is_se
     np.testing.assert_allclose(gru_state, gru_h + numbers[:, 4:], rtol=1e-12)
 
 
-def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
+def test_a_bridge_may_be_of_a_wider_type_than_its_input():
     model = encoder_decoder(gru(I, H, dtype=jnp.float32), told(gru(V, H)))
     params = model.init(KEY)
     wide = params._replace(bridge=jax.tree.map(lambda a: a.astype(jnp.float64), params.bridge))
@@ -312,7 +312,7 @@ def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
     np.testing.assert_allclose(*reached, rtol=1e-6)
 
 
-def test_what_is_handed_over_is_the_encoders_last_state():
+def test_the_identity_bridge_returns_the_encoders_last_state():
     encoder = stack(lstm(I, 2), lstm(2, H))
     model = encoder_decoder(encoder, told(stack(lstm(V, 2), lstm(2, H))), bridge=identity_bridge)
     params, xs = random_params(model), jnp.asarray(np.random.default_rng(0).normal(size=(S, B, I)))
@@ -335,7 +335,7 @@ def lesson():
     return params, loss, xs, targets, mask
 
 
-def test_the_gradient_of_telling_agrees_with_finite_differences():
+def test_the_gradient_of_sequence_to_sequence_agrees_with_finite_differences():
     params, loss, xs, targets, _ = lesson()
     vector, unravel = ravel_pytree(params)
     check_grads(jax.jit(lambda v, xs: loss(unravel(v), xs, targets)), (vector, xs), order=1, modes=["rev"])
