@@ -57,7 +57,7 @@ MERGES: dict[str, Merge] = {
 
 
 class BothWays(NamedTuple):
-    """One thing for each direction of a bidirectional layer: its params, or its states."""
+    """A pair for the two directions of a bidirectional layer: their params, or their states."""
 
     forward: Any
     backward: Any
@@ -189,7 +189,7 @@ def stack(*models: Model) -> Model:
 
     Raises:
         ValueError: when there is none, or a part is neither a cell nor a layer; when a cell does not accept the output
-            of the cell below it; where a stack with layers is applied, when a part does not accept what it reads.
+            of the cell below it; where a stack with layers is applied, when a part does not accept the output below it.
 
     Example: two cells, and a bidirectional network two layers deep.
 

@@ -184,7 +184,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **fl
 
 
 def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
-    """Many inputs, as many outputs, one at each step.
+    """Many inputs, as many outputs: the output of each step.
 
     Args:
         model, params, h0, xs, **flags: as in ``many_to_one``.

@@ -1,4 +1,4 @@
-"""The n-gram model: against its definition, counted letter by letter."""
+"""The n-gram model: against its definition, counted character by character."""
 
 import os
 from collections import Counter, defaultdict
@@ -59,10 +59,10 @@ HERE = Path(os.environ.get("RNN_JAX_DATA", "nowhere")) / TEXTS["tiny_shakespeare
 @pytest.mark.skipif(not HERE.is_file(), reason="no test downloads: wants the text in RNN_JAX_DATA")
 def test_the_bar_of_tiny_shakespeare_is_that_of_the_literature():
     text = named_text("tiny_shakespeare")
-    letters = vocabulary(text)
-    ids = letters.encode(text)
+    characters = vocabulary(text)
+    ids = characters.encode(text)
     train, validation = np.split(ids, [90 * len(ids) // 100])
-    nats = witten_bell(train, validation, letters.size, order=6)[:, 1:].mean(axis=1)
+    nats = witten_bell(train, validation, characters.size, order=6)[:, 1:].mean(axis=1)
     assert np.argmin(nats) == 4
     assert abs(nats[4] - 1.669) < 0.003
 

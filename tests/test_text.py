@@ -102,7 +102,7 @@ def test_units_of_surprise():
 
 
 def test_a_model_that_has_learned_hello_by_heart_writes_it():
-    # A cell that copies its input into its state, and a readout that names the successor of each letter in "hel".
+    # A cell that copies its input into its state, and a readout that names the successor of each character in "hel".
     v = vocabulary("hel")  # e h l
     model = readout(lstm(3, 2), 3)
     model = model._replace(

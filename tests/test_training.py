@@ -77,7 +77,7 @@ def test_hello_is_learned():
     model = readout(gru(v.size, 8), v.size)
     learner = window_learner(model, cross_entropy, optax.adam(0.05))
     state, info = jax.jit(lambda key: fit_epochs(learner, key, windows, 30))(jax.random.key(0))
-    assert info.loss[0] > 5 * 1.2  # nats of a window of five letters
+    assert info.loss[0] > 5 * 1.2  # nats of a window of five characters
     assert info.loss[-1] < 0.5
     xs, ys = (a.transpose(2, 0, 1).reshape(2, -1).T for a in windows)
     assert evaluate(model, state.params, xs, ys, cross_entropy) < 0.2 * len(xs)

@@ -181,7 +181,7 @@ def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     if not apart and not (batch and read_by_one(0) and not read_by_one(len(batch))):
         return ""
     return (
-        f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
+        f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want the same in both: give xs "
         f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
     )
 

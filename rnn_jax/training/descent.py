@@ -1,4 +1,4 @@
-"""One update: a step of the optimizer, made where all numbers are finite, and the state for the next update."""
+"""One update: a step of the optimizer, if all numbers are finite, and the state for the next update."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
