@@ -93,7 +93,9 @@ def test_a_start_without_the_batch_of_the_sequence_is_refused():
     with jax.numpy_rank_promotion("allow"):
         with pytest.raises(ValueError, match=wanted):
             rollout(cell, params, cell.start(params), jnp.zeros((5, 2, I)))
-        with pytest.raises(ValueError, match=r"^xs got shape \(5, 2, 3\), h0 the batch axes \(3,\); want the same in both"):
+        with pytest.raises(
+            ValueError, match=r"^xs got shape \(5, 2, 3\), h0 the batch axes \(3,\); want the same in both"
+        ):
             rollout(cell, params, cell.start(params, (3,)), jnp.zeros((5, 2, I)))
 
 
