@@ -174,8 +174,8 @@ misread = add_figure(
 misread
 
 # %% [markdown]
-# The confusion matrix counts the guesses for every true digit. Every count off the diagonal is an error, and errors
-# are not random: digits of similar shape are confused.
+# The confusion matrix counts the guesses for every true digit. Counts off the diagonal are errors, and errors are
+# not random: digits of similar shape are confused.
 
 # %%
 counts = confusion_counts(guesses, truth, CLASSES)

@@ -165,7 +165,7 @@ curves
 # ## How early is the digit recognised?
 #
 # The networks were trained on their last output only. But the readout can be applied to every state: `many_to_many`
-# returns the output after each pixel. Until the ink of a digit begins, all images are equal; many digits are recognised
+# returns the output after each pixel. Until the ink of a digit begins, all inputs are 0; many digits are recognised
 # before the last rows.
 
 

@@ -96,8 +96,8 @@ def test_a_beam_as_wide_as_there_are_hypotheses_finds_them_all_in_order(name, le
     ids, lengths, log_prob = every_hypothesis(cell, params, h, 0, length, end)
     N = len(ids)
     assert (V**length if end is None else sum(3**t for t in range(length)) + 3**length) == N
-    arguments = {"length": length, "width": N + 3, "end": end, "length_penalty": penalty}
-    search = jax.jit(lambda params, h, first: beam_search(cell, params, h, first, **arguments))
+    options = {"length": length, "width": N + 3, "end": end, "length_penalty": penalty}
+    search = jax.jit(lambda params, h, first: beam_search(cell, params, h, first, **options))
     beams = jax.device_get(search(params, h, FIRST))
     score = log_prob / lengths**penalty
     best = np.argsort(-score)
@@ -143,8 +143,8 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     h = jax.jit(cell.step)(params, h0, first[::-1])  # states that differ
 
     def write(h, first):
-        arguments = {"length": 6, "end": 1}
-        return greedy(cell, params, h, first, **arguments), beam_search(cell, params, h, first, width=3, **arguments)
+        options = {"length": 6, "end": 1}
+        return greedy(cell, params, h, first, **options), beam_search(cell, params, h, first, width=3, **options)
 
     line, beams = batch = jax.device_get(write(h, jnp.asarray(first)))
     assert line.ids.shape == (6, 2, 3)
@@ -182,8 +182,8 @@ def test_all_random_numbers_come_from_the_key():
 )
 def test_what_is_drawn_follows_the_truncated_softmax_at_every_step(temperature, top_k, top_p):
     N, logits = 20_000, chain.init(jax.random.key(5))
-    arguments = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), length=2, **arguments).ids
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), length=2, **options).ids
     found = np.bincount(V * np.asarray(ids[0]) + np.asarray(ids[1]), minlength=V * V)
     p = np.array([truncated(row, temperature, top_k, top_p) for row in np.asarray(logits)])
     expected = N * np.ravel(p[0][:, None] * p)  # both ids: a key used twice would show
@@ -263,19 +263,17 @@ def test_a_nucleus_of_everything_keeps_the_unlikely_and_one_of_next_to_nothing_k
 
 def test_after_the_end_there_is_only_the_end_at_no_cost():
     first, lengths = np.arange(4), np.array([3, 2, 1, 4])
-    h, arguments = chain.start(BY_HEART, (4,)), {"length": 5, "end": 3}
+    h, options = chain.start(BY_HEART, (4,)), {"length": 5, "end": 3}
     written = np.transpose([[1, 2, 3, 3, 3], [2, 3, 3, 3, 3], [3, 3, 3, 3, 3], [0, 1, 2, 3, 3]])
     going = np.arange(5)[:, None] < lengths
     nats = 5 - np.log(np.exp(5) + 3)
     for write in (greedy, functools.partial(sample, temperature=0.05, key=KEY)):
-        found = jax.device_get(
-            jax.jit(lambda h, first: write(chain, BY_HEART, h=h, first=first, **arguments))(h, first)
-        )
+        found = jax.device_get(jax.jit(lambda h, first: write(chain, BY_HEART, h=h, first=first, **options))(h, first))
         np.testing.assert_array_equal(found.ids, written)
         np.testing.assert_array_equal(found.lengths, lengths)
         np.testing.assert_allclose(found.log_prob, np.where(going, nats, 0), rtol=1e-10)
         assert np.all(found.log_prob[~going] == 0)
-    beams = jax.jit(lambda h, first: beam_search(chain, BY_HEART, h, first, **arguments, width=2))(h, first)
+    beams = jax.jit(lambda h, first: beam_search(chain, BY_HEART, h, first, **options, width=2))(h, first)
     beams = jax.device_get(beams)
     np.testing.assert_array_equal(beams.ids[..., 0], written)
     np.testing.assert_array_equal(beams.lengths[:, 0], lengths)
@@ -288,8 +286,8 @@ def test_after_the_end_there_is_only_the_end_at_no_cost():
 def test_ln_p_is_that_of_teacher_forcing_at_any_temperature_and_truncation():
     cell, params, h = model_of("stack", batch=(9,))
     first = jnp.arange(9) % V
-    arguments = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
-    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, length=7, **arguments))(h)
+    options = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
+    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, length=7, **options))(h)
     line = jax.jit(lambda h: greedy(cell, params, h, first, length=7))(h)
     for written, end in [(drawn, 1), (line, None)]:
         told = teacher_forced(cell, params, h, first, written.ids, end)

@@ -42,7 +42,7 @@ def machine_memory() -> float:
 
 
 def number_count(tree: Any) -> int:
-    """The number of numbers in a tree of arrays or of shapes."""
+    """The number of entries in a tree of arrays or of shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 

@@ -25,7 +25,7 @@ class Report(Protocol):
     """Reports the progress of a job: ``(doing, evaluations=0)``."""
 
     def __call__(self, doing: str, evaluations: int = 0) -> None:
-        """Shows the present step of the job, and adds its evaluations since the last report to the bar.
+        """Shows the current step of the job, and adds its evaluations since the last report to the bar.
 
         Raises:
             CancelledError: when the job is to stop.
@@ -40,7 +40,7 @@ class Bars(NamedTuple):
     tasks: dict[str, TaskID]
 
     def report(self, name: str, doing: str, evaluations: int = 0) -> None:
-        """Shows the present step of a job, and adds its evaluations since the last report to its bar."""
+        """Shows the current step of a job, and adds its evaluations since the last report to its bar."""
         task = self.tasks[name]
         self.progress.start_task(task)
         self.progress.update(task, doing=doing, advance=evaluations)

@@ -91,7 +91,7 @@ def visible_character(character: str) -> str:
 
 
 def add_legend(axis: Any, **options: Any) -> None:
-    """A legend, if there are several curves with labels."""
+    """A legend, if any curve has a label."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, **options)
 
