@@ -2,10 +2,10 @@
 # # Sequence to sequence: dates as twelve languages write them
 #
 # Many to one, joined with one to many. An encoder reads a date as one of twelve languages writes it, in one of four
-# lengths, from "03.05.79" to "segunda-feira, 3 de maio de 1979". A linear map turns what the encoder has read, in both
-# directions, into the first state of a decoder, and the decoder writes 1979-05-03, character by character. There is no
-# attention: everything must pass through one vector. Which input character influenced which output character is shown
-# afterwards, by gradients.
+# lengths, from "03.05.79" to "segunda-feira, 3 de maio de 1979". A linear map turns the last outputs of the encoder, in
+# both directions, into the first state of a decoder, and the decoder writes 1979-05-03, character by character. There
+# is no attention: everything must pass through one vector. The influence of each input character on each output
+# character is measured afterwards, by gradients.
 #
 # Cho and others 2014; Sutskever, Vinyals, Le 2014; scheduled sampling: Bengio, Vinyals, Jaitly, Shazeer 2015.
 
@@ -144,7 +144,7 @@ facts
 
 # %% [markdown]
 # ## Training with the right inputs, writing with its own
-# While it is trained, the decoder gets the right character as its next input, whatever it would have written itself:
+# While it is trained, the decoder gets the right character as its next input, not its own last character:
 # teacher forcing, which makes every step of the answer an ordinary prediction of the next character. When it writes,
 # it gets its own last character, so one error can lead to the next. Scheduled sampling closes this gap: more and more
 # of the inputs are drawn from the decoder's own confidences (`--sampling-rate 0.5`).
@@ -232,7 +232,7 @@ curves
 
 # %% [markdown]
 # ## What it writes
-# The first network reads the test part. Every line below is a day that it has never seen.
+# The first network reads the test part. Every line below is a day outside the training part.
 
 # %%
 params = first_network(networks, kind)
@@ -265,8 +265,8 @@ print(samples["Dates of the test"])
 
 # %% [markdown]
 # ## Which language is hardest?
-# In a full run it is Swedish. Its short form, 2044-08-09, is the only one that begins with the year, and the digits of
-# the month come before those of the day. So the network errs where nothing has to be translated.
+# With the default options it is Swedish. Its short form, 2044-08-09, is the only one that begins with the year, and the
+# digits of the month come before those of the day. So the network errs where the date is already in the right form.
 
 
 # %%
@@ -295,9 +295,9 @@ by_language
 
 # %% [markdown]
 # ## Alignment by gradients
-# Which input character did the decoder use for which output character? The gradient tells: how much would the output
-# change, if this input changed a little? The output is the log-odds ln p/(1 − p) of the character that was written,
-# since p itself, close to 1, hardly changes. In a long date the month's name lies far from the digits of the month,
+# Which input character did the decoder use for which output character? The gradient measures this: how much would the
+# output change, if this input changed a little? The output is the log-odds ln p/(1 − p) of the written character, since
+# p itself, close to 1, hardly changes. In a long date the month's name lies far from the digits of the month,
 # and the weekday is of no use at all.
 
 

@@ -60,7 +60,7 @@ image_figure(parts.train.images[:18], [str(digit) for digit in parts.train.class
 
 # %% [markdown]
 # The score to compare with needs no network: always guess the commonest digit of the training part. On the test part
-# this guess is right for about one image in ten.
+# this guess is right for 7.8 % of the images.
 
 # %%
 baselines = {"accuracy": {"the commonest digit": majority_accuracy(parts)}}
@@ -139,10 +139,10 @@ curves = learning_curves(run, "accuracy", y="digits recognised", baselines=basel
 curves
 
 # %% [markdown]
-# ## Which digits are taken for others?
+# ## Which digits are confused?
 #
-# Look at the test images that the first network gets wrong: many of them are hard for people, too. And look at its
-# confidence: a network can be sure and wrong.
+# These are test images that the first network classifies wrongly, with its confidence in the wrong class. Many of
+# them are hard for people, too. The confidence can be high although the class is wrong.
 
 # %%
 images, truth = parts.test
@@ -174,8 +174,8 @@ misread = add_figure(
 misread
 
 # %% [markdown]
-# The confusion matrix counts the guesses for every true digit. What is not on the diagonal is an error, and errors are
-# not random: digits of similar shape are taken for each other.
+# The confusion matrix counts the guesses for every true digit. Counts off the diagonal are errors, and errors are
+# not random: digits of similar shape are confused.
 
 # %%
 counts = confusion_counts(guesses, truth, CLASSES)
@@ -186,7 +186,7 @@ confusion = add_figure(
     confusion_figure(counts, labels),
     ("truth", *labels),
     [(digit, *row) for digit, row in enumerate(counts)],
-    title="Which digit is taken for which?",
+    title="Which digits are confused?",
     sentence="The same network on the test part; each row is a true digit, each column a guess.",
 )
 confusion

@@ -86,7 +86,7 @@ baselines
 # ## The network
 #
 # `encoder_decoder` joins a vanilla cell, which reads an image as a sequence of one step, and a GRU, which writes. In
-# training the decoder reads the true characters before each place, whatever it would have written (teacher forcing).
+# training the decoder reads the true characters before each place, not its own (teacher forcing).
 # In evaluation it reads its own characters: `greedy` writes the likeliest character at each place, until the end.
 
 # %%
@@ -179,8 +179,8 @@ curves
 #
 # Below, each image stands beside the name that the first network writes for it, with its likeliest characters at each
 # place; the longer a bar, the larger the network's confidence. The first character decides most: after "s" the network
-# must still tell six from seven, after "z" there is only one way to go on. First come digits whose names are exact, one
-# of each, then some with errors.
+# must still distinguish six from seven, after "z" only one name is possible. First come digits whose names are exact,
+# one of each, then some with errors.
 
 # %%
 params = first_network(networks, KIND)
@@ -239,8 +239,8 @@ spelled = add_figure(
 spelled
 
 # %% [markdown]
-# These are the first names with errors. Most of them are correct names of another digit: the image was taken for that
-# digit. A name that is no word at all would be an error of the decoder.
+# These are the first names with errors. Most of them are correct names of another digit: the image was classified as
+# that digit. A name that is no word at all would be an error of the decoder.
 
 # %%
 errors = [f"{NAMES[truth[n]]} became {CHARACTERS.decode(ids[n]).partition(chr(10))[0]}" for n in np.flatnonzero(~right)]

@@ -2,7 +2,7 @@
 # # Many to one: a digit, pixel by pixel
 #
 # Many inputs, one output. The image of a digit is read as a sequence of 64 numbers, row by row, and only the last state
-# decides which digit it is. The first pixels are then 64 steps back, so a network must carry what it has read. This
+# decides which digit it is. The first pixels are then 64 steps back, so a network must keep them in its state. This
 # script compares tanh, ReLU, GRU and LSTM at equal numbers of parameters. It also reads the output of the same networks
 # after each pixel: how early is the digit recognised?
 #
@@ -65,8 +65,8 @@ parts, classes = digits(), 10
 image_figure(parts.train.images[:9], [str(digit) for digit in parts.train.classes[:9]])
 
 # %% [markdown]
-# This is what a network reads of the first two images: 64 numbers, one after the other. Every eight steps a new row
-# begins, and what is close in the image, one pixel below the other, is eight steps apart in the sequence.
+# These are the inputs of the first two images: 64 numbers, one after the other. Every eight steps a new row
+# begins, and two neighbours in the image, one below the other, are eight steps apart in the sequence.
 
 
 # %%
@@ -165,7 +165,7 @@ curves
 # ## How early is the digit recognised?
 #
 # The networks were trained on their last output only. But the readout can be applied to every state: `many_to_many`
-# returns the output after each pixel. Until the ink of a digit begins, nothing can be known; many digits are decided
+# returns the output after each pixel. Until the ink of a digit begins, all inputs are 0; many digits are recognised
 # before the last rows.
 
 

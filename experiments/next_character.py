@@ -56,7 +56,7 @@ options
 # The smallest text of the lecture: a network that has read "hell" should return "ello". A character is a one-hot
 # vector, a 1 at its index in the vocabulary. Its product with W_xh is one row of W_xh, so the library also takes the
 # index itself, the id, and looks up the row. Note that "l" is followed once by "l" and once by "o": a network without
-# a state could not tell which.
+# a state cannot distinguish the two cases.
 
 # %%
 import jax
@@ -109,7 +109,7 @@ TextBlock(f"{len(text.ids):,} characters, {V} different ones:\n\n{text.vocabular
 # The text is cut into lanes, which lie side by side in a batch like lines of a page read at the same time, and each
 # lane into windows. After each window the params are updated. The state goes on into the next window, but no gradient
 # goes back into the one before: truncated back-propagation through time. So the network may remember more than one
-# window, but it learns only from what lies within one.
+# window, but its gradient does not reach further than one.
 
 # %%
 windows = streams(parts.train, options.batch_size, options.window)
@@ -126,7 +126,8 @@ Table(
 
 # %% [markdown]
 # Two predictions need no network, only counts: the commonest character of the text, and the commonest character after
-# each character. The second is what a model with a memory of one character can do at best.
+# each character. On the text that was counted, no model with a memory of one character is right more often than the
+# second.
 
 # %%
 baselines = bigram_baselines(windows, test, V)
@@ -196,8 +197,8 @@ curves
 
 # %% [markdown]
 # ## How confident is it of the next character?
-# The softmax of the logits is the network's confidence in each character. Look where it is confident and where it is
-# not: at the beginning of a word many characters are possible; in the middle of a long word there is little doubt.
+# The softmax of the logits is the network's confidence in each character. The figure shows where it is confident and
+# where it is not: at the beginning of a word many characters are possible; in the middle of a long word, few.
 
 # %%
 params = first_network(networks, "GRU")

@@ -3,7 +3,7 @@
 #
 # Many inputs, one output. A recurrent network reads a word character by character; its last state is a summary of the
 # whole word, and a linear readout computes from it how likely each of twelve languages is. The network has to discover
-# by itself what a speaker of these languages notices at once: "ij" is Dutch, "cz" Polish, and "ı" Turkish.
+# by itself the patterns that a speaker of these languages notices at once: "ij" is Dutch, "cz" Polish, and "ı" Turkish.
 
 # %%
 import dataclasses
@@ -150,7 +150,7 @@ curves
 
 # %% [markdown]
 # ## Which languages are mistaken for each other?
-# The errors of the network tell which languages look alike in writing. Mostly they are related, such as Dutch and
+# The errors of the network show which languages are similar in writing. Mostly they are related, such as Dutch and
 # German, Spanish and Portuguese, or French and Portuguese.
 
 # %%

@@ -84,7 +84,7 @@ class LinearBridgeParams(NamedTuple):
 def linear_bridge(encoder: Layer, decoder: Cell, *, weight_init: Initializer = scaled_normal()) -> Bridge:
     """A bridge that is a linear function of the encoder's last output s: h_0 = start + W s + b.
 
-    It joins any encoder with any decoder, whatever their states. (An sLSTM forgets all of its start but h at the first
+    It joins any encoder with any decoder, with any states. (An sLSTM forgets all of its start but h at the first
     step.)
 
     Args:

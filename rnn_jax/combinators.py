@@ -244,7 +244,7 @@ def field_of(params: Params, field: str) -> Params:
 
 
 def nested_cell(cell: Cell, field: str = "cell") -> Cell:
-    """``cell`` as a part of something larger: its functions take larger params, which hold its own in this field."""
+    """``cell`` with its params in a field of larger params: its functions take the larger params."""
     require_cell("cell", cell)
     coefficients = cell.coefficients
 

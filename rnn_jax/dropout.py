@@ -210,7 +210,7 @@ def variational_dropout(
             example ``(*batch, H)``; none where nothing is to be dropped.
 
     Raises:
-        ValueError: for a state_mask on a cell without W_hh, or a mask that is not the last axes of what it drops.
+        ValueError: for a state_mask on a cell without W_hh, or a mask without the last axes of its array.
 
     Example: new masks for every sequence, inside the loss.
 
@@ -291,7 +291,7 @@ def recurrent_dropout(params: Params, key: PRNGKeyArray, rate: float, batch_shap
         params: of a cell, or of any combination of cells, with recurrent matrices ``(H, G·H)``.
         key: the source of all randomness.
         rate: the part that is dropped, in [0, 1).
-        batch_shape: for a mask of its own for each example; without it all examples share one.
+        batch_shape: for a separate mask for each example; without it all examples share one.
 
     Raises:
         ValueError: for a rate outside [0, 1), or params without such matrices.

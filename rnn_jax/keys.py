@@ -100,7 +100,7 @@ def require_draws(draws: bool, name: str, keys: Any) -> None:
 
 
 def with_stream(model: Any, x: PyTree, key: Keys | None, stream: int) -> PyTree:
-    """The input of a cell or layer inside another: x, with a key of its own stream if there is one and it draws."""
+    """The input of a cell or layer inside another: x, with a key of a separate stream if it has one and draws."""
     if key is None or not model.keyed:
         return x
     return Keyed(x, map_keys(lambda k: jax.random.fold_in(k, stream), key))

@@ -57,7 +57,7 @@ MERGES: dict[str, Merge] = {
 
 
 class BothWays(NamedTuple):
-    """One thing for each direction of a bidirectional layer: its params, or its states."""
+    """A pair for the two directions of a bidirectional layer: their params, or their states."""
 
     forward: Any
     backward: Any
@@ -94,7 +94,7 @@ def nested(model: Cell, field: str = "cell") -> Cell: ...
 @overload
 def nested(model: Layer, field: str = "cell") -> Layer: ...
 def nested(model: Model, field: str = "cell") -> Model:
-    """``model`` as a part of something larger: its functions take larger params, which hold its own in this field."""
+    """``model`` with its params in a field of larger params: its functions take the larger params."""
     require_model("model", model)
     if isinstance(model, Cell):
         return nested_cell(model, field)
@@ -124,7 +124,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str | Merge = "concat
         merge: ``"concatenate"``, ``"sum"``, or any function ``(forward_ys, backward_ys) -> ys``.
 
     Raises:
-        ValueError: for an unknown merge, or what is not a cell.
+        ValueError: for an unknown merge, or a value that is not a cell.
 
     Example:
 
@@ -189,7 +189,7 @@ def stack(*models: Model) -> Model:
 
     Raises:
         ValueError: when there is none, or a part is neither a cell nor a layer; when a cell does not accept the output
-            of the cell below it; where a stack with layers is applied, when a part does not accept what it reads.
+            of the cell below it; where a stack with layers is applied, when a part does not accept the output below it.
 
     Example: two cells, and a bidirectional network two layers deep.
 

@@ -44,8 +44,8 @@ def next_token_nats(
     Args:
         logits: scores of the V ids.
         targets: the id that follows, of any integer type.
-        mask: where False, a position costs nothing, whatever it holds, and no gradient reaches its logits. A mask that
-            is applied to the result instead comes too late for the gradient.
+        mask: where False, a position is not counted; its content is ignored, and no gradient reaches its logits. A mask
+            that is applied to the result instead comes too late for the gradient.
 
     Raises:
         ValueError: for logits that are not floating, targets that are not integers, or shapes that do not match.
@@ -99,7 +99,7 @@ def binary_cross_entropy(
     Args:
         logits: log-odds of each variable.
         targets: 0 or 1, or a probability between them; a target outside [0, 1] that is not masked gives NaN.
-        mask: where False, a step costs nothing, whatever it holds.
+        mask: where False, a step is not counted; its content is ignored.
 
     Raises:
         ValueError: for logits that are not floating, or shapes that do not match.
@@ -128,7 +128,7 @@ def squared_error(
     Args:
         ys: outputs with O features.
         targets: of the same shape.
-        mask: where False, a step costs nothing, whatever it holds, such as NaN in a gap of a time series.
+        mask: where False, a step is not counted; its content is ignored, such as NaN in a gap of a time series.
 
     Raises:
         ValueError: for shapes that do not match.
@@ -159,9 +159,9 @@ def masked_mean(values: Float[Array, "..."], mask: Bool[ArrayLike, "..."]) -> Fl
     >>> print(masked_mean(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([True, False, True])))
     2.0
     """
-    marks: Any = _array(mask)
-    require_mask(values.shape[: marks.ndim], marks)
-    counted = jnp.broadcast_to(jnp.expand_dims(marks, range(marks.ndim, values.ndim)), values.shape)
+    flags: Any = _array(mask)
+    require_mask(values.shape[: flags.ndim], flags)
+    counted = jnp.broadcast_to(jnp.expand_dims(flags, range(flags.ndim, values.ndim)), values.shape)
     total = jnp.sum(where(counted, widened(values), 0))
     return total / jnp.maximum(jnp.sum(counted, dtype=total.dtype), 1)
 

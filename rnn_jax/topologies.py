@@ -25,7 +25,7 @@ from rnn_jax.layers import Layer, as_layer
 from rnn_jax.machinery.checks import require_id, require_kept, require_number
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
-from rnn_jax.machinery.sharding import alike, scan, where
+from rnn_jax.machinery.sharding import scan, where, with_common_layout
 from rnn_jax.schedules.driver import require_fit
 from rnn_jax.types import Cell, Params, State, require_cell
 
@@ -100,7 +100,7 @@ def one_to_many(
     """
     first, targets = checked_targets(cell, params, h0, first, targets)
     require_draws(cell.keyed, "key", key)
-    xs = jnp.concatenate(alike(targets.ndim, first[None], targets[:-1]))[: len(targets)]
+    xs = jnp.concatenate(with_common_layout(targets.ndim, first[None], targets[:-1]))[: len(targets)]
     return many_to_many(cell, params, h0, xs if key is None else keyed(key, xs, first.shape))
 
 
@@ -120,7 +120,7 @@ def scheduled_sampling(
         key: the only source of randomness, also for a cell with dropout or zoneout.
         rate: the probability that a step reads an id drawn from the model's own softmax, not the right one; 0 is
             teacher forcing, 1 free generation. May be traced, so that it can grow while training. No gradient flows
-            through what is drawn.
+            through the ids that are drawn.
 
     Raises:
         ValueError: as ``one_to_many``, and for a rate outside [0, 1] that is not traced.
@@ -138,7 +138,7 @@ def scheduled_sampling(
 def _scheduled(
     cell: Cell, params: Params, key: PRNGKeyArray, h0: State, first: Array, targets: Array, rate: Array
 ) -> Float[Array, "T *batch V"]:
-    """``scheduled_sampling`` of what has been checked."""
+    """``scheduled_sampling`` of checked arguments."""
 
     def step(carry: tuple[State, Array], inputs: tuple[Array, Array]) -> tuple[tuple[State, Array], Array]:
         (h, x), (target, key) = carry, inputs
@@ -184,7 +184,7 @@ def many_to_one(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **fl
 
 
 def many_to_many(model: Cell | Layer, params: Params, h0: State, xs: PyTree, **flags: Any) -> Any:
-    """Many inputs, as many outputs, one at each step.
+    """Many inputs, as many outputs: the output of each step.
 
     Args:
         model, params, h0, xs, **flags: as in ``many_to_one``.
@@ -240,7 +240,7 @@ def sequence_to_sequence(
     Reference: Cho and others 2014; Sutskever, Vinyals, Le 2014: see ``linear_bridge`` and ``identity_bridge``.
     """
     if not isinstance(model, EncoderDecoder):
-        raise ValueError(f"model got {type(model).__name__}; want what encoder_decoder(encoder, decoder) makes")
+        raise ValueError(f"model got {type(model).__name__}; want a model that encoder_decoder(encoder, decoder) makes")
     draws = model.decoder.keyed
     if unkey(xs)[1] is not None and (draws or key is not None):
         raise ValueError("xs got keys; want plain xs, and key=, which reaches encoder and decoder")

@@ -301,7 +301,7 @@ def test_projected_lstm_clips_the_memory_and_then_the_projection():
     agree(TOLERANCE["projected_lstm"], got, LSTMState(h=jnp.array([h_1, h_2]), c=c))
 
 
-def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_as_it_is_seen():
+def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_in_its_output():
     """W_xh and W_hh are in units of √ε = √10⁻⁵, so that a variance of 80ε and ε make (9√ε)²; gains in units of 9/4.
 
     x_1 W_xh = (24, 24, 8, 8, 16, 16, 0, 0), less its mean 12: (12, 12, −4, −4, 4, 4, −12, −12), of mean square 80.

@@ -58,7 +58,7 @@ def lasting(folder):
     """Everything that has to be the same, bit for bit."""
     files = ["metrics.jsonl", "samples.txt", "params.safetensors", "config.json", "vocab.json"]
     last = max(checkpoints_of(folder), key=int)
-    facts = json.loads((folder / "checkpoints" / last / "told" / "metadata").read_text())
+    facts = json.loads((folder / "checkpoints" / last / "facts" / "metadata").read_text())
     return [(folder / name).read_bytes() for name in files], last, facts["sha256"]
 
 

@@ -97,10 +97,10 @@ def test_a_checkpoint_counts_and_older_ones_go_only_when_it_was_read_back(tmp_pa
     kept, read = two(tmp_path), checkpoints.read_whole
 
     def misread(*args):
-        told, packed = read(*args)
+        record, packed = read(*args)
         if fault == "cannot be read":
             raise OSError(fault)
-        return told, packed[::-1]
+        return record, packed[::-1]
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "read_whole", misread)
@@ -158,16 +158,16 @@ def test_a_truncated_checkpoint_is_refused_whichever_file_it_is_and_the_one_befo
         shutil.copytree(tmp_path / "whole", tmp_path / "run")
         with (tmp_path / "run" / file).open("r+b") as opened:
             opened.truncate((tmp_path / "run" / file).stat().st_size // 2)
-        told = []
-        found = Checkpoints(tmp_path / "run").restore({"h": jnp.zeros(300)}, told.append)
+        lines = []
+        found = Checkpoints(tmp_path / "run").restore({"h": jnp.zeros(300)}, lines.append)
         assert found is not None
         np.testing.assert_array_equal(found.state["h"], float(found.step))  # never a wrong number
-        assert len(told) == (found.step == 10)
+        assert len(lines) == (found.step == 10)
         assert all(
             line.startswith("checkpoint 20 is damaged and was put aside as 20.damaged: ") and "\n" not in line
-            for line in told
+            for line in lines
         )
-        assert Checkpoints(tmp_path / "run").steps() == ([10] if told else [10, 20])
+        assert Checkpoints(tmp_path / "run").steps() == ([10] if lines else [10, 20])
         used[str(file)] = found.step
         shutil.rmtree(tmp_path / "run")
     gc.collect()  # nothing is left that orbax did not await: warnings are errors
@@ -189,9 +189,9 @@ def test_a_checkpoint_of_something_else_is_refused_and_stays(tmp_path, like, say
     assert kept.steps() == [10, 20]
 
 
-def test_where_every_checkpoint_is_damaged_nothing_begins_anew_however_often_it_is_asked(tmp_path):
+def test_where_every_checkpoint_is_damaged_no_run_starts_again_at_any_number_of_tries(tmp_path):
     kept = two(tmp_path)
-    for file in tmp_path.rglob("told/metadata"):
+    for file in tmp_path.rglob("facts/metadata"):
         file.write_text("{")
     for _ in range(2):
         refused(lambda: kept.restore({"h": jnp.zeros(300)}, pytest.fail), "checkpoints got none that can be read")
@@ -208,10 +208,10 @@ def test_a_fault_in_which_none_can_be_read_costs_no_checkpoint(tmp_path, monkeyp
     assert found.step == 20
 
 
-def test_what_is_put_aside_is_never_deleted(tmp_path):
+def test_a_checkpoint_that_was_put_aside_is_never_deleted(tmp_path):
     kept = two(tmp_path)
     for _ in range(2):
-        (tmp_path / "20" / "told" / "metadata").write_text("{")
+        (tmp_path / "20" / "facts" / "metadata").write_text("{")
         found = kept.restore({"h": jnp.zeros(300)}, print)
         assert found is not None
         assert found.step == 10
@@ -251,8 +251,8 @@ def test_numbers_of_every_type_come_back_bit_for_bit(tmp_path):
 def test_numbers_that_were_changed_are_refused(tmp_path):
     kept = two(tmp_path)
     kept.save(30, {"h": jnp.full(300, 30.0)}, {})
-    told = tmp_path / "30" / "told" / "metadata"
-    told.write_text(told.read_text().replace('"sha256": "', '"sha256": "0'))
+    metadata = tmp_path / "30" / "facts" / "metadata"
+    metadata.write_text(metadata.read_text().replace('"sha256": "', '"sha256": "0'))
     lines = []
     found = kept.restore({"h": jnp.zeros(300)}, lines.append)
     assert found is not None

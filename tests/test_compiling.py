@@ -121,7 +121,7 @@ def through_another(y):
     return by_global(y)
 
 
-def test_what_a_loss_or_a_cell_reads_is_read_anew():
+def test_a_changed_value_that_a_loss_or_a_cell_reads_is_used():
     settings, numbers = Settings(), np.ones(1)
     READ["plain"], READ["array"] = 1.0, jnp.ones(())
     losses = [by_global, through_another, settings.loss, lambda y: numbers[0] * jnp.sum(y, axis=-1)]

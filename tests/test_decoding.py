@@ -96,8 +96,8 @@ def test_a_beam_as_wide_as_there_are_hypotheses_finds_them_all_in_order(name, le
     ids, lengths, log_prob = every_hypothesis(cell, params, h, 0, length, end)
     N = len(ids)
     assert (V**length if end is None else sum(3**t for t in range(length)) + 3**length) == N
-    said = {"length": length, "width": N + 3, "end": end, "length_penalty": penalty}
-    search = jax.jit(lambda params, h, first: beam_search(cell, params, h, first, **said))
+    options = {"length": length, "width": N + 3, "end": end, "length_penalty": penalty}
+    search = jax.jit(lambda params, h, first: beam_search(cell, params, h, first, **options))
     beams = jax.device_get(search(params, h, FIRST))
     score = log_prob / lengths**penalty
     best = np.argsort(-score)
@@ -126,7 +126,7 @@ def test_a_beam_of_width_one_is_greedy():
 
 
 @pytest.mark.parametrize("name", ["lstm", "stack"])
-def test_beams_are_distinct_in_order_and_score_what_teacher_forcing_says(name):
+def test_beams_are_distinct_in_order_and_have_the_scores_of_teacher_forcing(name):
     cell, params, h = model_of(name, seed=1)
     beams = jax.jit(lambda h: beam_search(cell, params, h, FIRST, length=7, width=6, end=3, length_penalty=0.7))(h)
     ids, score, lengths = jax.device_get(beams)
@@ -143,8 +143,8 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     h = jax.jit(cell.step)(params, h0, first[::-1])  # states that differ
 
     def write(h, first):
-        said = {"length": 6, "end": 1}
-        return greedy(cell, params, h, first, **said), beam_search(cell, params, h, first, width=3, **said)
+        options = {"length": 6, "end": 1}
+        return greedy(cell, params, h, first, **options), beam_search(cell, params, h, first, width=3, **options)
 
     line, beams = batch = jax.device_get(write(h, jnp.asarray(first)))
     assert line.ids.shape == (6, 2, 3)
@@ -164,7 +164,7 @@ def test_a_batch_vmap_jit_and_one_example_write_alike():
     chex.assert_trees_all_close(alone[1], same, rtol=1e-12, atol=1e-14)
 
 
-def test_a_key_says_all_that_is_drawn():
+def test_all_random_numbers_come_from_the_key():
     cell, params, h = model_of("lstm")
     draw = jax.jit(lambda key: sample(cell, params, key, h, FIRST, length=12, temperature=3.0))
     keys = jax.random.split(KEY, 20)
@@ -182,8 +182,8 @@ def test_a_key_says_all_that_is_drawn():
 )
 def test_what_is_drawn_follows_the_truncated_softmax_at_every_step(temperature, top_k, top_p):
     N, logits = 20_000, chain.init(jax.random.key(5))
-    said = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), length=2, **said).ids
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    ids = sample(chain, logits, KEY, chain.start(logits, (N,)), jnp.zeros(N, int), length=2, **options).ids
     found = np.bincount(V * np.asarray(ids[0]) + np.asarray(ids[1]), minlength=V * V)
     p = np.array([truncated(row, temperature, top_k, top_p) for row in np.asarray(logits)])
     expected = N * np.ravel(p[0][:, None] * p)  # both ids: a key used twice would show
@@ -263,17 +263,17 @@ def test_a_nucleus_of_everything_keeps_the_unlikely_and_one_of_next_to_nothing_k
 
 def test_after_the_end_there_is_only_the_end_at_no_cost():
     first, lengths = np.arange(4), np.array([3, 2, 1, 4])
-    h, said = chain.start(BY_HEART, (4,)), {"length": 5, "end": 3}
+    h, options = chain.start(BY_HEART, (4,)), {"length": 5, "end": 3}
     written = np.transpose([[1, 2, 3, 3, 3], [2, 3, 3, 3, 3], [3, 3, 3, 3, 3], [0, 1, 2, 3, 3]])
     going = np.arange(5)[:, None] < lengths
     nats = 5 - np.log(np.exp(5) + 3)
     for write in (greedy, functools.partial(sample, temperature=0.05, key=KEY)):
-        found = jax.device_get(jax.jit(lambda h, first: write(chain, BY_HEART, h=h, first=first, **said))(h, first))
+        found = jax.device_get(jax.jit(lambda h, first: write(chain, BY_HEART, h=h, first=first, **options))(h, first))
         np.testing.assert_array_equal(found.ids, written)
         np.testing.assert_array_equal(found.lengths, lengths)
         np.testing.assert_allclose(found.log_prob, np.where(going, nats, 0), rtol=1e-10)
         assert np.all(found.log_prob[~going] == 0)
-    beams = jax.jit(lambda h, first: beam_search(chain, BY_HEART, h, first, **said, width=2))(h, first)
+    beams = jax.jit(lambda h, first: beam_search(chain, BY_HEART, h, first, **options, width=2))(h, first)
     beams = jax.device_get(beams)
     np.testing.assert_array_equal(beams.ids[..., 0], written)
     np.testing.assert_array_equal(beams.lengths[:, 0], lengths)
@@ -283,11 +283,11 @@ def test_after_the_end_there_is_only_the_end_at_no_cost():
     np.testing.assert_array_equal(early.lengths, [3, 2, 1, 3])
 
 
-def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_truncation():
+def test_ln_p_is_that_of_teacher_forcing_at_any_temperature_and_truncation():
     cell, params, h = model_of("stack", batch=(9,))
     first = jnp.arange(9) % V
-    said = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
-    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, length=7, **said))(h)
+    options = {"temperature": 1.5, "top_k": 3, "top_p": 0.95, "end": 1}
+    drawn = jax.jit(lambda h: sample(cell, params, KEY, h, first, length=7, **options))(h)
     line = jax.jit(lambda h: greedy(cell, params, h, first, length=7))(h)
     for written, end in [(drawn, 1), (line, None)]:
         told = teacher_forced(cell, params, h, first, written.ids, end)
@@ -295,7 +295,7 @@ def test_ln_p_is_what_teacher_forcing_says_whatever_the_temperature_and_the_trun
     assert 0 < np.count_nonzero(np.asarray(drawn.log_prob) == 0) < 7 * 9
 
 
-def test_nothing_is_written_where_nothing_is_asked_for():
+def test_nothing_is_generated_at_length_0():
     cell, params, h = model_of("gru", batch=(2,))
     first = jnp.array([0, 1])
     for written in (

@@ -127,7 +127,7 @@ def test_batch_vmap_loop_and_chunks_draw_alike(name):
 
 
 @every_draw
-def test_every_step_and_example_draws_anew_and_the_same_key_draws_the_same(name):
+def test_every_step_and_example_has_a_new_mask_and_the_same_key_gives_the_same_masks(name):
     cell = DRAWS[name]
     params, h0, xs = example(cell)
     roll = jax.jit(lambda xs: rollout(cell, params, h0, xs)[1])

@@ -93,7 +93,9 @@ def test_a_start_without_the_batch_of_the_sequence_is_refused():
     with jax.numpy_rank_promotion("allow"):
         with pytest.raises(ValueError, match=wanted):
             rollout(cell, params, cell.start(params), jnp.zeros((5, 2, I)))
-        with pytest.raises(ValueError, match=r"^xs got shape \(5, 2, 3\), h0 the batch axes \(3,\); want both alike"):
+        with pytest.raises(
+            ValueError, match=r"^xs got shape \(5, 2, 3\), h0 the batch axes \(3,\); want the same in both"
+        ):
             rollout(cell, params, cell.start(params, (3,)), jnp.zeros((5, 2, I)))
 
 
@@ -291,13 +293,13 @@ def test_a_loss_that_is_no_scalar_is_refused(program):
     refused(lambda: streaming(cell, params, h, xs, targets, loss), says)
 
 
-def test_no_cell_is_shown_what_it_does_not_read():
-    """The filters of warnings belong to the whole process, so none is asked to be quiet while ids are checked."""
+def test_the_check_of_ids_calls_no_cell_with_another_type():
+    """The filters of warnings belong to the whole process, so the check of ids must not change them."""
     shown = []
 
     def step(logits, h, x):
         shown.append(x.dtype)
-        return jax.nn.one_hot(x, 4, dtype=logits.dtype)  # which warns of what is no integer
+        return jax.nn.one_hot(x, 4, dtype=logits.dtype)  # which warns of inputs that are no integers
 
     logits = chain.init(KEY)
     cell = chain._replace(advance=step)

@@ -123,7 +123,7 @@ def test_other_arguments_make_another_cell(other):
     assert other() != rnn.lstm(I, H)
 
 
-def test_what_a_factory_made_says_how():
+def test_the_repr_of_a_made_function_is_the_call_of_its_factory():
     advance = rnn.lstm(I, forget_bias=2.0, hidden_size=H).advance
     assert repr(advance) == "lstm(input_size=3, hidden_size=4, forget_bias=2.0).advance"
     assert repr(initializers.orthogonal(0.5)) == "orthogonal(gain=0.5)"
@@ -146,7 +146,7 @@ def test_a_cell_of_traced_masks_is_equal_to_itself_alone():
     assert cells[0] != cells[1]
 
 
-def test_a_cell_that_is_built_anew_compiles_nothing_as_a_static_argument():
+def test_a_cell_that_is_built_again_compiles_nothing_as_a_static_argument():
     traces = []
 
     def f(cell, h, x):

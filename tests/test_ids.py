@@ -59,7 +59,7 @@ def test_a_one_hot_vector_of_an_id_outside_is_nan(outside):
         assert np.isnan(vectors[1]).all()
 
 
-def test_one_hot_vectors_are_of_ids_and_can_say_that_there_is_none():
+def test_one_hot_vectors_are_of_integers_and_of_a_type_with_nan():
     refused(lambda: one_hot(jnp.array([0.5]), V), "ids got float64; want integer ids in [0, 5)")
     refused(lambda: one_hot(jnp.array([1]), V, dtype=bool), "dtype got bool; want a floating type")
     refused(lambda: one_hot(jnp.array([1]), 0), "size got 0; want a positive integer")

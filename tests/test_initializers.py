@@ -37,7 +37,7 @@ def test_identity_wants_a_square():
         initializers.identity()(KEY, (2, 3))
 
 
-def test_scaled_normal_has_the_gain_asked_for():
+def test_scaled_normal_has_the_gain_given():
     W = initializers.scaled_normal(1.5)(KEY, (400, 300))
     np.testing.assert_allclose(jnp.std(W), 1.5 / 20, rtol=0.02)
     np.testing.assert_allclose(jnp.mean(W), 0, atol=1e-3)
@@ -71,7 +71,7 @@ def test_chrono_spreads_the_update_gates_of_a_gru_and_leaves_the_rest():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_params_have_the_type_asked_for(dtype):
+def test_params_have_the_type_given(dtype):
     for leaf in jax.tree.leaves([factory(2, 3, dtype=dtype).init(KEY) for factory in (vanilla, gru, lstm)]):
         assert leaf.dtype == dtype
 
@@ -129,7 +129,7 @@ ASKED = {  # what a cell is told, and the shapes for which it asks each of its i
 
 
 @pytest.mark.parametrize("name", factories())
-def test_every_array_of_every_cell_is_asked_for_gate_by_gate(name):
+def test_every_array_of_every_cell_is_drawn_gate_by_gate(name):
     told, wanted = ASKED[name]
     asked = {role: set() for role in wanted}
 
@@ -145,7 +145,7 @@ def test_every_array_of_every_cell_is_asked_for_gate_by_gate(name):
     assert asked == wanted
 
 
-def test_a_readout_of_any_kind_is_asked_for_as_what_reads_a_state():
+def test_a_readout_of_any_kind_is_drawn_with_the_shape_of_a_state_reader():
     for model in (
         readout(gru(3, 64), 16, weight_init=initializers.torch_uniform()),
         rnn.readout(as_layer(gru(3, 64)), 16, weight_init=initializers.torch_uniform()),

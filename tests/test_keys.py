@@ -63,7 +63,7 @@ MASKS = output_dropout(vanilla(V, V, activation="linear")._replace(output=lambda
 """A model whose logits are its dropout masks, 2 or 0."""
 
 
-def test_scheduled_sampling_draws_the_decoders_dropout_anew_at_every_step_and_for_every_example():
+def test_scheduled_sampling_draws_new_dropout_of_the_decoder_at_every_step_and_for_every_example():
     steps, lanes = 20, 200
     params, targets = random_params(MASKS), jnp.zeros((steps, lanes), int)
     tell = jax.jit(functools.partial(scheduled_sampling, MASKS, params, first=targets[0], targets=targets))
@@ -168,7 +168,7 @@ def test_weights_are_drawn_from_a_legacy_key_too(name):
 
 
 @pytest.mark.parametrize("key", [0, np.zeros(2), np.zeros(3, np.uint32), "key", None])
-def test_what_is_no_key_is_refused(key):
+def test_a_value_that_is_no_key_is_refused(key):
     params, weights = random_params(DRAWN), gru(I, H).init(KEY)
     h0, wanted = DRAWN.start(params, (B,)), re.escape("; want a key, such as jax.random.key(0) makes")
     for use in (

@@ -77,13 +77,13 @@ def one_line(call, wanted):
 
 @pytest.mark.parametrize("name", WANT_CELLS)
 @pytest.mark.parametrize("no", [LAYER, PARAMS], ids=["layer", "params"])
-def test_what_is_no_cell_is_named(name, no):
+def test_a_value_that_is_no_cell_is_named(name, no):
     one_line(lambda: WANT_CELLS[name](no), "an? Cell")
 
 
 @pytest.mark.parametrize("name", WANT_EITHER)
-def test_what_is_neither_is_named(name):
-    one_line(lambda: WANT_EITHER[name](PARAMS), "(a Cell, .* or a Layer|what encoder_decoder)")
+def test_a_value_that_is_neither_cell_nor_layer_is_named(name):
+    one_line(lambda: WANT_EITHER[name](PARAMS), "(a Cell, .* or a Layer|a model that encoder_decoder)")
 
 
 def test_a_source_that_is_none_is_named():

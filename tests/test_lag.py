@@ -57,7 +57,7 @@ def test_an_lstm_without_weights_forgets_by_the_sigmoid_of_its_forget_bias(bias)
         np.testing.assert_allclose(summarise_lags(lags.log_norm).half_life, 2.21, atol=0.005)
 
 
-def test_the_forget_bias_begins_where_it_was_asked():
+def test_the_forget_bias_begins_at_the_value_given():
     b_h = lstm(2, 3, forget_bias=2.5).init(jax.random.key(0)).b_h
     np.testing.assert_array_equal(b_h, [0, 0, 0, 2.5, 2.5, 2.5, 0, 0, 0, 0, 0, 0])
 
@@ -146,7 +146,7 @@ def test_a_part_that_begins_without_a_gradient_and_lives_later_has_the_slope_of_
     assert not np.any(np.isnan(quantiles))
 
 
-def test_an_lstm_whose_c_is_not_seen_has_a_slope_of_c():
+def test_an_lstm_whose_output_is_without_c_has_a_slope_of_c():
     cell, params, h0, xs = example("lstm", 40, ())
     lags = lag_gradients(cell, params, h0, xs, lambda y: y.sum())
     c = lags.log_norm_of.c

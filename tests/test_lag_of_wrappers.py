@@ -198,7 +198,7 @@ def test_a_layer_is_refused_where_steps_are_measured():
     refused(lambda: leading_gain(layer, params, h, xs[0]), "cell got a Layer; want a Cell")
 
 
-def test_a_network_without_inputs_is_told_how_to_say_for_how_many_steps_it_runs():
+def test_the_error_for_a_network_without_inputs_names_the_way_to_give_its_steps():
     cell = Cell(LSTM.init, LSTM.start, lambda params, x: jnp.zeros(4 * H), LSTM.advance, LSTM.output)
     params = cell.init(jax.random.key(0))
     refused(lambda: lag_gradients(cell, params, cell.start(params), None, jnp.sum), "xs got None; want steps")

@@ -27,7 +27,7 @@ def one(request) -> Lab:
     return lab(*request.param)
 
 
-def marks(seed):
+def random_flags(seed):
     """A random mask, resets and cuts; the first step is no border."""
     keys = jax.random.split(jax.random.key(seed), 3)
     mask, resets, cuts = (jax.random.bernoulli(k, p, (T, B)) for k, p in zip(keys, (0.7, 0.3, 0.3), strict=True))
@@ -38,19 +38,19 @@ def of_example(tree, b, axis):
     return jax.tree.map(lambda a: np.asarray(a).take(b, axis), tree)
 
 
-def test_two_chunks_equal_their_concatenation_marks_and_empty_chunks_included(it: Lab):
-    said = marks(1)
+def test_two_chunks_equal_their_concatenation_flags_and_empty_chunks_included(it: Lab):
+    flags = random_flags(1)
 
     @jax.jit
     def chunks(h, xs):
         pieces = []
         for start, stop in [(0, 0), (0, 1), (1, T)]:
-            part = {name: a[start:stop] for name, a in said.items()}
+            part = {name: a[start:stop] for name, a in flags.items()}
             h, hs = it.roll(h, xs[start:stop], **part)
             pieces.append(hs)
         return h, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
-    whole = it.ask(**said)
+    whole = it.ask(**flags)
     chex.assert_trees_all_close(chunks(it.h0, it.xs), (whole.h_T, whole.hs), rtol=1e-12, atol=1e-14)
 
 
@@ -99,16 +99,18 @@ def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name):
 
 
 def test_gradients_equal_finite_differences_across_masks_and_resets(it: Lab):
-    said = {name: a for name, a in marks(2).items() if name != "cuts"}  # a cut changes the gradient, not the value
+    flags = {
+        name: a for name, a in random_flags(2).items() if name != "cuts"
+    }  # a cut changes the gradient, not the value
     given = {"params": it.params, "h0": it.h0, "xs": it.xs}
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda a: rng.normal(size=a.shape), given)
 
     def loss(distance):
         moved = jax.tree.map(lambda a, v: np.asarray(a) + distance * v, given, direction)
-        return np.sum(np.square(it.ask(**moved, **said, last=0.0, seen=1.0).ys))
+        return np.sum(np.square(it.ask(**moved, **flags, last=0.0, seen=1.0).ys))
 
-    answer = it.ask(**said, last=0.0, seen=1.0)
+    answer = it.ask(**flags, last=0.0, seen=1.0)
     gradient = {"params": answer.to_params, "h0": answer.to_h0, "xs": answer.to_xs}
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, v: np.sum(np.asarray(g) * v), gradient, direction)))
     np.testing.assert_allclose(slope, (loss(1e-6) - loss(-1e-6)) / 2e-6, rtol=1e-6, atol=1e-6)
@@ -268,9 +270,9 @@ def test_ids_and_one_hot_vectors_give_equal_results_and_gradients(schedule, name
 # The laws below are of the driver.
 
 
-def test_marks_of_the_whole_batch_lengths_and_no_marks_equal_marks_of_each_example(one: Lab):
-    said, lengths = marks(3), jnp.array([5, 2])
-    alike = {name: a[:, 0] for name, a in said.items()}
+def test_flags_of_the_whole_batch_lengths_and_no_flags_equal_flags_of_each_example(one: Lab):
+    flags, lengths = random_flags(3), jnp.array([5, 2])
+    alike = {name: a[:, 0] for name, a in flags.items()}
     each = one.ask(**{name: a[:, None] for name, a in alike.items()})
     together = jax.jit(lambda h0, xs: one.roll(h0, xs, **alike))(one.h0, one.xs)
     chex.assert_trees_all_close(together, (each.h_T, each.hs), rtol=1e-12, atol=1e-14)
@@ -297,10 +299,10 @@ def test_the_window_may_be_traced_and_vmapped(one: Lab):
     )
 
 
-def test_everything_said_of_steps_may_be_traced(one: Lab):
-    said = marks(4)
-    traced = jax.jit(lambda h0, xs, said: one.roll(h0, xs, **said))(one.h0, one.xs, said)
-    answer = one.ask(**said)
+def test_every_flag_of_steps_may_be_traced(one: Lab):
+    flags = random_flags(4)
+    traced = jax.jit(lambda h0, xs, flags: one.roll(h0, xs, **flags))(one.h0, one.xs, flags)
+    answer = one.ask(**flags)
     chex.assert_trees_all_close(traced, (answer.h_T, answer.hs), rtol=1e-12, atol=1e-14)
 
 

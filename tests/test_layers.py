@@ -77,7 +77,7 @@ def test_outputs_are_merged_by_sum_or_any_function():
 
 
 @pytest.mark.parametrize("name", list(LAYERS))
-def test_ragged_sequences_equal_each_sequence_alone_whatever_is_in_the_padding(name):
+def test_ragged_sequences_equal_each_sequence_alone_with_any_padding(name):
     layer = LAYERS[name]
     params, h0, xs = example(layer)
     lengths = jnp.array([T, 4, 0])
@@ -125,7 +125,7 @@ def test_a_layer_of_a_stack_sees_the_whole_sequence_below():
         chex.assert_trees_all_close((h_T, outputs(cell, params, hs)), both, rtol=1e-12)
 
 
-def test_a_residual_adds_the_input_and_a_readout_is_linear_in_what_is_seen():
+def test_a_residual_adds_the_input_and_a_readout_is_linear_in_the_output():
     cell = gru(H, H, bias_init=random)
     params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, B, H))
     _, hs = rollout(cell, params, cell.start(params, (B,)), xs)

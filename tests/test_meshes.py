@@ -107,8 +107,8 @@ def states(data):
 
 def rollouts(data):
     def loss(writer_params, reader_params):
-        marks = {"mask": data.mask, "resets": data.resets, "cuts": window_cuts(T, 2)}
-        _, hs = rollout(writer, writer_params, start(writer, writer_params, data), data.ids, **marks)
+        flags = {"mask": data.mask, "resets": data.resets, "cuts": window_cuts(T, 2)}
+        _, hs = rollout(writer, writer_params, start(writer, writer_params, data), data.ids, **flags)
         by_lengths = {"lengths": data.lengths, "cuts": data.resets}
         h, _ = rollout(reader, reader_params, start(reader, reader_params, data), data.xs, **by_lengths)
         value = cross_entropy(outputs(writer, writer_params, hs), data.targets, data.mask) * len(data.lengths)
@@ -117,21 +117,21 @@ def rollouts(data):
     return Found(everywhere=jax.value_and_grad(loss, argnums=(0, 1))(data.writer, data.reader))
 
 
-def of_ids(program, data, **said):
+def of_ids(program, data, **arguments):
     def loss(params):
-        value, h = program(writer, params, start(writer, params, data), data.ids, data.targets, nats, **said)
+        value, h = program(writer, params, start(writer, params, data), data.ids, data.targets, nats, **arguments)
         return total(value), h
 
     (value, h), grads = jax.value_and_grad(loss, has_aux=True)(data.writer)
     return Found(everywhere=(value, grads), leading=h)
 
 
-def of_features(program, data, **said):
-    marks = {"lengths": data.lengths, "resets": data.resets}
+def of_features(program, data, **arguments):
+    flags = {"lengths": data.lengths, "resets": data.resets}
 
     def loss(params, xs, closed_over):
         of_program = lambda hs, _: closed_over * squares(hs)  # noqa: E731
-        value, h = program(reader, params, start(reader, params, data), xs, (), of_program, **said, **marks)
+        value, h = program(reader, params, start(reader, params, data), xs, (), of_program, **arguments, **flags)
         return total(value), h
 
     found = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(data.reader, data.xs, jnp.asarray(0.7))
@@ -139,8 +139,8 @@ def of_features(program, data, **said):
     return Found(everywhere=(value, grads, of_closed_over), leading=h, second=of_xs)
 
 
-def both(program, data, **said):
-    ids, features = of_ids(program, data, **said), of_features(program, data, **said)
+def both(program, data, **arguments):
+    ids, features = of_ids(program, data, **arguments), of_features(program, data, **arguments)
     return Found(*zip(ids, features, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The n-gram model: against its definition, counted letter by letter."""
+"""The n-gram model: against its definition, counted character by character."""
 
 import os
 from collections import Counter, defaultdict
@@ -41,7 +41,7 @@ def test_every_order_is_its_definition(N, M, V):
     np.testing.assert_allclose(found, by_definition(train.tolist(), text.tolist(), V, 5), rtol=1e-12)
 
 
-def test_probabilities_of_the_next_letter_sum_to_one():
+def test_probabilities_of_the_next_character_sum_to_one():
     rng = np.random.default_rng(0)
     train, context = rng.integers(0, 6, 300), rng.integers(0, 6, 4)
     after = [witten_bell(train, np.append(context, x), 6, order=5)[:, -1] for x in range(6)]
@@ -59,10 +59,10 @@ HERE = Path(os.environ.get("RNN_JAX_DATA", "nowhere")) / TEXTS["tiny_shakespeare
 @pytest.mark.skipif(not HERE.is_file(), reason="no test downloads: wants the text in RNN_JAX_DATA")
 def test_the_bar_of_tiny_shakespeare_is_that_of_the_literature():
     text = named_text("tiny_shakespeare")
-    letters = vocabulary(text)
-    ids = letters.encode(text)
+    characters = vocabulary(text)
+    ids = characters.encode(text)
     train, validation = np.split(ids, [90 * len(ids) // 100])
-    nats = witten_bell(train, validation, letters.size, order=6)[:, 1:].mean(axis=1)
+    nats = witten_bell(train, validation, characters.size, order=6)[:, 1:].mean(axis=1)
     assert np.argmin(nats) == 4
     assert abs(nats[4] - 1.669) < 0.003
 

@@ -78,7 +78,7 @@ def test_every_error_in_your_own_file_is_one_line_with_its_line(file, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_is_read_anew_however_soon_it_was_changed_and_nothing_is_written_beside_it(tmp_path):
+def test_a_changed_file_is_read_again_even_at_once_and_nothing_is_written_beside_it(tmp_path):
     for rate in ("0.25", "0.75", "0.50"):  # of one length, within one second
         (tmp_path / "near_by.py").write_text(f"RATE = {rate}\n")
         model = made(write(tmp_path, source=WITH_A_NEIGHBOUR + CELL.replace("0.9 *", "Options().rate *")))

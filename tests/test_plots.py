@@ -121,7 +121,7 @@ def test_confidences_are_green_where_right_and_red_where_the_first_guess_is_wron
     assert shown == ["a", "a", "b", "c", "b", "c", "b", "a"]
 
 
-def test_long_texts_take_several_lines_and_blanks_are_seen():
+def test_long_texts_take_several_lines_and_blanks_are_visible():
     figure = confidence_figure("a b$\n" * 3, " b$\na" * 3, np.full((15, 5), 0.2), "a b$\n", width=6)
     assert len(figure.axes) == 3
     assert "␣" in {text.get_text() for text in figure.axes[0].texts}
@@ -136,7 +136,7 @@ NAMES = [*SHOWN, "\x0c\x00\n", "\udcff", "x" * 2000, ""]
 
 def test_every_name_and_character_can_stand_in_every_figure():
     k, row, count = np.arange(3.0), np.full((3, 1), 0.5), len(NAMES)
-    letters = "".join(dict.fromkeys("".join(NAMES)))
+    characters = "".join(dict.fromkeys("".join(NAMES)))
     figures = [
         lag_figure({"".join(SHOWN): {name: Band(k, k, k) for name in NAMES}}),
         learning_figure({name: LearningCurve(k, row, row) for name in NAMES}, 2.0, dict.fromkeys(NAMES, 1.0)),
@@ -145,8 +145,8 @@ def test_every_name_and_character_can_stand_in_every_figure():
         curve_figure({name: Curve(k, row) for name in NAMES}, x=NAMES[1], y=NAMES[2]),
         confusion_figure(np.eye(count, dtype=int), NAMES),
         image_figure(np.zeros((count, 2, 2)), NAMES, NAMES),
-        alignment_figure(letters, "a", np.ones((1, len(letters)))),
-        confidence_figure(letters, letters, np.eye(len(letters)), letters, top=1),
+        alignment_figure(characters, "a", np.ones((1, len(characters)))),
+        confidence_figure(characters, characters, np.eye(len(characters)), characters, top=1),
     ]
     for figure in figures:
         image = io.BytesIO()

@@ -145,7 +145,7 @@ def test_a_run_is_extended_only_in_the_named_options_and_only_to_more(tmp_path):
         open_run(folder, Config(size=4, text=Path("a")), extend=("size",), overwrite=True)
 
 
-def test_rows_written_anew_hold_their_times_apart(tmp_path):
+def test_replaced_rows_hold_their_times_apart(tmp_path):
     run = open_run(tmp_path / "r", Config())
     run.log(step=9)
     rows = [{"cell": "gru", "seed": 0, "split": "train", "step": k, "loss": 0.5, "wall_s": k / 2} for k in (1, 2)]
@@ -158,7 +158,7 @@ def test_rows_written_anew_hold_their_times_apart(tmp_path):
     assert run.rows()[2]["loss"] is None
 
 
-def test_overwriting_begins_anew(tmp_path):
+def test_overwriting_starts_again(tmp_path):
     open_run(tmp_path / "r", Config()).log(step=1)
     run = open_run(tmp_path / "r", Config(size=9), overwrite=True)
     assert read_metrics(run.folder) == []
@@ -271,7 +271,7 @@ def test_files_that_grew_are_cut_back_and_never_lengthened(tmp_path):
     assert run.lengths() == before
     assert read_metrics(run.folder) == [{"step": 1}]
     assert read_metrics(run.folder, "timings.jsonl") == [{"step": 1, "wall_s": 0.5}]
-    with pytest.raises(ValueError, match="what was written is gone"):
+    with pytest.raises(ValueError, match="a part of the file is gone"):
         run.cut_back({"metrics.jsonl": 1000})
     run.cut_back({})
     assert run.lengths() == {"metrics.jsonl": 0}

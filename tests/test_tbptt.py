@@ -31,7 +31,7 @@ def of_last(states, is_last):
 
 
 def ragged(seed=0, steps=STEPS):
-    """Weights, and marks that differ by example: held steps, resets, one at a border and one at the first step."""
+    """Weights, and flags that differ by example: held steps, resets, one at a border and one at the first step."""
     rng = np.random.default_rng(seed)
     mask, resets = rng.random((steps, B)) < 0.8, rng.random((steps, B)) < 0.2
     resets[3, 0], resets[0, 1], mask[5, :] = True, True, [True, False]
@@ -40,17 +40,17 @@ def ragged(seed=0, steps=STEPS):
 
 def gradients(program, cell, params, h0, xs, weights, loss=squares, **options):
     """``(loss, h_T)`` and the gradients of params, h0 and xs."""
-    marks = {name: options.pop(name) for name in ("mask", "resets", "lengths") if name in options}
+    flags = {name: options.pop(name) for name in ("mask", "resets", "lengths") if name in options}
     has_gradient = not isinstance(xs, tuple) and bool(jnp.issubdtype(xs.dtype, jnp.floating))
-    return compiled_gradients(program, cell, loss, has_gradient, **options)(params, h0, xs, weights, marks)
+    return compiled_gradients(program, cell, loss, has_gradient, **options)(params, h0, xs, weights, flags)
 
 
 @cache
 def compiled_gradients(program, cell, loss, has_gradient, **sizes):
-    """``gradients`` of a program, compiled once for all weights and marks."""
+    """``gradients`` of a program, compiled once for all weights and flags."""
 
-    def f(params, h0, xs, weights, marks):
-        return program(cell, params, h0, xs, weights, loss, **marks, **sizes)
+    def f(params, h0, xs, weights, flags):
+        return program(cell, params, h0, xs, weights, loss, **flags, **sizes)
 
     return jax.jit(jax.value_and_grad(f, (0, 1, 2) if has_gradient else (0, 1), has_aux=True))
 
@@ -72,11 +72,11 @@ def by_blocks(cell, params, h0, xs, weights, loss, *, window, k1, mask, resets):
 def test_three_programs_compute_one_gradient_with_ragged_masks_and_resets(name):
     steps = STEPS if name in A_FEW else 6  # a shorter last window is compiled apart
     cell, params, h0, xs = example(name, steps=steps)
-    weights, marks = ragged(steps=steps)
-    wanted = gradients(cut, cell, params, h0, xs, weights, window=3, **marks)
+    weights, flags = ragged(steps=steps)
+    wanted = gradients(cut, cell, params, h0, xs, weights, window=3, **flags)
     assert any_nonzero(wanted[1][0])
     for program in (chunked, parallel):
-        found = gradients(program, cell, params, h0, xs, weights, window=3, **marks)
+        found = gradients(program, cell, params, h0, xs, weights, window=3, **flags)
         chex.assert_trees_all_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -84,12 +84,12 @@ def test_three_programs_compute_one_gradient_with_ragged_masks_and_resets(name):
 def test_overlapping_windows_reach_back_from_every_k1_losses(k1, window):
     steps = 6 if k1 == 1 else STEPS  # the definition compiles a rollout for every k1 losses
     cell, params, h0, xs = example("learned start", steps=steps)
-    weights, ragged_marks = ragged(steps=steps)
-    no_marks = {"mask": jnp.ones((steps, B), bool), "resets": jnp.zeros((steps, B), bool)}
-    for marks in (ragged_marks, no_marks):
-        wanted = gradients(by_blocks, cell, params, h0, xs, weights, window=window, k1=k1, **marks)
+    weights, ragged_flags = ragged(steps=steps)
+    no_flags = {"mask": jnp.ones((steps, B), bool), "resets": jnp.zeros((steps, B), bool)}
+    for flags in (ragged_flags, no_flags):
+        wanted = gradients(by_blocks, cell, params, h0, xs, weights, window=window, k1=k1, **flags)
         for program in (chunked, parallel):
-            found = gradients(program, cell, params, h0, xs, weights, window=window, k1=k1, **marks)
+            found = gradients(program, cell, params, h0, xs, weights, window=window, k1=k1, **flags)
             chex.assert_trees_all_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -128,9 +128,9 @@ def test_the_gradient_is_exactly_zero_past_a_border(program):
 def test_lengths_ids_and_an_empty_sequence_are_defined(program):
     cell, params, h0, _ = example("lstm")
     ids, weights = jnp.array([[0, 1], [2, 0], [1, 1], [0, 2]]), jnp.ones((4, B))
-    said = {"lengths": jnp.array([4, 1])}
-    wanted = gradients(cut, cell, params, h0, ids, weights, window=2, **said)
-    found = gradients(PROGRAMS[program], cell, params, h0, ids, weights, window=2, **said)
+    arguments = {"lengths": jnp.array([4, 1])}
+    wanted = gradients(cut, cell, params, h0, ids, weights, window=2, **arguments)
+    found = gradients(PROGRAMS[program], cell, params, h0, ids, weights, window=2, **arguments)
     chex.assert_trees_all_close(found, wanted, rtol=1e-12)
     value, h_T = PROGRAMS[program](cell, params, h0, ids[:0], weights[:0], squares, window=2)
     chex.assert_trees_all_equal((value, h_T), (jnp.zeros(()), h0))
@@ -175,10 +175,10 @@ def test_programs_go_under_vmap_and_their_loss_may_be_scaled():
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_loss_alone_is_that_of_the_whole_sequence(program):
     cell, params, h0, xs = example("lstm", steps=STEPS)
-    weights, marks = ragged()
-    h_T, hs = rollout(cell, params, h0, xs, mask=marks["mask"], resets=marks["resets"])
+    weights, flags = ragged()
+    h_T, hs = rollout(cell, params, h0, xs, mask=flags["mask"], resets=flags["resets"])
     wanted = squares(outputs(cell, params, hs), weights), h_T
-    found = PROGRAMS[program](cell, params, h0, xs, weights, squares, window=3, **marks)
+    found = PROGRAMS[program](cell, params, h0, xs, weights, squares, window=3, **flags)
     chex.assert_trees_all_close(found, wanted, rtol=1e-12)
 
 
@@ -211,11 +211,11 @@ def test_the_worked_example(program, k1, window):
         with pytest.raises(TypeError, match="k1"):  # one rollout has no overlapping windows
             PROGRAMS[program](power, 0.2, jnp.array([0.9]), jnp.zeros((3, 1)), (), jnp.sum, window=window, k1=k1)
         return
-    said = {"window": window} if program == "cut" else {"window": window, "k1": k1}
+    arguments = {"window": window} if program == "cut" else {"window": window, "k1": k1}
     is_third = jnp.array([0.0, 0.0, 1.0])
 
     def x_3(w):
-        return PROGRAMS[program](power, w, power.start(w), jnp.zeros((3, 1)), is_third, of_last, **said)[0]
+        return PROGRAMS[program](power, w, power.start(w), jnp.zeros((3, 1)), is_third, of_last, **arguments)[0]
 
     np.testing.assert_allclose(x_3(0.2), 0.2**3 * 0.9, rtol=1e-12)
     np.testing.assert_allclose(jax.grad(x_3)(0.2), WORKED[k1, window], rtol=1e-12)
@@ -241,8 +241,8 @@ def test_truncation_states_its_own_bias_where_influences_balance():
     T, theta, rest = 400, jnp.asarray(0.5), at_rest(0.5)
     is_last = (jnp.arange(T) == T - 1).astype(float)
 
-    def s_1(theta, program, **said):
-        return program(balanced, theta, rest, jnp.zeros((T, 1)), is_last, of_last, **said)[0]
+    def s_1(theta, program, **arguments):
+        return program(balanced, theta, rest, jnp.zeros((T, 1)), is_last, of_last, **arguments)[0]
 
     np.testing.assert_allclose(s_1(theta, cut, window=T), -3.0, rtol=1e-9)
     np.testing.assert_allclose(jax.grad(s_1)(theta, cut, window=T), -6.0, rtol=1e-9)
@@ -280,24 +280,24 @@ DEPTHS = {
 
 
 @pytest.mark.parametrize("case", DEPTHS)
-def test_the_depth_of_each_program_is_what_its_table_says(case):
+def test_the_depth_of_each_program_is_that_of_its_table(case):
     cell, params, h0, xs = example("lstm", steps=T)
-    program, said, depth = DEPTHS[case]
+    program, arguments, depth = DEPTHS[case]
 
     def loss(params):
-        return program(cell, params, h0, xs, jnp.ones((T, B)), squares, **said)[0]
+        return program(cell, params, h0, xs, jnp.ones((T, B)), squares, **arguments)[0]
 
     assert sequential_depth(jax.grad(loss), params) == depth
 
 
 def test_streaming_window_by_window_adds_up_to_chunked_while_the_params_stay():
     cell, params, h0, xs = example("lstm", steps=9)
-    weights, marks = ragged(steps=9)
-    wanted, (to_params, *_) = gradients(chunked, cell, params, h0, xs, weights, window=3, **marks)
+    weights, flags = ragged(steps=9)
+    wanted, (to_params, *_) = gradients(chunked, cell, params, h0, xs, weights, window=3, **flags)
     total, h, grads = 0.0, h0, jax.tree.map(jnp.zeros_like, params)
     for rows in (slice(0, 3), slice(3, 6), slice(6, 9)):
-        said = {name: mark[rows] for name, mark in marks.items()}
-        (value, h), (g, *_) = gradients(streaming, cell, params, h, xs[rows], weights[rows], **said)
+        arguments = {name: flag[rows] for name, flag in flags.items()}
+        (value, h), (g, *_) = gradients(streaming, cell, params, h, xs[rows], weights[rows], **arguments)
         total, grads = total + value, jax.tree.map(jnp.add, grads, g)
     chex.assert_trees_all_close(((total, h), grads), (wanted, to_params), rtol=1e-10)
 

@@ -32,13 +32,13 @@ def test_a_character_outside_the_vocabulary_is_named(stranger):
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 30))
-def test_streams_are_contiguous_lanes_whose_targets_are_the_next_letters(batch_size, window, more):
+def test_streams_are_contiguous_lanes_whose_targets_are_the_next_characters(batch_size, window, more):
     ids = np.arange(batch_size * window + 1 + more)
     xs, targets = streams(ids, batch_size, window)
     np.testing.assert_array_equal(targets, xs + 1)
     lanes = xs.transpose(2, 0, 1).reshape(batch_size, -1)
     np.testing.assert_array_equal(np.diff(lanes, axis=1), 1)
-    assert len(np.unique(lanes)) == lanes.size, "no letter is read twice"
+    assert len(np.unique(lanes)) == lanes.size, "no character is read twice"
     assert len(ids) - 1 - lanes.size < batch_size * window + batch_size, "no whole window is left out"
 
 
@@ -102,7 +102,7 @@ def test_units_of_surprise():
 
 
 def test_a_model_that_has_learned_hello_by_heart_writes_it():
-    # A cell that copies its input into its state, and a readout that names the successor of each letter in "hel".
+    # A cell that copies its input into its state, and a readout that names the successor of each character in "hel".
     v = vocabulary("hel")  # e h l
     model = readout(lstm(3, 2), 3)
     model = model._replace(
@@ -140,7 +140,7 @@ def test_streams_are_of_ids_alone():
         np.testing.assert_array_equal(streams(ids, 2, 2), streams(np.arange(9), 2, 2))
 
 
-def test_what_is_impossible_is_never_drawn_however_hot():
+def test_an_impossible_character_is_never_drawn_at_any_temperature():
     model = readout(lstm(3, 2), 3)
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))._replace(b_y=jnp.array([-jnp.inf, 0.0, 1.0]))
     h, first = model.start(params, (500,)), jnp.zeros(500, int)
@@ -150,7 +150,7 @@ def test_what_is_impossible_is_never_drawn_however_hot():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_rare_letters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
+def test_rare_characters_are_drawn_as_often_as_they_should_be_in_few_bits_too(dtype):
     model, N = readout(lstm(50, 2, dtype=dtype), 50), 100_000
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
     params = params._replace(b_y=params.b_y.at[0].set(6))

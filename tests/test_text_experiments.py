@@ -21,11 +21,11 @@ CHINESE = "".join(map(chr, range(0x4E00, 0x4E00 + 90)))
 HINDI = "".join(chr(code) for code in range(0x905, 0x93A)) * 2
 
 
-@pytest.mark.parametrize("letters", [CHINESE, HINDI], ids=["Chinese", "Hindi"])
+@pytest.mark.parametrize("characters", [CHINESE, HINDI], ids=["Chinese", "Hindi"])
 def test_the_confidence_figure_holds_a_window_of_states_at_most_and_shows_every_character(
-    tmp_path, monkeypatch, letters
+    tmp_path, monkeypatch, characters
 ):
-    text = "1. 2? " * 200 + letters
+    text = "1. 2? " * 200 + characters
     known = vocabulary(text)
     ids = known.encode(text)
     model = readout(vanilla(known.size, 4), known.size)
@@ -43,13 +43,13 @@ def test_the_confidence_figure_holds_a_window_of_states_at_most_and_shows_every_
     p = np.asarray(jax.nn.softmax(model.output(params, hs)))
     with (tmp_path / "figures" / "confidences.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    begin = text.index(letters)
+    begin = text.index(characters)
     for t in range(72):
         row = rows[5 * t]
         assert (row["input"], row["next"]) == (text[begin + t], text[begin + t + 1])
         assert float(row["confidence"]) == pytest.approx(p[begin + t].max(), abs=1e-5)
     shown = "".join(re.findall(r"<text[^>]*>([^<]*)</text>", section.svg))
-    assert all(letter in shown for letter in letters[:72])
+    assert all(character in shown for character in characters[:72])
     assert "·" not in shown
 
 

@@ -44,23 +44,23 @@ from tests.laboratory import any_nonzero, random_params, refused
 T, B, I, H, V = 5, 3, 2, 3, 4  # steps of targets, examples, sizes
 S, LENGTHS = 6, np.array([6, 4, 1])  # steps of the source
 KEY = jax.random.key(0)
-told = functools.partial(readout, output_size=V)
+with_logits = functools.partial(readout, output_size=V)
 
 MODELS = {
-    "gru to gru": encoder_decoder(gru(I, H), told(gru(V, H)), bridge=identity_bridge),
-    "lstm to stack": encoder_decoder(lstm(I, H), told(stack(lstm(V, 2), gru(2, H)))),
-    "stack to lstm": encoder_decoder(stack(gru(I, H), lstm(H, 2)), told(lstm(V, H))),
-    "both ways to gru": encoder_decoder(bidirectional(gru(I, H), lstm(I, 2)), told(gru(V, H))),
+    "gru to gru": encoder_decoder(gru(I, H), with_logits(gru(V, H)), bridge=identity_bridge),
+    "lstm to stack": encoder_decoder(lstm(I, H), with_logits(stack(lstm(V, 2), gru(2, H)))),
+    "stack to lstm": encoder_decoder(stack(gru(I, H), lstm(H, 2)), with_logits(lstm(V, H))),
+    "both ways to gru": encoder_decoder(bidirectional(gru(I, H), lstm(I, 2)), with_logits(gru(V, H))),
     "layers to a learned start": encoder_decoder(
         stack(bidirectional(vanilla(I, 2), vanilla(I, 2)), bidirectional(gru(4, H), gru(4, H), merge="sum")),
-        learned_start(told(lstm(V, 2))),
+        learned_start(with_logits(lstm(V, 2))),
     ),
-    "layer norm": encoder_decoder(layer_norm_lstm(I, H), told(layer_norm_lstm(V, H))),
+    "layer norm": encoder_decoder(layer_norm_lstm(I, H), with_logits(layer_norm_lstm(V, H))),
 }
 
 
 class Question(NamedTuple):
-    """A source and what is to be told of it."""
+    """A source and its targets."""
 
     params: Any
     h0: Any
@@ -82,13 +82,13 @@ def laboratory(name):
     arrays = map(jnp.asarray, (LENGTHS, rng.integers(0, V, B), rng.integers(0, V, (T, B))))
     question = Question(params, model.start(params, (B,)), jnp.asarray(rng.normal(size=(S, B, I))), *arrays)
 
-    def loss(params, xs, asked):
-        h = model.encode(params, asked.h0, xs, lengths=asked.lengths)
-        ys = one_to_many(model.decoder, params, h, asked.first, asked.targets)
-        return asked.written * jnp.sum(ys**2) + asked.encoded * sum(jnp.sum(a**2) for a in jax.tree.leaves(h)), ys
+    def loss(params, xs, given):
+        h = model.encode(params, given.h0, xs, lengths=given.lengths)
+        ys = one_to_many(model.decoder, params, h, given.first, given.targets)
+        return given.written * jnp.sum(ys**2) + given.encoded * sum(jnp.sum(a**2) for a in jax.tree.leaves(h)), ys
 
     gradients = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    return question, jax.jit(lambda asked: gradients(asked.params, asked.xs, asked))
+    return question, jax.jit(lambda given: gradients(given.params, given.xs, given))
 
 
 @functools.cache
@@ -124,18 +124,18 @@ def test_one_to_one_is_a_network_of_one_hidden_layer():
     np.testing.assert_allclose(one_to_one(model, params, jnp.asarray(h0), x), hidden @ W_hy + b_y, rtol=1e-12)
 
 
-@pytest.mark.parametrize("cell", [learned_start(lstm(I, H)), stack(told(gru(I, 2)), lstm(V, H))])
-def test_many_to_one_is_what_is_seen_last_and_many_to_many_what_is_seen_at_each_step(cell):
+@pytest.mark.parametrize("cell", [learned_start(lstm(I, H)), stack(with_logits(gru(I, 2)), lstm(V, H))])
+def test_many_to_one_is_the_last_output_and_many_to_many_the_output_of_each_step(cell):
     params, rng = random_params(cell), np.random.default_rng(0)
     h0, xs, lengths = cell.start(params, (B,)), jnp.asarray(rng.normal(size=(S, B, I))), np.array([6, 3, 0])
-    asked = jax.jit(lambda lengths: many_to_one(cell, params, h0, xs, lengths=lengths))(lengths)
+    found = jax.jit(lambda lengths: many_to_one(cell, params, h0, xs, lengths=lengths))(lengths)
     _, expected = by_hand(cell, params, h0, xs)
     np.testing.assert_allclose(many_to_many(cell, params, h0, xs), expected, rtol=1e-12, atol=1e-14)
     last = np.stack([expected[5, 0], expected[2, 1], cell.output(params, h0)[2]])
-    np.testing.assert_allclose(asked, last, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(found, last, rtol=1e-12, atol=1e-14)
 
 
-def test_both_directions_are_seen_last_where_each_has_read_everything():
+def test_the_last_output_of_both_directions_is_taken_where_each_has_read_everything():
     below, above = (lstm(I, H), gru(I, 2)), (gru(H + 2, 2), vanilla(H + 2, H))
     one = bidirectional(*below)
     deep = stack(one, bidirectional(*above))
@@ -153,22 +153,22 @@ def test_both_directions_are_seen_last_where_each_has_read_everything():
 
 
 @functools.cache
-def teller():
+def one_to_many_example():
     """``(cell, params, h0, first, targets)`` for one-to-many."""
-    cell = told(stack(lstm(V, H), gru(H, 2)))
+    cell = with_logits(stack(lstm(V, H), gru(H, 2)))
     params, rng = random_params(cell), np.random.default_rng(0)
     h0 = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), cell.start(params, (B,)))
     return cell, params, h0, jnp.asarray(rng.integers(0, V, B)), jnp.asarray(rng.integers(0, V, (T, B)))
 
 
-def test_one_to_many_is_told_the_right_beginning_and_sees_no_target_before_it_has_told_it():
-    cell, params, h0, first, targets = teller()
-    tell = jax.jit(lambda targets: one_to_many(cell, params, h0, first, targets))
-    ys = tell(targets)
+def test_one_to_many_reads_the_right_beginning_and_no_target_before_its_own_step():
+    cell, params, h0, first, targets = one_to_many_example()
+    logits_of = jax.jit(lambda targets: one_to_many(cell, params, h0, first, targets))
+    ys = logits_of(targets)
     _, expected = by_hand(cell, params, h0, [first, *targets[:-1]])
     np.testing.assert_allclose(ys, expected, rtol=1e-12, atol=1e-14)
     for t in range(T):
-        others = tell(targets.at[t].set((targets[t] + 1) % V))
+        others = logits_of(targets.at[t].set((targets[t] + 1) % V))
         np.testing.assert_array_equal(others[: t + 1], ys[: t + 1])
         assert np.all(np.any(np.asarray(others != ys)[t + 1 :], axis=-1))
     assert one_to_many(cell, params, h0, first, targets[:0]).shape == (0, B, V)
@@ -176,15 +176,15 @@ def test_one_to_many_is_told_the_right_beginning_and_sees_no_target_before_it_ha
 
 @functools.cache
 def sampler():
-    """``((rate, key, targets) -> (ys, gradient of Σ sin y to params and h0))``, compiled, and its ``teller``."""
-    cell, params, h0, first, _ = asked = teller()
+    """``((rate, key, targets) -> (ys, gradient of Σ sin y to params and h0))``, compiled, and its example."""
+    cell, params, h0, first, _ = example = one_to_many_example()
 
     def loss(weights, rate, key, targets):
         ys = scheduled_sampling(cell, weights[0], key, weights[1], first, targets, rate)
         return jnp.sum(jnp.sin(ys)), ys
 
     gradient = jax.jit(jax.grad(loss, has_aux=True))
-    return lambda *given: gradient((params, h0), *given)[::-1], asked
+    return lambda *given: gradient((params, h0), *given)[::-1], example
 
 
 def forced(cell, params, h0, first, targets):
@@ -197,7 +197,7 @@ def forced(cell, params, h0, first, targets):
     return jax.jit(jax.grad(loss, has_aux=True))((params, h0))[::-1]
 
 
-def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_looks_at_no_target_at_rate_1():
+def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_reads_no_target_at_rate_1():
     ask, (cell, params, h0, first, targets) = sampler()
     chex.assert_trees_all_close(
         ask(0.0, KEY, targets), forced(cell, params, h0, first, targets), rtol=1e-12, atol=1e-14
@@ -209,7 +209,7 @@ def test_scheduled_sampling_is_teacher_forcing_at_rate_0_and_looks_at_no_target_
     np.testing.assert_allclose(ys, free[0], rtol=1e-12, atol=1e-14)
 
 
-def test_no_gradient_flows_through_what_is_drawn():
+def test_no_gradient_flows_through_the_drawn_ids():
     ask, (cell, params, h0, first, targets) = sampler()
     ys, gradient = ask(0.5, KEY, targets)
     read, h, step = [], h0, jax.jit(jax.vmap(compiled(cell), in_axes=(None, None, 0)))
@@ -225,7 +225,7 @@ def test_no_gradient_flows_through_what_is_drawn():
     chex.assert_trees_all_close((ys, gradient), forced(cell, params, h0, first, again), rtol=1e-12, atol=1e-14)
 
 
-def test_as_many_own_ids_are_read_as_the_rate_says_and_they_are_drawn_from_the_softmax():
+def test_the_share_of_own_ids_is_the_rate_and_they_are_drawn_from_the_softmax():
     steps, keys = 61, jax.random.split(KEY, 40)
     mirror = cell_from_step(  # adds the id it has read to all its logits, which changes no probability
         init=lambda key: jnp.array([0.5, 0.0, -0.7, -1e9]),
@@ -234,8 +234,8 @@ def test_as_many_own_ids_are_read_as_the_rate_says_and_they_are_drawn_from_the_s
         output=lambda logits, h: h[..., None] + jnp.broadcast_to(logits, (*h.shape, V)),
     )
     logits, threes = mirror.init(KEY), jnp.full((steps, 2), 3)  # the model never draws a 3
-    tell = functools.partial(scheduled_sampling, mirror, logits, first=threes[0], targets=threes, rate=0.3)
-    ys = jax.vmap(lambda key: tell(key, mirror.start(logits, (2,))), out_axes=1)(keys)  # 40 batches of two
+    logits_of = functools.partial(scheduled_sampling, mirror, logits, first=threes[0], targets=threes, rate=0.3)
+    ys = jax.vmap(lambda key: logits_of(key, mirror.start(logits, (2,))), out_axes=1)(keys)  # 40 batches of two
     read = np.round(np.asarray(ys)[..., 0] - 0.5).astype(int).reshape(steps, 80)
     assert np.all(read[0] == 3)
     own = read[1:] != 3
@@ -248,7 +248,7 @@ def test_as_many_own_ids_are_read_as_the_rate_says_and_they_are_drawn_from_the_s
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_each_example_is_told_as_if_it_were_alone_whatever_lies_beyond_its_length(name):
+def test_each_example_has_the_logits_it_has_alone_with_any_padding(name):
     question, ask = laboratory(name)
     model, b = MODELS[name], 1
     answer = ask(question)
@@ -280,16 +280,16 @@ def test_teacher_forcing_on_what_greedy_wrote_makes_its_choices(name):
     _, ys = ask(question._replace(targets=line.ids))
     np.testing.assert_array_equal(np.argmax(ys, axis=-1), line.ids)
 
-    def tell(h0, xs, length, first, targets):
+    def logits_of(h0, xs, length, first, targets):
         return sequence_to_sequence(model, params, h0, xs, first, targets, lengths=length)
 
-    mapped = jax.vmap(tell, in_axes=(0, 1, 0, 0, 1), out_axes=1)(*question[1:5], line.ids)  # and not compiled
+    mapped = jax.vmap(logits_of, in_axes=(0, 1, 0, 0, 1), out_axes=1)(*question[1:5], line.ids)  # and not compiled
     np.testing.assert_allclose(mapped, ys, rtol=1e-12, atol=1e-14)
 
 
-def test_a_linear_bridge_adds_to_the_decoders_start_what_is_linear_in_what_is_seen():
+def test_a_linear_bridge_adds_a_linear_map_of_the_last_output_to_the_decoders_start():
     encoder = bidirectional(gru(I, H), lstm(I, 2))
-    model = encoder_decoder(encoder, learned_start(told(stack(lstm(V, 2), gru(2, H)))))
+    model = encoder_decoder(encoder, learned_start(with_logits(stack(lstm(V, 2), gru(2, H)))))
     params, rng = random_params(model), np.random.default_rng(0)
     W, b = params.bridge
     assert W.shape == (H + 2, 2 + 2 + H)
@@ -303,8 +303,8 @@ def test_a_linear_bridge_adds_to_the_decoders_start_what_is_linear_in_what_is_se
     np.testing.assert_allclose(gru_state, gru_h + numbers[:, 4:], rtol=1e-12)
 
 
-def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
-    model = encoder_decoder(gru(I, H, dtype=jnp.float32), told(gru(V, H)))
+def test_a_bridge_may_be_of_a_wider_type_than_its_input():
+    model = encoder_decoder(gru(I, H, dtype=jnp.float32), with_logits(gru(V, H)))
     params = model.init(KEY)
     wide = params._replace(bridge=jax.tree.map(lambda a: a.astype(jnp.float64), params.bridge))
     xs = jnp.ones((2, I), jnp.float32)
@@ -312,9 +312,9 @@ def test_a_bridge_may_be_of_a_wider_type_than_what_it_reads():
     np.testing.assert_allclose(*reached, rtol=1e-6)
 
 
-def test_what_is_handed_over_is_the_encoders_last_state():
+def test_the_identity_bridge_returns_the_encoders_last_state():
     encoder = stack(lstm(I, 2), lstm(2, H))
-    model = encoder_decoder(encoder, told(stack(lstm(V, 2), lstm(2, H))), bridge=identity_bridge)
+    model = encoder_decoder(encoder, with_logits(stack(lstm(V, 2), lstm(2, H))), bridge=identity_bridge)
     params, xs = random_params(model), jnp.asarray(np.random.default_rng(0).normal(size=(S, B, I)))
     h0 = model.start(params, (B,))
     h_T, _ = by_hand(encoder, params.encoder, h0, xs)
@@ -323,7 +323,7 @@ def test_what_is_handed_over_is_the_encoders_last_state():
 
 
 def lesson():
-    """``(params, loss, xs, targets, mask)``: what telling costs where the mask of targets is True."""
+    """``(params, loss, xs, targets, mask)``: the loss where the mask of targets is True."""
     question, _ = laboratory(name := "gru to gru")
     params, h0, xs, lengths, first, targets, *_ = question
     mask = length_mask(jnp.array([5, 2, 3]), T)
@@ -335,7 +335,7 @@ def lesson():
     return params, loss, xs, targets, mask
 
 
-def test_the_gradient_of_telling_agrees_with_finite_differences():
+def test_the_gradient_of_sequence_to_sequence_agrees_with_finite_differences():
     params, loss, xs, targets, _ = lesson()
     vector, unravel = ravel_pytree(params)
     check_grads(jax.jit(lambda v, xs: loss(unravel(v), xs, targets)), (vector, xs), order=1, modes=["rev"])
@@ -347,24 +347,24 @@ def test_what_fills_up_short_targets_does_not_matter():
     chex.assert_trees_all_equal(ask(params, xs, targets), ask(params, xs, jnp.where(mask, targets, (targets + 1) % V)))
 
 
-READS, TELLS = gru(I, H), told(gru(V, H))
+READS, WRITES = gru(I, H), with_logits(gru(V, H))
 
 
 @pytest.mark.parametrize(
     ("encoder", "decoder", "bridge", "says"),
     [
         (READS, gru(V, H), linear_bridge, "decoder got GRU: the model predicts 3 ids but does not read as many"),
-        (READS, told(gru(V + 1, H)), linear_bridge, "decoder got Readout of GRU: the model predicts 4 ids but"),
+        (READS, with_logits(gru(V + 1, H)), linear_bridge, "decoder got Readout of GRU: the model predicts 4 ids but"),
         (
             READS,
             gru(V, H)._replace(output=lambda params, h: (h, h)),
             linear_bridge,
             "decoder got GRU: the model's output",
         ),
-        (conv_lstm(1, 2, space=(3,)), TELLS, linear_bridge, "linear_bridge got an encoder whose output is"),
-        (lstm(I, H), TELLS, identity_bridge, "identity_bridge got an encoder of state .h float64[3]"),
-        (gru(I, 2), TELLS, identity_bridge, "identity_bridge got an encoder of state float64[2]"),
-        (bidirectional(READS, READS), TELLS, identity_bridge, "identity_bridge got an encoder of state .forward"),
+        (conv_lstm(1, 2, space=(3,)), WRITES, linear_bridge, "linear_bridge got an encoder whose output is"),
+        (lstm(I, H), WRITES, identity_bridge, "identity_bridge got an encoder of state .h float64[3]"),
+        (gru(I, 2), WRITES, identity_bridge, "identity_bridge got an encoder of state float64[2]"),
+        (bidirectional(READS, READS), WRITES, identity_bridge, "identity_bridge got an encoder of state .forward"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(encoder, decoder, bridge, says):
@@ -372,13 +372,13 @@ def test_what_cannot_be_joined_is_refused(encoder, decoder, bridge, says):
 
 
 def test_targets_and_decoders_that_do_not_fit_are_refused():
-    cell, params, h0, first, targets = teller()
+    cell, params, h0, first, targets = one_to_many_example()
     outside, narrow = targets.at[0, 0].set(V), targets[:, :1]
     for wrong, says in ((outside, "targets got 4; want ids in"), (narrow, "targets got shape (5, 1)")):
         refused(lambda w=wrong: one_to_many(cell, params, h0, first, w), says)
         refused(lambda w=wrong: scheduled_sampling(cell, params, KEY, h0, first, w, 0.5), says)
     refused(lambda: one_to_many(cell, params, h0, first, targets / 2), "targets got float64; want integer ids")
-    refused(lambda: encoder_decoder(READS, bidirectional(TELLS, TELLS)), "decoder got Layer; want a Cell")
+    refused(lambda: encoder_decoder(READS, bidirectional(WRITES, WRITES)), "decoder got Layer; want a Cell")
 
 
 def test_an_empty_source_is_refused():
@@ -393,6 +393,6 @@ def test_an_empty_source_is_refused():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_that_is_no_probability_is_refused(rate):
-    cell, params, h0, first, targets = teller()
+    cell, params, h0, first, targets = one_to_many_example()
     says = f"rate got {rate}; want the probability of reading an id that the model has"
     refused(lambda: scheduled_sampling(cell, params, KEY, h0, first, targets, rate), says)

@@ -77,7 +77,7 @@ def test_hello_is_learned():
     model = readout(gru(v.size, 8), v.size)
     learner = window_learner(model, cross_entropy, optax.adam(0.05))
     state, info = jax.jit(lambda key: fit_epochs(learner, key, windows, 30))(jax.random.key(0))
-    assert info.loss[0] > 5 * 1.2  # nats of a window of five letters
+    assert info.loss[0] > 5 * 1.2  # nats of a window of five characters
     assert info.loss[-1] < 0.5
     xs, ys = (a.transpose(2, 0, 1).reshape(2, -1).T for a in windows)
     assert evaluate(model, state.params, xs, ys, cross_entropy) < 0.2 * len(xs)
@@ -109,7 +109,7 @@ def test_clipping_shortens_the_gradient_and_is_reported():
     np.testing.assert_allclose(info.update_ratio, 0.1 * info.grad_norm / optax.tree.norm(state.params))
 
 
-def test_what_is_not_finite_is_skipped_counted_and_named():
+def test_an_update_that_is_not_finite_is_skipped_counted_and_named():
     learner = batch_learner(lambda key: {"v": jnp.ones(2), "w": jnp.ones(2)}, root_of_w, optax.adam(0.1))
     state = learner.init(jax.random.key(0))
     good, _ = learner.update(state, (jnp.ones(()),))
@@ -164,7 +164,7 @@ def doubling():
     )
 
 
-def test_a_state_that_overflows_where_no_loss_sees_it_begins_anew():
+def test_a_state_that_overflows_without_reaching_the_loss_starts_again():
     cell = doubling()._replace(output=lambda w, h: w * jnp.ones_like(h))
     learner = window_learner(cell, lambda ys, _: jnp.sum(ys**2), optax.sgd(1e-3))
     windows = jnp.zeros((20, 14, 1), jnp.float32), jnp.zeros((20, 14), jnp.float32)
@@ -241,7 +241,7 @@ def test_overlapping_windows_learn_from_their_last_characters_and_move_on_by_as_
     chex.assert_trees_all_close(state.h, jax.tree.map(lambda h: h[2 * len(xs) - 1], hs), rtol=1e-12)
 
 
-def test_a_cell_that_draws_draws_anew_in_every_window_and_again_from_the_same_key():
+def test_every_window_has_new_random_numbers_and_the_same_key_gives_the_same():
     v, (xs, ys) = hello()
     model = readout(output_dropout(lstm(v.size, 8), 0.5), v.size)
     learner = window_learner(model, cross_entropy, optax.sgd(0.0))

@@ -59,7 +59,7 @@ def test_the_share_of_the_gradient_that_is_left_is_the_last_median_over_the_firs
     assert sentences.describe_lags({BEFORE: before}).endswith(f"{BEFORE}, lstm 10⁻²⁰, relu nothing, mine unknown.")
 
 
-def test_the_cost_is_told_from_the_smallest_error_on():
+def test_the_cost_is_described_from_the_smallest_error_on():
     sentence = sentences.describe_cost(
         {"tanh": 0.17, "mine": NAN, "gru": 0.001}, {"tanh": -INF, "mine": NAN, "gru": 0.0}
     )
@@ -97,7 +97,7 @@ def test_the_share_of_the_lags_at_which_the_gradient_of_c_is_larger(h, c, words)
     assert sentence.endswith(f"with respect to h {words} {BEFORE}.")
 
 
-def test_learning_is_told_from_the_best_cell_on_and_a_diverged_one_is_last():
+def test_learning_is_described_from_the_best_cell_on_and_a_diverged_one_is_last():
     final = {"mine": NAN, "tanh": 1e6, "gru": 2 * math.log(2), "lstm": math.log(2)}
     curves = {name: Curve(np.array([6000, 12000]), np.array([[9.0], [nats]])) for name, nats in final.items()}
     assert sentences.describe_text(curves, 60) == (

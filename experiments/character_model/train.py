@@ -1,12 +1,12 @@
 # %% [markdown]
-# # A model of characters, and the bar that it has to clear
+# # A model of characters, compared with n-grams
 #
-# A recurrent network reads a text character by character, and says after each one how likely every character is to
-# come next. It is trained by truncated back-propagation through time: after each window of 64 characters the params are
-# updated; the state is carried on to the next window, the gradient is not. So the text can be of any length. The model
-# is compared with n-grams: frequencies of one to six characters in a row, which need no network. Training for hours
-# meets crashes, full disks and restarts, so after every evaluation a checkpoint is written; after `--resume` on the
-# same machine the run ends bit for bit as if nothing had happened.
+# A recurrent network reads a text character by character, and after each one it returns a probability for every next
+# character. It is trained by truncated back-propagation through time: after each window of 64 characters the params
+# are updated; the state is carried on to the next window, the gradient is not. So the text can be of any length. The
+# model is compared with n-grams: frequencies of one to six characters in a row, which need no network. Training for
+# hours can be interrupted by crashes, full disks and restarts, so after every evaluation a checkpoint is written;
+# after `--resume` on the same machine the result is the same, bit for bit, as without the interruption.
 #
 # Karpathy 2015; Witten, Bell 1991; Williams, Peng 1990.
 
@@ -106,7 +106,7 @@ from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
 from rnn_jax.lab.loop import Task, compile_program, compile_task, evaluations, means_of, optimizer_of, score_program
 from rnn_jax.lab.memory import memory_of_training, require_memory
-from rnn_jax.lab.named_cells import make_model, short
+from rnn_jax.lab.named_cells import make_model, short_name
 from rnn_jax.lab.own_cells import digests_of, naming
 from rnn_jax.lab.page import add_figure, publish
 from rnn_jax.lab.progress import progress_bars
@@ -122,7 +122,7 @@ require_encodable(vocabulary, "prompt", [prompt])
 vocabulary.decode(parts.train[:400]).splitlines()
 
 # %% [markdown]
-# The commonest characters, with their share of the training part. A model that ignores what came before can do no
+# The commonest characters, with their share of the training part. A model that ignores all earlier characters can do no
 # better than these shares.
 
 # %%
@@ -185,9 +185,10 @@ task = task_of(options)
 {**facts, "characters": vocabulary.size, "even guess, nats": round(float(np.log(vocabulary.size)), 3)}
 
 # %% [markdown]
-# ## The bar
-# N-grams, counted on the training part and measured on the validation part. Longer ones know more, but meet fewer
-# examples; so each is mixed with the shorter ones (Witten, Bell 1991). The network has to cost less than the best.
+# ## Baseline: n-grams
+# N-grams are counted on the training part and evaluated on the validation part. Longer ones use more context, but have
+# fewer counts; so each is mixed with the shorter ones (Witten, Bell 1991). The loss of the network should be lower than
+# that of the best n-grams.
 
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
@@ -214,7 +215,7 @@ text_scores.n_gram_table(bars)
 # best params are evaluated on the test part.
 
 # %%
-best, name = run.folder / "params.safetensors", short(options.cell)
+best, name = run.folder / "params.safetensors", short_name(options.cell)
 key, rng = jax.random.key(options.seed), np.random.default_rng(0)
 found = long_run.restore_progress(run, checkpoints, task, best)
 schedule, total = long_run.planned_evaluations(options, task, found, options.minutes)
@@ -267,8 +268,8 @@ table
 
 # %% [markdown]
 # ## What did it learn?
-# The loss on the validation part falls towards what the text allows. Where it rises again while the loss of training
-# falls on, the network learns the training part by heart.
+# The loss on the validation part falls towards a limit that depends on the text. Where it rises again while the loss of
+# training falls on, the network learns the training part by heart.
 
 # %%
 rows = {split: [row for row in read_metrics(run.folder) if row["split"] == split] for split in ("train", "validation")}

@@ -65,7 +65,7 @@ def slstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **init
     """The sLSTM of the xLSTM, with one head; the equations stand at ``slstm_advance``.
 
     It starts from c = n = 0 with the lowest stabiliser there is, so that the first step writes i_1 = 1 and h_1 is
-    what a run without stabiliser would give. No gate overflows: every exponent is at most 0, one of the two is 0.
+    the same as without a stabiliser. No gate overflows: every exponent is at most 0, one of the two is 0.
 
     Arguments and errors are those of ``lstm``; W_hh is full, where the paper's is block diagonal, one block a head.
 

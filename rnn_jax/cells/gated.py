@@ -51,7 +51,7 @@ class JANETParams(NamedTuple):
 def mgu_advance(
     params: MGUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate, which forgets and resets.
+    """The equations of the minimal gated unit: one gate, which forgets and resets.
 
     f_t = σ(u_f + W_hf h_{t−1})
     n_t = tanh(u_n + W_hn (f_t ⊙ h_{t−1}))
@@ -68,7 +68,7 @@ def mgu_advance(
 def ugrnn_advance(
     params: UGRNNParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 2*H"]
 ) -> Float[Array, "*batch H"]:
-    """One gate, which keeps the state.
+    """The equations of the update gate network: one gate, which keeps the state.
 
     z_t = σ(u_z + W_hz h_{t−1})
     n_t = tanh(u_n + W_hn h_{t−1})

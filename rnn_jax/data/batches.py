@@ -109,7 +109,7 @@ def windows(xs: Shaped[Array | np.ndarray, "T *rest"], window: int, k1: int | No
     require_positive(window=window, k1=k1)
     window, k1 = int(window), int(k1)
     if k1 > window:
-        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, or some steps would have no loss")
+        raise ValueError(f"k1 got {k1}, window (k2) {window}; want k1 <= k2, as each window counts its last k1 losses")
     if len(xs) < window:
         raise ValueError(f"xs got {len(xs)} steps; want at least one window of {window}")
     if isinstance(xs, np.ndarray):

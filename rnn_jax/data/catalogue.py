@@ -17,7 +17,7 @@ __all__ = ["DATA_SETS", "DataSet"]
 
 
 class DataSet(NamedTuple):
-    """A data set and what it needs."""
+    """A data set and its requirements."""
 
     load: Callable[[], Any]
     """Returns it; in parts, or for a text as one ``Text``, to be cut by ``text_parts``."""

@@ -17,7 +17,7 @@ class Parts(NamedTuple):
     """A data set in three parts that share no example.
 
     Every loader returns a NamedTuple that begins with these fields. Where the parts share more than that, such as a
-    vocabulary, the loader has its own type, and what is shared are further fields of it.
+    vocabulary, the loader has its own type, and the shared values are further fields of it.
     """
 
     train: Any

@@ -57,7 +57,7 @@ def text_parts(text: Text, split: str = "90/5/5", *, at_most: int | None = None,
     Args:
         text: as ``load_text`` returns it.
         split: percent of the three parts, such as ``"90/5/5"``; with two, such as ``"90/10"``, the test part is empty.
-        at_most: characters of the validation and of the test part; the training part gets what is left.
+        at_most: characters of the validation and of the test part; the training part gets the rest.
         at_least: characters that each part must have.
 
     Raises:
@@ -131,7 +131,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if not path.is_file():
         raise ValueError(f"text got {path}, which is no file; want a UTF-8 text file: check the path")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no character
+        text = path.read_text(encoding="utf-8-sig")  # the byte order mark is not a character
     except UnicodeDecodeError as error:
         raise ValueError(
             f"text got {path}, which is not UTF-8 at byte {error.start}; want UTF-8: convert it, for example with iconv"

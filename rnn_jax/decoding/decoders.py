@@ -25,7 +25,7 @@ from rnn_jax.machinery.checks import (
 )
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
-from rnn_jax.machinery.sharding import alike, rows, scan, where
+from rnn_jax.machinery.sharding import rows, scan, where, with_common_layout
 from rnn_jax.schedules.driver import batch_shape, check_fit
 from rnn_jax.types import Cell, Params, State, require_cell
 
@@ -205,7 +205,7 @@ def _searched(
 
     for _ in range(first.ndim):
         search = jax.vmap(search, out_axes=Beams(ids=1, score=0, lengths=0))  # type: ignore[arg-type]
-    return search(*alike(first.ndim, h, first))
+    return search(*with_common_layout(first.ndim, h, first))
 
 
 def stream(cell: Cell, params: Params) -> Callable[[State, PyTree], tuple[State, Any]]:

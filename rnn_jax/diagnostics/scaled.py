@@ -14,7 +14,7 @@ __all__ = []
 
 
 class Scaled(NamedTuple):
-    """Numbers of any size, mantissa · 2^exponent, each with an exponent of its own."""
+    """Numbers of any size, mantissa · 2^exponent, each with a separate exponent."""
 
     mantissa: Float[Array, "*batch S"]
     """0, or in [1/2, 1) in absolute value."""

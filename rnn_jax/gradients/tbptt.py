@@ -54,7 +54,7 @@ from rnn_jax.gradients.windows import (
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
-from rnn_jax.machinery.sharding import common, laid_out, scan, varying, varying_axes
+from rnn_jax.machinery.sharding import common_number, laid_out, scan, varying_axes, varying_over
 from rnn_jax.schedules.driver import outputs, rollout, run_schedule
 from rnn_jax.schedules.scan import where
 from rnn_jax.sequences import require_lengths, window_cuts
@@ -180,7 +180,7 @@ def chunked(
 def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
     # each device has a gradient of its own until JAX sums them, as the losses of each may have another weight
     floats, others = partition((params, h0, steps))
-    params, h0, steps = combine(varying(floats, varying_axes((floats, others))), others)
+    params, h0, steps = combine(varying_over(floats, varying_axes((floats, others))), others)
     programs, closed_over = {}, {}
     for losses in filter(None, {plan.k1, plan.T % plan.k1}):
         example = jax.eval_shape(lambda steps, losses=losses: window_steps(plan, steps, 0, losses), steps)
@@ -281,7 +281,7 @@ def _chunked_backward(
 ) -> tuple[Any, ...]:
     """The gradient, times the cotangent of the loss."""
     to_loss, _ = to_results
-    return jax.tree.map(lambda g: g * common(to_loss, like=g).astype(g.dtype), grads), None
+    return jax.tree.map(lambda g: g * common_number(to_loss, like=g).astype(g.dtype), grads), None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

@@ -1,4 +1,4 @@
-"""The laboratory: what experiments share, from options and training to the run folder and its page.
+"""The laboratory: the common parts of experiments, from options and training to the run folder and its page.
 
 An experiment is a script with cells, in this order: options, data, networks and tasks, training (``study.train``),
 figures (``page.add_figure``), and the page (``page.publish``). ``comparison.compare_runs`` puts several runs side by

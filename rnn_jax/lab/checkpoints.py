@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rnn_jax.lab.files import FilePath, delete_listed, list_files, listed, plainly, write_file
+from rnn_jax.lab.files import FilePath, delete_listed, linked_path, list_files, listed_files, write_file
 from rnn_jax.types import Params
 
 __all__ = ["Checkpoints", "drafts", "load_params", "save_params"]
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read whole."""
+    """A checkpoint that was read and is not damaged."""
 
     step: int
     state: PyTree
@@ -47,7 +47,7 @@ class Checkpoints(NamedTuple):
     folder: FilePath
     """Made if it does not exist; any name that the file system allows."""
     keep: int = 2
-    """How many of the latest are kept; at least 2, so that one is left if the last is damaged."""
+    """The number of latest checkpoints that are kept; at least 2, so that one is left if the last is damaged."""
 
     def steps(self) -> list[int]:
         """The steps that are kept."""
@@ -62,8 +62,8 @@ class Checkpoints(NamedTuple):
             OSError: when it cannot be written, or not read back; those before it stay.
             ValueError: when the step is not a later one.
         """
-        packed, folder = pack(state), Path(self.folder)
-        record = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": described(state)}
+        packed, folder = bytes_of_state(state), Path(self.folder)
+        record = {"facts": facts, "sha256": digest(packed), "bytes": packed.size, "leaves": types_by_name(state)}
         as_json = json.dumps(json.loads(json.dumps(record)), sort_keys=True)  # or a TypeError
         if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
             raise ValueError(f"checkpoint got step {step}; want an integer of at least 0")
@@ -77,41 +77,41 @@ class Checkpoints(NamedTuple):
             write_whole(draft, record, packed)
             read, numbers_read = read_whole(draft)
             if json.dumps(read, sort_keys=True) != as_json or not np.array_equal(numbers_read, packed):
-                raise OSError("it is read back as another one")
+                raise OSError("the copy that was read back is different")
             list_files(draft)
             draft.rename(folder / str(step))
-        except Exception as error:  # whatever orbax and tensorstore make of a full disk
+        except Exception as error:  # orbax and tensorstore raise different errors for a full disk
             raise OSError(f"checkpoint {step} could not be written ({one_line(error)})") from error
         for old in self.steps()[: -max(2, self.keep)]:
-            if listed(folder / str(old)):  # or nobody knows who wrote it
+            if listed_files(folder / str(old)):  # otherwise its file list is missing
                 put_aside(folder / str(old), "old")
         for aside in folder.glob("[0-9]*.old*"):  # of a save that was killed, too
             delete_listed(aside)
 
-    def restore(self, like: PyTree, tell: Callable[[str], None]) -> Restored | None:
+    def restore(self, like: PyTree, report: Callable[[str], None]) -> Restored | None:
         """The latest whole checkpoint, as arrays like those of ``like`` or its shapes; None if none was ever saved.
 
-        Damaged ones after it are put aside, and ``tell`` is called with a line for each. If none is whole, all stay.
+        Damaged ones after it are put aside, and ``report`` is called with a line for each. If none is whole, all stay.
 
         Raises:
-            ValueError: when arrays differ in name, type or shape, or when every one is damaged; then nothing is lost.
+            ValueError: when arrays differ in name, type or shape, or when every one is damaged; all files stay.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 record, packed = read_whole(Path(self.folder) / str(step))
-            except Exception as error:  # a damaged file is met in many ways
+            except Exception as error:  # a damaged file raises many kinds of errors
                 damaged[step] = one_line(error)
                 continue
-            require_same(record["leaves"], described(like), f"checkpoint {step}")
+            require_same(record["leaves"], types_by_name(like), f"checkpoint {step}")
             for number, why in damaged.items():
                 aside = put_aside(Path(self.folder) / str(number), "damaged")
-                tell(f"checkpoint {number} is damaged and was put aside as {aside.name}: {why}")
-            return Restored(step, unpack(packed, like), record["facts"])
+                report(f"checkpoint {number} is damaged and was put aside as {aside.name}: {why}")
+            return Restored(step, state_of_bytes(packed, like), record["facts"])
         if damaged:
             raise ValueError(
                 f"checkpoints got none that can be read in {self.folder} ({next(iter(damaged.values()))}); "
-                "want one, or --overwrite to begin anew"
+                "want one, or --overwrite to start again"
             )
         return None
 
@@ -129,7 +129,7 @@ def drafts(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def opened(folder: Path) -> Iterator[tuple[Any, Path]]:
+def open_checkpointer(folder: Path) -> Iterator[tuple[Any, Path]]:
     """A context with a checkpointer of orbax and a path to the folder; errors are raised, and not logged as well."""
     import orbax.checkpoint as ocp
 
@@ -137,7 +137,7 @@ def opened(folder: Path) -> Iterator[tuple[Any, Path]]:
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with plainly(folder) as link, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with linked_path(folder) as link, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             yield checkpointer, link
     finally:
         log.setLevel(level)
@@ -148,8 +148,8 @@ def write_whole(checkpoint: Path, record: dict[str, Any], packed: np.ndarray) ->
     import orbax.checkpoint as ocp
 
     stored = packed if packed.size else np.zeros(1, np.uint8)  # orbax keeps nothing that is empty
-    both = {"state": ocp.args.StandardSave(stored), "told": ocp.args.JsonSave(record)}
-    with opened(checkpoint.parent) as (checkpointer, folder):
+    both = {"state": ocp.args.StandardSave(stored), "facts": ocp.args.JsonSave(record)}
+    with open_checkpointer(checkpoint.parent) as (checkpointer, folder):
         checkpointer.save(folder / checkpoint.name, args=ocp.args.Composite(**both))
 
 
@@ -157,8 +157,8 @@ def read_whole(checkpoint: Path) -> tuple[dict[str, Any], np.ndarray]:
     """The record of a checkpoint, and the bytes of its state; an OSError if they have another digest."""
     import orbax.checkpoint as ocp
 
-    with opened(checkpoint) as (checkpointer, path):
-        record = checkpointer.restore(path, args=ocp.args.Composite(told=ocp.args.JsonRestore()))["told"]
+    with open_checkpointer(checkpoint) as (checkpointer, path):
+        record = checkpointer.restore(path, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
         wanted = ocp.args.StandardRestore(np.zeros(max(1, record["bytes"]), np.uint8))
         stored = np.asarray(checkpointer.restore(path, args=ocp.args.Composite(state=wanted))["state"])
     packed = stored[: record["bytes"]]
@@ -168,7 +168,7 @@ def read_whole(checkpoint: Path) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def put_aside(checkpoint: Path, why: str) -> Path:
-    """Renames a checkpoint, so that it counts no more; deletes nothing, and returns the new path."""
+    """Renames a checkpoint, so that it is no longer a checkpoint; deletes nothing, and returns the new path."""
     names = (checkpoint.with_name(f"{checkpoint.name}.{why}{n or ''}") for n in itertools.count())
     aside = next(path for path in names if not path.exists())
     return checkpoint.rename(aside)
@@ -182,19 +182,20 @@ def require_same(found: dict[str, str], wanted: dict[str, str], what: str) -> No
             raise ValueError(f"{what}, where {name} is {has}; want {wants}: give the configuration it was trained with")
 
 
-def pack(state: PyTree) -> np.ndarray:
-    """The bytes of every array of a pytree, one after the other ``(bytes,)``: one thing to write, whole or not at all.
+def bytes_of_state(state: PyTree) -> np.ndarray:
+    """The bytes of every array of a pytree, one after the other ``(bytes,)``.
 
-    >>> pack({"h": np.float32([1.0]), "key": np.uint8(7)})
+    >>> bytes_of_state({"h": np.float32([1.0]), "key": np.uint8(7)})
     array([  0,   0, 128,  63,   7], dtype=uint8)
     """
-    return np.frombuffer(b"".join(numbers(leaf).tobytes() for leaf in jax.tree.leaves(state)), np.uint8)
+    return np.frombuffer(b"".join(numbers_of_leaf(leaf).tobytes() for leaf in jax.tree.leaves(state)), np.uint8)
 
 
-def unpack(packed: np.ndarray, like: PyTree) -> PyTree:
-    """The inverse of ``pack``: arrays like those of ``like`` or its shapes and types: keys, arrays of jax or NumPy.
+def state_of_bytes(packed: np.ndarray, like: PyTree) -> PyTree:
+    """The inverse of ``bytes_of_state``: keys and arrays of jax or NumPy, with the shapes and types of ``like``.
 
-    >>> unpack(pack({"h": np.float32([1.0]), "n": np.uint8(7)}), {"h": jnp.zeros(1, "float32"), "n": np.uint8(0)})
+    >>> packed = bytes_of_state({"h": np.float32([1.0]), "n": np.uint8(7)})
+    >>> state_of_bytes(packed, {"h": jnp.zeros(1, "float32"), "n": np.uint8(0)})
     {'h': Array([1.], dtype=float32), 'n': array(7, dtype=uint8)}
     """
     leaves, structure = jax.tree.flatten(like)
@@ -222,8 +223,8 @@ def data_of_key(key: Any) -> tuple[jax.ShapeDtypeStruct, Any]:
     return jax.eval_shape(data, key), impl[0]
 
 
-def numbers(leaf: Any) -> np.ndarray:
-    """An array in its own type, or the numbers of a typed key; a Python number as jax has it."""
+def numbers_of_leaf(leaf: Any) -> np.ndarray:
+    """An array in its own type, or the numbers of a typed key; a Python number in the type that JAX gives it."""
     if is_key(leaf):
         return np.asarray(jax.random.key_data(leaf))
     return np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
@@ -260,7 +261,7 @@ def save_params(file: FilePath, params: Params) -> None:
     """
     from safetensors.numpy import save
 
-    write_file(Path(file), save({name: np.asarray(leaf, order="C") for name, leaf in named(params).items()}))
+    write_file(Path(file), save({name: np.asarray(leaf, order="C") for name, leaf in leaves_by_name(params).items()}))
 
 
 def load_params(file: FilePath, like: Params) -> Params:
@@ -289,18 +290,18 @@ def load_params(file: FilePath, like: Params) -> Params:
     from safetensors.numpy import load_file
 
     try:
-        with plainly(Path(file)) as link:
+        with linked_path(Path(file)) as link:
             found = load_file(link)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"params got {file}, which cannot be read ({one_line(error)}); want a whole file") from error
-    require_same(described(found), described(like), f"params got {file}")
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(found[name]) for name in named(like)])
+    require_same(types_by_name(found), types_by_name(like), f"params got {file}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(found[name]) for name in leaves_by_name(like)])
 
 
-def named(params: Params) -> dict[str, Any]:
-    """``{name: leaf}`` in the tree's order, a name being the path to the leaf with slashes, such as ``cell/W_hh``.
+def leaves_by_name(params: Params) -> dict[str, Any]:
+    """The leaves by name, ``{name: leaf}`` in the tree's order; a name is the path to the leaf, such as ``cell/W_hh``.
 
-    >>> list(named({"cell": (1.0, 2.0)}))
+    >>> list(leaves_by_name({"cell": (1.0, 2.0)}))
     ['cell/0', 'cell/1']
     """
     leaves = jax.tree.leaves_with_path(params)
@@ -310,11 +311,13 @@ def named(params: Params) -> dict[str, Any]:
     return found
 
 
-def described(tree: PyTree) -> dict[str, str]:
-    """``{name: type and shape}`` of every array.
+def types_by_name(tree: PyTree) -> dict[str, str]:
+    """The type and shape of every array, ``{name: text}``.
 
-    >>> described({"cell": np.zeros((2, 3), np.float32)})
+    >>> types_by_name({"cell": np.zeros((2, 3), np.float32)})
     {'cell': 'float32[2, 3]'}
     """
-    arrays = {name: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf) for name, leaf in named(tree).items()}
+    arrays = {
+        name: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf) for name, leaf in leaves_by_name(tree).items()
+    }
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in arrays.items()}

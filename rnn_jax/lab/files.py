@@ -11,11 +11,11 @@ __all__ = [
     "LISTING",
     "FilePath",
     "delete_listed",
-    "inside",
+    "linked_path",
     "list_files",
-    "listed",
+    "listed_files",
     "onto_disk",
-    "plainly",
+    "path_inside",
     "write_file",
 ]
 
@@ -45,11 +45,11 @@ def onto_disk(file: Path) -> None:
 
 
 @contextlib.contextmanager
-def plainly(path: Path) -> Iterator[Path]:
-    """A context with a path under a plain name, for libraries that cannot read every name.
+def linked_path(path: Path) -> Iterator[Path]:
+    """A context with a link to a path; the link has a simple name, for libraries that cannot read every name.
 
     Orbax takes brackets in a path for a pattern, tensorstore takes a backslash for a slash, both take some names for
-    addresses on the network, and neither reads names that are not UTF-8. The plain name is that of a link.
+    addresses on the network, and neither reads names that are not UTF-8.
     """
     with tempfile.TemporaryDirectory(prefix="rnn_jax_") as folder:
         link = Path(folder) / "link"
@@ -57,7 +57,7 @@ def plainly(path: Path) -> Iterator[Path]:
         yield link
 
 
-def listed(folder: Path) -> set[str]:
+def listed_files(folder: Path) -> set[str]:
     """The names of the files in the ``files.json`` of a folder; none if it is damaged."""
     try:
         names = json.loads((folder / LISTING).read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def list_files(folder: Path) -> None:
 
 def delete_listed(folder: Path) -> None:
     """Deletes the files that ``files.json`` lists, and folders that are empty then; all other files stay."""
-    names = listed(folder)
+    names = listed_files(folder)
     for name in (*names, LISTING) if names else ():
         (folder / name).unlink(missing_ok=True)
         (folder / f"{name}.part").unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def delete_listed(folder: Path) -> None:
             (folder / parent).rmdir()
 
 
-def inside(folder: Path, name: str) -> Path:
+def path_inside(folder: Path, name: str) -> Path:
     """The path of this name in a run folder; a ValueError if it leads outside the folder."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:

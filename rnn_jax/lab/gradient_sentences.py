@@ -132,7 +132,7 @@ def numbers_of_text(measured: Sequence[tuple[np.ndarray, ...]], nats: np.ndarray
     """The headline numbers of a cell on a text; pairs are before and after training.
 
     Args:
-        measured: two times what ``gradients_of_text`` returns, with the seeds in front.
+        measured: two results of ``gradients_of_text``, with the seeds in front.
         nats: ``(S,)`` on the test part.
     """
     slopes = [slopes_of(log_norm) for log_norm, *_ in measured]

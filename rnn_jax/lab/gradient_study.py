@@ -65,7 +65,7 @@ def measure_networks(
 
 
 def memory_of_measurements(options: Any, models: Sequence[Cell], outputs: int) -> dict[str, float]:
-    """About how many bytes the measurements on a text need, by the option that they depend on.
+    """Approximate bytes that the measurements on a text need, by the option that they depend on.
 
     Args:
         options: has ``probes``, ``lags``, ``gains``, ``sweep_lags``, ``characters``.

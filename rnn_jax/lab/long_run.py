@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Progress(NamedTuple):
-    """How far the training of a run has come."""
+    """The progress of the training of a run."""
 
     state: LearnerState
     seconds: float
@@ -63,7 +63,7 @@ def restore_progress(run: Run, checkpoints: Checkpoints, task: Task, best: Path)
         task: of the run; its state has the shapes of the checkpoint.
 
     Returns:
-        None if there is no checkpoint: the run begins anew, with empty files.
+        None if there is no checkpoint: the run starts again, with empty files.
 
     Raises:
         ValueError: if every checkpoint is damaged, has other shapes, or if the file of the best params is gone.
@@ -74,7 +74,7 @@ def restore_progress(run: Run, checkpoints: Checkpoints, task: Task, best: Path)
         run.cut_back({})
         return None
     if found.facts["best"] and not best.is_file():
-        raise ValueError(f"{best} is gone; want it back, or --overwrite to begin anew")
+        raise ValueError(f"{best} is gone; want it back, or --overwrite to start again")
     run.cut_back(found.facts["lengths"])
     return Progress(found.state, *(found.facts[name] for name in Progress._fields[1:]))
 
@@ -92,7 +92,7 @@ def planned_evaluations(
     """The evaluations of the learning rate's schedule, and all evaluations of a run.
 
     Args:
-        options: ``evaluations`` says how many, unless the run has a length in minutes and is not extended.
+        options: ``evaluations`` is their number, unless the run has a length in minutes and is not extended.
         task: of the run.
         progress: of the last checkpoint, whose schedule goes on; None if the run begins.
         minutes: if positive, as many evaluations as take this long in training, measured at the beginning of the run.
@@ -104,7 +104,7 @@ def planned_evaluations(
 
 
 def _evaluations_in(minutes: float, options: Options, task: Task) -> int:
-    """The number of evaluations in so many minutes of training, by the shortest time of a few updates."""
+    """The number of evaluations in a number of minutes of training, by the shortest time of a few updates."""
     few = min(options.updates, 20)
     batches = jax.tree.map(lambda a: a[:few], task.batches(np.random.default_rng(0), 0))
     state = jax.jit(partial(task.learner.init, batch_shape=task.lanes))(jax.random.key(0))

@@ -23,7 +23,7 @@ MEANS = ("loss", "grad_norm", "clipped_norm", "clipped", "update_ratio")
 
 
 class Task(NamedTuple):
-    """What one kind of network learns, and how it is evaluated."""
+    """The training and evaluation of one kind of network."""
 
     learner: Learner
     batches: Callable[[np.random.Generator, int], tuple[Any, ...]]
@@ -108,7 +108,7 @@ def compile_program(options: Options, f: Callable[..., Any], *args: Any) -> Call
 
 
 def compile_task(options: Options, task: Task) -> Programs:
-    """Compiles what the training of a task needs."""
+    """Compiles the programs for the training of a task."""
     begin, key = time.perf_counter(), jax.random.key(0)
     init = compile_program(options, lambda key: task.learner.init(key, task.lanes), key)
     state = init(key)
@@ -137,7 +137,7 @@ def evaluations(
     """Trains a network, and yields at each evaluation.
 
     Args:
-        options: ``evaluations`` and ``updates`` say how long; the learning rate follows their schedule.
+        options: ``evaluations`` and ``updates`` give the length; the learning rate follows their schedule.
         task, programs: as compiled by ``compile_task``.
         state: the state before evaluation ``first``.
         rng: of the batches.

@@ -1,4 +1,4 @@
-"""Estimates of the memory that a run needs, so that one which does not fit is refused before it begins."""
+"""Estimates of the memory that a run needs, so that a run which does not fit is refused before it begins."""
 
 import contextlib
 import math
@@ -42,14 +42,14 @@ def machine_memory() -> float:
 
 
 def number_count(tree: Any) -> int:
-    """How many numbers a tree of arrays, or of their shapes, has."""
+    """The number of entries in a tree of arrays or of shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def memory_of_training(
     options: Options, model: Any, *, steps: int, outputs: int, inputs: int, scored: int
 ) -> dict[str, float]:
-    """About how many bytes one network needs while it is trained, by the option that they depend on.
+    """Approximate bytes that one network needs while it is trained, by the option that they depend on.
 
     Args:
         options: of the run.

@@ -12,7 +12,7 @@ from rnn_jax.layers import stack
 from rnn_jax.readouts import readout
 from rnn_jax.types import Cell
 
-__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short", "start_of"]
+__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short_name", "start_of"]
 
 STARTS = {
     "gaussian": initializers.scaled_normal(),
@@ -73,10 +73,10 @@ def make_cell(name: str, input_size: int, hidden_size: int, reads_ids: bool) -> 
     return RECURRENT[kind](input_size, hidden_size, **inits, recurrent_init=STARTS[start or "gaussian"])
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """The name of a cell in tables and figures: ``function`` of ``FILE.py:function``.
 
-    >>> short("mine.py:leaky"), short("gru-identity")
+    >>> short_name("mine.py:leaky"), short_name("gru-identity")
     ('leaky', 'gru-identity')
     """
     return name.rpartition(":")[2]
@@ -108,14 +108,14 @@ def equal_models(
         with naming(name):
             sizes[name] = matching_size(partial(make, name), budget)
             require_floating_state(name, make(name, sizes[name]))
-    return {short(name): (H, make(name, H)) for name, H in sizes.items()}
+    return {short_name(name): (H, make(name, H)) for name, H in sizes.items()}
 
 
 def require_distinct(names: Sequence[str]) -> None:
     """Raises a ValueError for no name of a cell, or the same one twice."""
     if not names:
         raise ValueError("--cells got nothing; want at least one, such as: --cells tanh lstm")
-    same = [short(name).removesuffix("-gaussian") for name in names]
+    same = [short_name(name).removesuffix("-gaussian") for name in names]
     twice = next((name for name in same if same.count(name) > 1), None)
     if twice:
         raise ValueError(f"--cells got {twice} twice; want each cell once")

@@ -101,7 +101,7 @@ def add_figure(
         figure: any matplotlib figure.
         columns, rows: the numbers that it shows, for the CSV.
         title: above the figure.
-        sentence: under the figure; it says what the figure shows.
+        sentence: the caption under the figure.
     """
     return Section(title, name, sentence, run.draw(name, figure, columns, rows))
 
@@ -125,7 +125,7 @@ def learning_curves(
     Args:
         run: of a study.
         score: its name in the metrics.
-        y: what the score counts, for the axis.
+        y: the label of the axis, a name of the score.
         baselines: ``{label: score}`` without a network.
         x: the field of the metrics along the horizontal axis.
         unit: of x, for the axis.
@@ -294,7 +294,7 @@ def write_page(
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """The first lines of a text, and how many more there are.
+    """The first lines of a text, and the number of the other lines.
 
     >>> shortened("a\\nb\\nc", 2)
     'a\\nb\\n… and 1 more line in samples.txt'

@@ -25,7 +25,7 @@ class Report(Protocol):
     """Reports the progress of a job: ``(doing, evaluations=0)``."""
 
     def __call__(self, doing: str, evaluations: int = 0) -> None:
-        """Shows what the job does, and how many evaluations it made since the last report.
+        """Shows the current step of the job, and adds its evaluations since the last report to the bar.
 
         Raises:
             CancelledError: when the job is to stop.
@@ -40,7 +40,7 @@ class Bars(NamedTuple):
     tasks: dict[str, TaskID]
 
     def report(self, name: str, doing: str, evaluations: int = 0) -> None:
-        """Shows what a job does, and how many evaluations it made since the last report."""
+        """Shows the current step of a job, and adds its evaluations since the last report to its bar."""
         task = self.tasks[name]
         self.progress.start_task(task)
         self.progress.update(task, doing=doing, advance=evaluations)
@@ -49,7 +49,7 @@ class Bars(NamedTuple):
             self.print(f"{time.strftime('%H:%M:%S')} {name}: evaluation {bar.completed:.0f} of {bar.total}, {doing}")
 
     def print(self, line: str) -> None:
-        """Prints one line above the bars; if nobody reads the output any more the run goes on without it."""
+        """Prints one line above the bars; if the output is closed, the run goes on without it."""
         if not self.progress.disable:
             self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
             return
@@ -61,7 +61,7 @@ class Bars(NamedTuple):
 
 @contextlib.contextmanager
 def progress_bars(names: Iterable[str], evaluations: int | None) -> Iterator[Bars]:
-    """A context with ``Bars`` for jobs of these names, each with so many evaluations."""
+    """A context with ``Bars`` for jobs of these names, each with this number of evaluations."""
     texts = [TextColumn(text, markup=False) for text in ("{task.description:<14}", "{task.fields[doing]}")]
     columns = texts[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), texts[1]
     with Progress(*columns, disable=not (sys.stdout.isatty() or Console().is_jupyter)) as progress:

@@ -26,7 +26,7 @@ from rnn_jax.lab.checkpoints import drafts
 from rnn_jax.lab.commands import run_begins
 from rnn_jax.lab.environment import environment
 from rnn_jax.lab.figures import images_of
-from rnn_jax.lab.files import LISTING, FilePath, delete_listed, inside, listed, onto_disk, write_file
+from rnn_jax.lab.files import LISTING, FilePath, delete_listed, listed_files, onto_disk, path_inside, write_file
 
 __all__ = ["Run", "open_run", "read_json", "read_metrics"]
 
@@ -62,7 +62,7 @@ class Run(NamedTuple):
                 self.append(name, line)
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes ``metrics.jsonl`` and ``timings.jsonl`` anew, of all of these rows in their order."""
+        """Replaces ``metrics.jsonl`` and ``timings.jsonl`` by files of these rows, in this order."""
         timings, metrics = ("".join(lines) for lines in zip(("", ""), *map(_lines_of, rows), strict=True))
         self.write("timings.jsonl", timings)
         self.write("metrics.jsonl", metrics)
@@ -78,9 +78,9 @@ class Run(NamedTuple):
         Raises:
             ValueError: for a name that leads outside the folder.
         """
-        path = inside(self.folder, name)
+        path = path_inside(self.folder, name)
         known = path.relative_to(self.folder).as_posix()
-        if known not in UNLISTED and known not in (names := listed(self.folder)):
+        if known not in UNLISTED and known not in (names := listed_files(self.folder)):
             write_file(self.folder / LISTING, (json.dumps(sorted({*names, known}), indent=2) + "\n").encode())
         return path
 
@@ -106,7 +106,9 @@ class Run(NamedTuple):
         for name in GROWING:
             file = self.folder / name
             if now.get(name, 0) < lengths.get(name, 0):
-                raise ValueError(f"{file} got {now.get(name, 0)} bytes; want {lengths[name]}: what was written is gone")
+                raise ValueError(
+                    f"{file} got {now.get(name, 0)} bytes; want {lengths[name]}: a part of the file is gone"
+                )
             if name in lengths:
                 os.truncate(file, lengths[name])
             elif name not in WRITTEN_ALWAYS:
@@ -161,7 +163,7 @@ def open_run(
         resume: go on in a folder of the same configuration.
         extend: names of fields that may grow when the run goes on: numbers that become larger, or lists that become
             longer. If any is given, ``resume`` is meant, and facts that are mappings may get more entries.
-        overwrite: delete what an earlier run wrote into the folder.
+        overwrite: delete the files that an earlier run wrote into the folder.
 
     Raises:
         ValueError: when the folder holds anything and neither resume nor overwrite is given, when both are, when the
@@ -251,9 +253,9 @@ def _agree(was: Any, now: Any, *, may_grow: bool) -> bool:
 
 def _foreign(folder: Path) -> Iterator[str]:
     """The names of all files in a folder and below that count and that no run wrote."""
-    ours = listed(folder) | UNLISTED
+    ours = listed_files(folder) | UNLISTED
     for checkpoint in (folder / "checkpoints").glob("*"):
-        ours |= {f"checkpoints/{checkpoint.name}/{name}" for name in listed(checkpoint) | {LISTING}}
+        ours |= {f"checkpoints/{checkpoint.name}/{name}" for name in listed_files(checkpoint) | {LISTING}}
     written = {folder / name for name in ours} | {*drafts(folder / "checkpoints")}
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if Path(top, name) not in written)

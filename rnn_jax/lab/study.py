@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class Trained(NamedTuple):
-    """What a study has finished."""
+    """The results of a study so far."""
 
     networks: Networks
     scores: Scores
@@ -92,7 +92,7 @@ def train(
 
     Args:
         options, run, tasks: as opened by ``open_study``.
-        on_row: called with each row of the metrics as soon as it is known, for another logger. A row is a dict with
+        on_row: called with each row of the metrics as soon as it is computed, for another logger. A row is a dict with
             cell, seed, split, step, and loss or scores. Calls come from the thread of each network, so with several
             workers two of them can be made at the same time.
 
@@ -252,7 +252,7 @@ def _write_summary(run: Run, status: str, scores: Scores) -> None:
 
 
 def status_of(run: Run) -> str:
-    """How the run ended: a key of ``EXIT_CODES``."""
+    """The status at the end of the run: a key of ``EXIT_CODES``."""
     status = read_json(run.folder / "summary.json")["status"]
     if status not in EXIT_CODES:
         raise ValueError(f"run got the status {status!r}; want one of {', '.join(EXIT_CODES)}")

@@ -33,7 +33,7 @@ def confidence_section(
 ) -> Section:
     """The figure ``confidences``: the likeliest next characters at each step of one stretch of a text.
 
-    The stretch is the one with the most letters in a row, as blanks and punctuation say little about a model.
+    The stretch is the one with the most alphabetic characters, as blanks and punctuation are uninformative.
 
     Args:
         run: the run folder, in which the figure and its numbers are written.
@@ -41,7 +41,7 @@ def confidence_section(
         vocabulary: of the ids.
         part: ids and next ids in B lanes, as ``rnn_jax.data.lanes`` returns them; at least ``SHOWN`` steps.
     """
-    lane, begin = _most_letters(vocabulary, part[0])
+    lane, begin = _most_alphabetic(vocabulary, part[0])
     xs, targets = (ids[begin : begin + SHOWN, lane] for ids in part)
     _, hs = rollout(model, params, state_after(model, params, part[0][:begin, lane]), jnp.asarray(xs))
     confidences = np.asarray(jax.nn.softmax(model.output(params, hs)))
@@ -66,9 +66,9 @@ def describe_confidences(confidences: Float[np.ndarray, "T V"], targets: Int[np.
     """The sentence under the figure, of the confidences in each character and the ids that follow."""
     right = float(np.mean(confidences.argmax(axis=1) == targets))
     return (
-        "A stretch of the held-out text with many letters in a row, from left to right along the top (␣ is a blank, ⏎ "
-        "a new line). Under each character stand the five likeliest next ones; the length of a bar is the network's "
-        "confidence. Green is the character that follows, red a first guess that is wrong. Here "
+        "A stretch of the held-out text with many alphabetic characters, from left to right along the top (␣ is a "
+        "blank, ⏎ a new line). Under each character stand the five likeliest next ones; the length of a bar is the "
+        "network's confidence. Green is the character that follows, red a first guess that is wrong. Here "
         f"{right:.0%} of the first guesses are right."
     )
 
@@ -87,10 +87,10 @@ def state_after(model: Cell, params: Params, ids: Int[np.ndarray, " N"]) -> Stat
     return h
 
 
-def _most_letters(vocabulary: Vocabulary, xs: Int[np.ndarray, "T B"]) -> tuple[int, int]:
-    """The lane and the first step of the stretch with the most letters, after the warm-up."""
-    is_letter = np.array([character.isalpha() for character in vocabulary.characters])[xs]
-    count = np.lib.stride_tricks.sliding_window_view(is_letter, SHOWN, axis=0).sum(axis=-1, dtype=np.uint8)
+def _most_alphabetic(vocabulary: Vocabulary, xs: Int[np.ndarray, "T B"]) -> tuple[int, int]:
+    """The lane and the first step of the stretch with the most alphabetic characters, after the warm-up."""
+    is_alphabetic = np.array([character.isalpha() for character in vocabulary.characters])[xs]
+    count = np.lib.stride_tricks.sliding_window_view(is_alphabetic, SHOWN, axis=0).sum(axis=-1, dtype=np.uint8)
     warm = min(WARM_UP, len(count) - 1)
     place, lane = np.unravel_index(count[warm:].argmax(), count[warm:].shape)
     return int(lane), int(place) + warm

@@ -22,10 +22,10 @@ R = TypeVar("R")
 def compiled(*static: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: ``jax.jit`` with these arguments static, for functions of cells.
 
-    Equal calls of a factory return equal cells, so a cell that is built anew costs no compilation, nor does a loss that
-    is written as a ``lambda`` in the call. The function is compiled again where a cell, a loss, or a value that they
-    read has changed. It is called without compilation where changes cannot be found, as with an object of your own
-    class, and inside another compiled program.
+    Equal calls of a factory return equal cells, so a cell that is built again costs no compilation, nor does a loss
+    that is written as a ``lambda`` in the call. The function is compiled again where a cell, a loss, or a value that
+    they read has changed. It is called without compilation where changes cannot be found, as with an object of your
+    own class, and inside another compiled program.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -59,11 +59,11 @@ def factory(make: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
         args, kwargs = jax.tree.map(lambda a: a.copy() if isinstance(a, np.ndarray) else a, (args, kwargs))
-        result = make(*args, **kwargs)  # with copies of arrays, which nobody else can change
+        result = make(*args, **kwargs)  # with copies of arrays, which the caller cannot change
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
-            call = (make, frozen(bound.arguments))
+            call = (make, hashable_form(bound.arguments))
         except TypeError:
             return result
 
@@ -82,10 +82,10 @@ def made_again(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any], pa
     return next(part for place, part in jax.tree.leaves_with_path(make(*args, **kwargs)) if place == path)
 
 
-def frozen(value: Any) -> Hashable:
+def hashable_form(value: Any) -> Hashable:
     """Arguments in a form that is compared by value; a TypeError for traced arrays and values without a hash.
 
-    >>> frozen({"mask": np.array([1.0]), "sizes": [2, 3]}) == frozen({"mask": np.array([1.0]), "sizes": [2, 3]})
+    >>> hashable_form({"mask": np.array([1.0]), "n": [2]}) == hashable_form({"mask": np.array([1.0]), "n": [2]})
     True
     """
     if isinstance(value, Tracer):
@@ -93,8 +93,8 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, np.ndarray | jax.Array):
         return str(value.dtype), value.shape, np.asarray(value).tobytes()
     if isinstance(value, dict):
-        return frozenset((name, frozen(part)) for name, part in value.items())
+        return frozenset((name, hashable_form(part)) for name, part in value.items())
     if isinstance(value, list | tuple):
-        return type(value), tuple(map(frozen, value))
+        return type(value), tuple(map(hashable_form, value))
     hash(value)
     return (bool, value) if isinstance(value, bool) else value  # True is equal to 1

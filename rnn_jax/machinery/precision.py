@@ -1,4 +1,4 @@
-"""Sums in at least 32 bits, for arrays of fewer."""
+"""Sums in at least 32 bits, for arrays of 16 bits."""
 
 from typing import Any
 

@@ -44,18 +44,18 @@ def call_text(make: Callable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     texts, kinds = [], inspect.signature(make).parameters
     for name, value in inspect.signature(make).bind(*args, **kwargs).arguments.items():
         if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
-            texts += map(short, value)
+            texts += map(short_text, value)
         elif kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            texts += [f"{option}={short(given)}" for option, given in value.items()]
+            texts += [f"{option}={short_text(given)}" for option, given in value.items()]
         else:
-            texts.append(short(value) if hasattr(value, "start") else f"{name}={short(value)}")
+            texts.append(short_text(value) if hasattr(value, "start") else f"{name}={short_text(value)}")
     return f"{make.__name__}({', '.join(texts)})"
 
 
-def short(value: Any) -> str:
-    """A text of a value without numbers of arrays and without addresses of functions.
+def short_text(value: Any) -> str:
+    """The text of a value, without numbers of arrays and without addresses of functions.
 
-    >>> short({"weights": np.zeros((2, 3)), "sizes": (1, 2), "phi": np.tanh, "rate": np.float32(0.5)})
+    >>> short_text({"weights": np.zeros((2, 3)), "sizes": (1, 2), "phi": np.tanh, "rate": np.float32(0.5)})
     "{'weights': float64[2,3], 'sizes': (1, 2), 'phi': tanh, 'rate': 0.5}"
     """
     if isinstance(value, np.generic):
@@ -63,9 +63,9 @@ def short(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{name!r}: {short(part)}' for name, part in value.items())}}}"
+        return f"{{{', '.join(f'{name!r}: {short_text(part)}' for name, part in value.items())}}}"
     if type(value) in (tuple, list):
-        texts = ", ".join(map(short, value))
+        texts = ", ".join(map(short_text, value))
         return f"[{texts}]" if isinstance(value, list) else f"({texts},)" if len(value) == 1 else f"({texts})"
     if isinstance(value, tuple) and type(value).__repr__ in (repr_of_arrays, repr_of_call):
         return repr(value)
@@ -86,4 +86,4 @@ def _field(part: Any) -> str:
     """A field, whose text is short where it is a function that a factory made."""
     if hasattr(part, "recipe"):
         return f"{part.recipe[0].__name__}{jax.tree_util.keystr(part.recipe[3])}"
-    return short(part)
+    return short_text(part)

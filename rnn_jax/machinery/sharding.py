@@ -16,16 +16,16 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 __all__ = [
-    "alike",
-    "common",
-    "everywhere",
+    "common_number",
     "laid_out",
     "rows",
     "scan",
-    "varying",
+    "true_on_all_devices",
     "varying_axes",
+    "varying_over",
     "where",
     "where_leading",
+    "with_common_layout",
 ]
 
 Carry = TypeVar("Carry")
@@ -69,7 +69,7 @@ def laid_out(tree: PyTree, like: PyTree) -> PyTree:
 
     def leaf(a: Any, like: Any) -> Any:
         t = jax.typeof(like)
-        a = varying(a, t.manual_axis_type.varying)
+        a = varying_over(a, t.manual_axis_type.varying)
         if is_explicit(t.sharding.mesh) and jax.typeof(a).sharding != t.sharding:
             a = jax.sharding.reshard(a, t.sharding)
         return a
@@ -77,7 +77,7 @@ def laid_out(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(leaf, tree, like)
 
 
-def alike(axes: int, *trees: PyTree) -> Any:
+def with_common_layout(axes: int, *trees: PyTree) -> Any:
     """Pytrees whose arrays have these leading axes in common, along which each is split as any of them is."""
     if not has_layouts():
         return trees
@@ -98,7 +98,7 @@ def where(condition: Any, a: Any, b: Any) -> Array:
     """``jnp.where`` of arrays of equal rank, or numbers, whose layouts may differ."""
     if has_layouts():
         condition, a, b = jnp.broadcast_arrays(condition, a, b)
-        condition, a, b = alike(a.ndim, condition, a, b)
+        condition, a, b = with_common_layout(a.ndim, condition, a, b)
     return jnp.where(condition, a, b)
 
 
@@ -116,14 +116,14 @@ def varying_axes(tree: PyTree) -> frozenset[str]:
     return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in jax.tree.leaves(tree)))
 
 
-def everywhere(facts: Bool[Array, "..."], like: PyTree) -> Bool[Array, "..."]:
-    """Whether facts are true on all devices that have one and the same ``like``."""
-    axes = tuple(varying_axes(facts) - varying_axes(like))
-    return jax.lax.pmin(facts.astype(jnp.int32), axes) > 0 if axes else facts
+def true_on_all_devices(flags: Bool[Array, "..."], like: PyTree) -> Bool[Array, "..."]:
+    """Whether flags are True on all devices with the same ``like``."""
+    axes = tuple(varying_axes(flags) - varying_axes(like))
+    return jax.lax.pmin(flags.astype(jnp.int32), axes) > 0 if axes else flags
 
 
-def common(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
-    """A number, as one that varies over no axis over which ``like`` does not; NaN where it does in truth."""
+def common_number(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
+    """A number that all devices with the same ``like`` have in common; NaN if their numbers differ."""
     axes = tuple(varying_axes(number) - varying_axes(like))
     if not axes:
         return number
@@ -131,8 +131,8 @@ def common(number: Float[Array, ""], like: Any) -> Float[Array, ""]:
     return jnp.where(least == most, least, jnp.nan)
 
 
-def varying(tree: PyTree, axes: frozenset[str]) -> PyTree:
-    """The same values, each of which counts as varying over these axes; the gradient is summed over them."""
+def varying_over(tree: PyTree, axes: frozenset[str]) -> PyTree:
+    """The same values with a type that varies over these axes; the gradient is summed over them."""
 
     def leaf(a: Any) -> Any:
         missing = axes - varying_axes(a)

@@ -181,16 +181,16 @@ def batch_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     if not apart and not (batch and read_by_one(0) and not read_by_one(len(batch))):
         return ""
     return (
-        f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want both alike: give xs "
+        f"xs got shape {', '.join(map(str, shapes))}, h0 the batch axes {batch}; want the same in both: give xs "
         f"({', '.join(map(str, ('T', *batch, '…')))}), or h0 = cell.start(params, batch_shape) of the batch of xs"
     )
 
 
 def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
-    """The likely error other than h0 where a step does not fit, in one line; empty where none is found."""
+    """The probable cause of a mismatch, if not h0, in one line; empty if none is found."""
     made = jax.eval_shape(cell.init, jax.random.key(0))
     for their, our in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
-        if (their[0], their[2]) != (our[0], our[2]):  # of another dtype they may be
+        if (their[0], their[2]) != (our[0], our[2]):  # the dtype may differ
             their, our = in_words(their), in_words(our)
             return f"params got {their}, where cell.init(key) makes {our}; want params of this cell"
     for name, given in {"params": params, "h0": h0, "xs": xs}.items():

@@ -1,4 +1,4 @@
-"""One update: a step of the optimizer, made where all numbers are finite, and the state for the next update."""
+"""One update: a step of the optimizer, if all numbers are finite, and the state for the next update."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from rnn_jax.machinery.checks import in_one_line, require_number
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.machinery.sharding import everywhere
+from rnn_jax.machinery.sharding import true_on_all_devices
 from rnn_jax.schedules.scan import where
 from rnn_jax.types import Keys, Params, State
 
@@ -150,11 +150,11 @@ def first_fault(
     whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), result.h, start)
     numbers = (result.loss, *jax.tree.leaves(result.grads), grad_norm, step_norm)  # in the order of ``require_finite``
     finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in numbers), jnp.all(jnp.array(jax.tree.leaves(whole)))])
-    finite = everywhere(finite, state.params)
+    finite = true_on_all_devices(finite, state.params)
     good, broken = jnp.all(finite), jnp.argmin(finite)
     if result.out_of_vocabulary is not None:
         cause = result.out_of_vocabulary & jnp.stack([jnp.asarray(True), jnp.isnan(result.loss)])
-        cause = ~everywhere(~cause, state.params)
+        cause = ~true_on_all_devices(~cause, state.params)
         broken = jnp.where(jnp.any(cause), len(finite) + jnp.argmax(cause), broken)
     return good, broken
 
@@ -196,7 +196,7 @@ def clipped_to(grads: Params, norm: float | Float[Array, ""]) -> Params:
 
 
 def without_shared_buffers(tree: PyTree) -> PyTree:
-    """The same arrays, each in a buffer of its own: the state of some optimizers begins with the params themselves."""
+    """The same arrays, each in a separate buffer: the state of some optimizers begins with the params themselves."""
     known: set[int] = set()
 
     def leaf(a: Any) -> Any:

@@ -62,8 +62,8 @@ def evaluate(
         counted = jnp.asarray(counted)
         counted = jnp.broadcast_to(counted[:, None] if counted.ndim == 1 else counted, (T, B))
         targets, total = (targets, counted), partial(masked_loss, total)
-    marks: dict[str, Any] = {"mask": mask, "lengths": lengths}
-    value = jnp.asarray(chunked(cell, params, cell.start(params, (B,)), xs, targets, total, **marks, window=window)[0])
+    flags: dict[str, Any] = {"mask": mask, "lengths": lengths}
+    value = jnp.asarray(chunked(cell, params, cell.start(params, (B,)), xs, targets, total, **flags, window=window)[0])
     return value / counted_steps(T, counted).astype(value.dtype) if isinstance(loss, PerStep) else value
 
 

@@ -46,7 +46,7 @@ def check_ids(cell: Cell, params: Params, axes: int, xs: PyTree, targets: PyTree
     Args:
         cell, params, xs, mask: as in ``out_of_vocabulary``; a stack of windows has another axis before time.
         axes: number of axes of ids, with that of a stack.
-        targets: not checked, as the loss decides what they mean.
+        targets: not checked, as their meaning depends on the loss.
     """
     ids = ids_of(xs, axes)
     if ids is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, ids, mask))):

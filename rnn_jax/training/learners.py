@@ -58,7 +58,7 @@ class Learner(NamedTuple):
     update: Callable[[LearnerState, PyTree], tuple[LearnerState, LearnerInfo]]
     """``(state, batch) -> (state, info)``."""
     check: Callable[[LearnerState, PyTree], None] = lambda state, batches: None
-    """``(state, batches)``: raises a ValueError for a stack of batches that is known to be wrong."""
+    """``(state, batches)``: raises a ValueError for a stack of wrong batches."""
 
 
 class Window(NamedTuple):
@@ -91,7 +91,7 @@ def window_learner(
     A batch is a ``Window``, ``(xs, targets)`` at least; ``streams`` makes a stack of them. A cell that draws is given
     keys. A learned start gets its gradient from windows that begin with it, and from resets: where a lane is ``fresh``,
     the gradient of its state goes on to the start. If you replace h in the state, replace ``fresh`` too. After an
-    update that was skipped, because a number was not finite in one of its lanes, every lane begins anew.
+    update that was skipped, because a number was not finite in one of its lanes, every lane starts again.
 
     Args:
         cell: a model whose outputs are the first argument of the loss.
@@ -101,7 +101,7 @@ def window_learner(
         clip: the largest global norm of a gradient, positive; None for no limit. May be traced.
         has_aux: whether the loss returns any pytree beside its value, which becomes ``info.aux``.
         transform: ``(params, key) -> params``: randomly changed params, such as by ``partial(weight_drop, rate=0.5)``,
-            that replace the params throughout one window. Each window has a key of its own, computed from the key of
+            that replace the params throughout one window. Each window has a separate key, computed from the key of
             the state and its cursor. ``evaluate`` uses the params themselves.
 
     Raises:
@@ -218,7 +218,7 @@ with_gradient_of.defjvp(lambda primals, tangents: (primals[0], tangents[1]))
 def fresh_after(
     fresh: Bool[Array, "*batch"], targets: PyTree, mask: Any = None, resets: Any = None
 ) -> Bool[Array, "*batch"]:
-    """Which lanes have read no input since their start after a window: all steps, or all since a reset, were masked.
+    """The flags of the lanes that, after a window, have read no input since their start (or since a reset).
 
     Args:
         fresh: before the window.
@@ -229,12 +229,12 @@ def fresh_after(
         return jnp.zeros_like(fresh)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), len(mask))
 
-    def last_marked(marks: Any) -> Int[Array, "*batch"]:  # −1 for none
-        marks = jnp.asarray(marks)[:k1]
-        marks = jnp.broadcast_to(marks.reshape(*marks.shape, *[1] * (fresh.ndim + 1 - marks.ndim)), (k1, *fresh.shape))
-        return jnp.max(jnp.where(marks, jnp.arange(k1).reshape(k1, *[1] * fresh.ndim), -1), axis=0)
+    def last_true(flags: Any) -> Int[Array, "*batch"]:  # −1 for none
+        flags = jnp.asarray(flags)[:k1]
+        flags = jnp.broadcast_to(flags.reshape(*flags.shape, *[1] * (fresh.ndim + 1 - flags.ndim)), (k1, *fresh.shape))
+        return jnp.max(jnp.where(flags, jnp.arange(k1).reshape(k1, *[1] * fresh.ndim), -1), axis=0)
 
-    unmasked, reset = last_marked(mask), last_marked(jnp.zeros(k1, bool) if resets is None else resets)
+    unmasked, reset = last_true(mask), last_true(jnp.zeros(k1, bool) if resets is None else resets)
     return (unmasked < reset) | (fresh & (unmasked < 0))
 
 
@@ -258,7 +258,7 @@ def batch_learner(
         loss: ``(params, *batch) -> scalar`` or ``(params, **batch) -> scalar``, for example of inputs, targets and
             lengths; if keyed_loss, the key comes after the params; if has_aux, it returns ``(scalar, aux)``.
         optimizer, clip, has_aux: as in ``window_learner``.
-        keyed_loss: whether the loss draws, such as masks of ``variational_dropout``. Each update has a key of its own,
+        keyed_loss: whether the loss draws, such as masks of ``variational_dropout``. Each update has a separate key,
             computed from the key of the state and its cursor.
 
     Raises:
@@ -304,7 +304,7 @@ def fit(learner: Learner, state: LearnerState, batches: PyTree) -> tuple[Learner
 
     Args:
         learner: its update is repeated.
-        state: where to begin.
+        state: the state before the first update.
         batches: batches stacked along a new leading axis, such as the windows that ``streams`` makes.
 
     Returns:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.lab.figures.style import COLOURS, Picture, plain, with_fonts
+from rnn_jax.lab.figures.style import COLOURS, Picture, figure_label, with_fonts
 
 __all__ = ["share_figure"]
 
@@ -27,10 +27,10 @@ def share_figure(names: Sequence[str], shares: Mapping[str, Any]) -> Picture:
     axis, rows, height = figure.subplots(), np.arange(len(names)), 0.76 / max(1, len(shares))
     for number, ((label, values), colour) in enumerate(zip(shares.items(), BAR_COLOURS, strict=False)):
         middle = rows + (number - (len(shares) - 1) / 2) * height
-        axis.barh(middle, np.asarray(values), 0.95 * height, color=colour, label=plain(label))
+        axis.barh(middle, np.asarray(values), 0.95 * height, color=colour, label=figure_label(label))
         for row, value in zip(middle, np.asarray(values), strict=True) if number == 0 else ():
             axis.text(value + 0.005, row, f"{value:.1%}", va="center", fontsize=9)
-    axis.set_yticks(rows, [plain(name) for name in names])
+    axis.set_yticks(rows, [figure_label(name) for name in names])
     axis.invert_yaxis()
     axis.set_xlim(0, 1.08)
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")

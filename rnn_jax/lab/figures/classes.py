@@ -1,11 +1,11 @@
-"""Figures of a classifier: images with their classes, and which class is taken for which."""
+"""Figures of a classifier: images with their classes, and the confusion matrix."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from rnn_jax.lab.figures.style import Picture, plain, with_fonts
+from rnn_jax.lab.figures.style import Picture, figure_label, with_fonts
 
 __all__ = ["confusion_counts", "confusion_figure", "image_figure"]
 
@@ -38,9 +38,9 @@ def image_figure(
         axis.set_axis_off()
     for n, (axis, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
         axis.imshow(image, cmap="gray_r", vmin=0, vmax=1)
-        axis.set_title(plain(title), color=colour, fontsize=11)
+        axis.set_title(figure_label(title), color=colour, fontsize=11)
         if below:
-            axis.text(0.5, -0.05, plain(below[n]), ha="center", va="top", fontsize=11, transform=axis.transAxes)
+            axis.text(0.5, -0.05, figure_label(below[n]), ha="center", va="top", fontsize=11, transform=axis.transAxes)
     return with_fonts(figure)
 
 
@@ -56,7 +56,7 @@ def confusion_counts(
 
 
 def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> Picture:
-    """A confusion matrix: each row is a truth, shaded by the share that was taken for each column; counts inside."""
+    """A confusion matrix: each row is a true class, shaded by the share of each predicted class; counts inside."""
     size = 1.6 + 0.58 * len(labels)
     figure = Picture(figsize=(size + 0.8, size), layout="constrained")
     axis = figure.subplots()
@@ -66,11 +66,11 @@ def confusion_figure(counts: Int[np.ndarray, "C C"], labels: Sequence[str]) -> P
         if count:
             shade = "white" if share[row, column] > 0.5 else "0.25"
             axis.text(column, row, f"{count}", ha="center", va="center", color=shade, fontsize=9)
-    names = [plain(label, 20) for label in labels]
+    names = [figure_label(label, 20) for label in labels]
     axis.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(labels)), names)
-    axis.set_xlabel("taken for")
-    axis.set_ylabel("truth")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return with_fonts(figure)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from rnn_jax.lab.figures.style import COLOURS, STYLE, Picture, add_grid, add_legend, plain, with_fonts
+from rnn_jax.lab.figures.style import COLOURS, STYLE, Picture, add_grid, add_legend, figure_label, with_fonts
 
 __all__ = ["Curve", "LearningCurve", "curve_figure", "learning_figure"]
 
@@ -51,8 +51,8 @@ def curve_figure(
         axis.set_ylim(0, 1.02)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.set_xlim(0, None)
-    axis.set_xlabel(plain(x))
-    axis.set_ylabel(plain(y))
+    axis.set_xlabel(figure_label(x))
+    axis.set_ylabel(figure_label(y))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     add_legend(axis, loc="lower right" if percent else "best")
     add_grid(axis)
@@ -64,7 +64,7 @@ def draw_curves(axis: Any, curves: Mapping[str, Any]) -> None:
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         points, values = (np.asarray(part, float) for part in curve)
         seeds = values.reshape(len(points), -1)
-        axis.plot(points, seeds.mean(1), color=colour, label=plain(label), **STYLE)
+        axis.plot(points, seeds.mean(1), color=colour, label=figure_label(label), **STYLE)
         axis.fill_between(points, seeds.min(1), seeds.max(1), color=colour, alpha=0.15, linewidth=0)
 
 
@@ -72,7 +72,7 @@ def draw_baselines(axis: Any, baselines: Mapping[str, float]) -> None:
     """Dashed lines with their labels."""
     for label, value in baselines.items():
         axis.axhline(value, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(plain(label), (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
+        axis.annotate(figure_label(label), (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
 
 
 class LearningCurve(NamedTuple):
@@ -90,14 +90,14 @@ def learning_figure(
 
     Args:
         curves: ``{label: curve}``.
-        chance: nats of an even guess, where the axis ends: what is worse has come apart and leaves the picture.
-        baselines: ``{label: nats}`` of what needs no network, dashed lines.
+        chance: nats of an even guess, where the axis ends: a diverged loss, which is larger, is not drawn.
+        baselines: ``{label: nats}`` of models without a network, dashed lines.
     """
     figure = Picture(figsize=(10.8, 4.4), layout="constrained")
     axis = figure.subplots()
     for (label, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         axis.plot(curve.tokens, curve.train.mean(1), color=colour, linewidth=0.8, alpha=0.5)
-        axis.plot(curve.tokens, curve.validation.mean(1), color=colour, label=plain(label), **STYLE)
+        axis.plot(curve.tokens, curve.validation.mean(1), color=colour, label=figure_label(label), **STYLE)
         axis.fill_between(
             curve.tokens,
             curve.validation.min(1),
@@ -109,7 +109,9 @@ def learning_figure(
     lines = [("even guess", chance, (4, -3), "top"), *((*bar, (4, 2), "bottom") for bar in (baselines or {}).items())]
     for label, nats, offset, side in lines:
         axis.axhline(nats, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(plain(label), (0, nats), offset, textcoords="offset points", color="0.4", fontsize=8, va=side)
+        axis.annotate(
+            figure_label(label), (0, nats), offset, textcoords="offset points", color="0.4", fontsize=8, va=side
+        )
     losses = np.concatenate([np.ravel(part) for c in curves.values() for part in (c.train, c.validation)] or [[]])
     axis.set_ylim(0.95 * min([*losses[np.isfinite(losses)], *(baselines or {}).values()], default=0.0), 1.03 * chance)
     axis.set_xlim(0, None)

@@ -9,7 +9,7 @@ from matplotlib import colors
 from matplotlib.ticker import MaxNLocator
 
 from rnn_jax.lab.figures.curves import draw_baselines, draw_curves
-from rnn_jax.lab.figures.style import COLOURS, STYLE, Picture, add_grid, add_legend, plain, with_fonts
+from rnn_jax.lab.figures.style import COLOURS, STYLE, Picture, add_grid, add_legend, figure_label, with_fonts
 
 __all__ = ["Band", "band_of", "cost_figure", "gain_figure", "gradient_figure", "lag_figure"]
 
@@ -50,7 +50,7 @@ def lag_figure(panels: Mapping[str, Mapping[str, Band]]) -> Picture:
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         draw_lags(axis, lines, labels)
-        axis.set_title(plain(title))
+        axis.set_title(figure_label(title))
     scale_lags([*axes])
     axes[0].set_ylabel("gradient norm  ‖∂L$_T$ / ∂state$_{T−k}$‖")
     add_legend(axes[-1])
@@ -63,7 +63,7 @@ def draw_lags(axis: Any, lines: Mapping[str, Band], labels: Sequence[str]) -> No
         colour = COLOURS[labels.index(label) % len(COLOURS)]
         shown = Band(*(np.where(np.isfinite(row), row, np.nan) / np.log(10) for row in band))
         k = np.arange(len(shown.median))
-        axis.plot(k, shown.median, color=colour, label=plain(label), **STYLE)
+        axis.plot(k, shown.median, color=colour, label=figure_label(label), **STYLE)
         axis.fill_between(k, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
     axis.set_xlabel("lag k, steps back")
     add_grid(axis)
@@ -83,7 +83,7 @@ def scale_lags(axes: Sequence[Any]) -> None:
 
 
 def cost_figure(bands: Mapping[str, Band], curves: Mapping[str, Any], baselines: Mapping[str, float]) -> Picture:
-    """What a vanishing gradient costs: on the left the gradient against the lag, on the right the error.
+    """The cost of a vanishing gradient: on the left the gradient against the lag, on the right the error.
 
     Args:
         bands: ``{label: band}`` of ln‖∂L_T/∂state_{T−k}‖ after training.
@@ -124,15 +124,15 @@ def gain_figure(maps: Mapping[str, Float[np.ndarray, "G K"]], gains: Sequence[fl
     mesh: Any = None
     for axis, (label, map_) in zip(axes.flat, maps.items(), strict=False):
         k = np.arange(map_.shape[1])
-        seen = np.ma.masked_invalid(np.where(np.isneginf(map_), -2 * limit, map_))
+        drawn = np.ma.masked_invalid(np.where(np.isneginf(map_), -2 * limit, map_))
         axis.set_facecolor("0.75")
         norm = colors.Normalize(-limit, limit)
-        mesh = axis.pcolormesh(k, gains, seen, norm=norm, cmap="RdBu_r", rasterized=True, shading="nearest")
-        if min(seen[:, 1:].shape) > 1 and seen[:, 1:].min() < 0 < seen[:, 1:].max():
-            axis.contour(k[1:], gains, seen[:, 1:], levels=[0.0], colors="black", linewidths=1.2)
+        mesh = axis.pcolormesh(k, gains, drawn, norm=norm, cmap="RdBu_r", rasterized=True, shading="nearest")
+        if min(drawn[:, 1:].shape) > 1 and drawn[:, 1:].min() < 0 < drawn[:, 1:].max():
+            axis.contour(k[1:], gains, drawn[:, 1:], levels=[0.0], colors="black", linewidths=1.2)
         axis.set_yscale("log", base=2)
         axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        axis.set_title(plain(label))
+        axis.set_title(figure_label(label))
     for axis in list(axes.flat)[len(maps) :]:
         axis.set_visible(False)
     figure.supxlabel("lag k, steps back", fontsize=10)
@@ -158,9 +158,9 @@ def gradient_figure(
     left, right = figure.subplots(1, 2)
     for axis, lines in ((left, curves), (right, shares)):
         for number, (label, values) in enumerate(lines.items()):
-            dashes = (0, (3, 2)) if number == 1 else "-"  # both are seen where the second lies on the first
+            dashes = (0, (3, 2)) if number == 1 else "-"  # so that overlapping lines are visible
             colour = COLOURS[number % len(COLOURS)]
-            axis.plot(batches, values, color=colour, label=plain(label), linestyle=dashes, linewidth=1.8)
+            axis.plot(batches, values, color=colour, label=figure_label(label), linestyle=dashes, linewidth=1.8)
         axis.set_xlabel("batches read")
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axis.set_xlim(0, None)

@@ -1,4 +1,4 @@
-"""What every figure shares: colours, fonts, and the picture that a notebook displays."""
+"""The common parts of all figures: colours, fonts, and the picture that a notebook displays."""
 
 import functools
 import io
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 
-__all__ = ["COLOURS", "STYLE", "Picture", "images_of", "plain", "with_fonts"]
+__all__ = ["COLOURS", "STYLE", "Picture", "figure_label", "images_of", "with_fonts"]
 
 COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#999933")
-"""Told apart by colour-blind readers too; Okabe and Ito 2008."""
+"""Colour-blind readers can distinguish them too; Okabe and Ito 2008."""
 STYLE = {"linewidth": 1.8, "solid_capstyle": "round"}
 """Of lines."""
 
@@ -45,10 +45,10 @@ def images_of(figure: Figure, kinds: Sequence[str] = ("png", "svg")) -> dict[str
     return images
 
 
-def plain(name: str, longest: int = 60) -> str:
+def figure_label(name: str, longest: int = 60) -> str:
     """A name as a figure's text: no mathematics, no character that an SVG cannot hold, cut where it is too long.
 
-    >>> plain("a $x$\\n")
+    >>> figure_label("a $x$\\n")
     'a \\\\$x\\\\$ '
     """
     short = name if len(name) <= longest else name[: longest - 1] + "…"
@@ -57,9 +57,9 @@ def plain(name: str, longest: int = 60) -> str:
 
 
 def with_fonts(figure: AnyFigure) -> AnyFigure:
-    """The figure, whose texts take the characters that the usual font lacks from others that are installed.
+    """The figure, with other installed fonts for the characters that the usual font lacks.
 
-    What no font has is a box in a PNG; an SVG with ``svg.fonttype`` none holds the characters themselves.
+    A character that no font has is a box in a PNG; an SVG with ``svg.fonttype`` none holds the characters themselves.
     """
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     families = _families(frozenset("".join(text.get_text() for text in texts)))
@@ -70,7 +70,7 @@ def with_fonts(figure: AnyFigure) -> AnyFigure:
 
 @functools.cache
 def _families(characters: frozenset[str]) -> list[str]:
-    """The usual families of fonts, and after them those that have what the usual one lacks."""
+    """The usual families of fonts, and after them those that have the characters that the usual one lacks."""
     families = list(matplotlib.rcParams["font.family"])
     usual = [get_font(findfont(FontProperties(weight=weight))) for weight in ("normal", "bold")]
     lacking = {ord(c) for c in characters if c != "\n" and not all(font.get_char_index(ord(c)) for font in usual)}
@@ -84,14 +84,14 @@ def _families(characters: frozenset[str]) -> list[str]:
     return [*families, last] if lacking and last in dict(fonts) else families
 
 
-def visible(character: str) -> str:
-    """A character as a figure shows it: a sign for each blank and for what cannot be printed, no mathematics."""
+def visible_character(character: str) -> str:
+    """A character as a figure shows it: a sign for each blank and for each unprintable character, no mathematics."""
     known = {" ": "␣", "\n": "⏎", "\t": "⇥", "$": r"\$"}
     return known.get(character, character if character.isprintable() else "·")
 
 
 def add_legend(axis: Any, **options: Any) -> None:
-    """A legend where there is something to tell apart."""
+    """A legend, if any curve has a label."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, **options)
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from rnn_jax.lab.figures.style import COLOURS, Picture, visible, with_fonts
+from rnn_jax.lab.figures.style import COLOURS, Picture, visible_character, with_fonts
 
 __all__ = ["alignment_figure", "confidence_figure", "draw_confidences"]
 
 NARROWEST = 20
-"""Columns of a figure of confidences at least: a page scales it to its own width, and large characters look odd."""
+"""Columns of a figure of confidences at least: a page scales it to its own width, and fewer would be too large."""
 
 
 def confidence_figure(
@@ -56,18 +56,18 @@ def draw_confidences(
     """Draws one line of ``confidence_figure`` on the axes of any figure; the inputs stand above it, if given."""
     for column, (target, of) in enumerate(zip(targets, confidences, strict=True)):
         if inputs:
-            above = visible(inputs[column])
+            above = visible_character(inputs[column])
             axis.text(column + 0.45, -1.05, above, ha="center", va="center", fontsize=12, weight="bold")
         for row, i in enumerate(np.argsort(-of, kind="stable")[:top]):
             colour = COLOURS[3] if characters[i] == target else COLOURS[1] if row == 0 else "0.72"
             axis.barh(row, 0.9 * of[i], 0.86, left=column, color=colour)
-            axis.text(column + 0.05, row, visible(characters[i]), va="center", fontsize=9)
+            axis.text(column + 0.05, row, visible_character(characters[i]), va="center", fontsize=9)
     axis.set_ylim(top - 0.4, -1.6 if inputs else -0.6)
     axis.set_axis_off()
 
 
 def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"]) -> Picture:
-    """Which input character influenced which output character: a row for each output, darkest at its own largest.
+    """The influence of each input character on each output character: a row for each output, with its own scale.
 
     Args:
         source: T input characters.
@@ -80,8 +80,8 @@ def alignment_figure(source: str, written: str, weights: Float[np.ndarray, "K T"
     axis.set_anchor("W")
     shares = weights / np.maximum(weights.max(axis=1, keepdims=True), np.finfo(float).tiny)
     axis.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="equal")
-    axis.set_xticks(range(len(source)), [visible(character) for character in source], fontsize=11)
-    axis.set_yticks(range(len(written)), [visible(character) for character in written], fontsize=11)
+    axis.set_xticks(range(len(source)), [visible_character(character) for character in source], fontsize=11)
+    axis.set_yticks(range(len(written)), [visible_character(character) for character in written], fontsize=11)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.set_xticks(np.arange(len(source) + 1) - 0.5, minor=True)
