@@ -66,6 +66,13 @@ def test_a_file_imports_only_from_its_own_floor_and_those_below():
             assert not above, f"{module_of(file)} imports {sorted(above)}, from above"
 
 
+def test_no_file_looks_up_a_module_by_its_name_in_a_string():
+    for file in FILES:
+        if file.is_relative_to(ROOT / "rnn_jax"):
+            named = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+            assert not named & {*MODULES} - {module_of(file).rpartition(".")[0]}, file
+
+
 def test_no_imports_go_in_a_circle():
     modules = {module_of(file): file for file in FILES if file.is_relative_to(ROOT / "rnn_jax")}
     graph = {
