@@ -113,6 +113,7 @@ RATES = {
     "output_dropout rate": lambda r: rnn.output_dropout(cell, r),
     "zoneout rate": lambda r: rnn.zoneout(cell, r),
     "weight_drop rate": lambda r: rnn.weight_drop(params, KEY, r),
+    "recurrent_dropout rate": lambda r: rnn.recurrent_dropout(params, KEY, r),
 }
 SHAPES = {
     "keyed batch_shape": lambda s: rnn.keyed(KEY, xs, s),
