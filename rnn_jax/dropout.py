@@ -267,6 +267,7 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
     rate = require_rate(rate)
+    require_batch_shape(batch_shape)
     key = one_key(key)
     keys = itertools.count()
 

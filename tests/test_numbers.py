@@ -117,6 +117,7 @@ RATES = {
 }
 SHAPES = {
     "keyed batch_shape": lambda s: rnn.keyed(KEY, xs, s),
+    "recurrent_dropout batch_shape": lambda s: rnn.recurrent_dropout(params, KEY, 0.5, s),
     "init batch_shape": lambda s: window_learner(cell, squares, optax.sgd(0.1)).init(KEY, s),
     "dropout_mask shape": lambda s: rnn.dropout_mask(KEY, 0.1, s),
 }
