@@ -267,7 +267,6 @@ def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:
     Keskar, Socher. Regularizing and optimizing LSTM language models. 2018.
     """
     rate = require_rate(rate)
-    require_batch_shape(batch_shape)
     key = one_key(key)
     keys = itertools.count()
 
@@ -308,6 +307,7 @@ def recurrent_dropout(params: Params, key: PRNGKeyArray, rate: float, batch_shap
     Reference: Gal, Ghahramani. A theoretically grounded application of dropout in recurrent neural networks. 2016.
     """
     rate = require_rate(rate)
+    require_batch_shape(batch_shape)
     key = one_key(key)
     keys = itertools.count()
 
