@@ -11,7 +11,7 @@ from rnn_jax.data import consecutive_batches
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.options import Options
-from rnn_jax.losses import cross_entropy
+from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.training import evaluate, window_learner
 from rnn_jax.types import Cell, Params
 
@@ -40,11 +40,10 @@ def character_task(
     _, window, batch = windows[0].shape
     logits = jax.eval_shape(lambda key: model.output(params := model.init(key), model.start(params)), jax.random.key(0))
 
-    def loss(ys: jax.Array, targets: jax.Array) -> jax.Array:
-        return cross_entropy(ys, targets) / len(targets)
+    loss = per_step(cross_entropy)
 
     def score(params: Params, xs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        return {"loss": evaluate(model, params, xs=xs, targets=targets, loss=cross_entropy) / len(xs)}
+        return {"loss": evaluate(model, params, xs, targets, loss)}
 
     needs = {"steps": window, "outputs": logits.shape[-1], "inputs": 2 * window, "scored": validation[0].size}
     return Task(

@@ -259,5 +259,6 @@ def parts_of(tree: PyTree) -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 def in_words(part: tuple[str, str, tuple[int, ...]]) -> str:
+    """Path, type and shape of an array, in one line for a message."""
     path, dtype, shape = part
     return f"{path} {dtype}{list(shape)}".strip() if dtype else path
