@@ -12,7 +12,7 @@ from rnn_jax.layers import stack
 from rnn_jax.readouts import readout
 from rnn_jax.types import Cell
 
-__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short_name", "start_of"]
+__all__ = ["DIAGONAL", "RECURRENT", "STARTS", "equal_models", "make_cell", "make_model", "short_name"]
 
 STARTS = {
     "gaussian": initializers.scaled_normal(),
@@ -80,12 +80,6 @@ def short_name(name: str) -> str:
     ('leaky', 'gru-identity')
     """
     return name.rpartition(":")[2]
-
-
-def start_of(name: str) -> str:
-    """The initialization of the recurrent matrix, for the rows of the metrics."""
-    kind, _, start = name.partition("-")
-    return start or ("gaussian" if kind in RECURRENT else "own")
 
 
 def equal_models(
