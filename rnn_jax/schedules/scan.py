@@ -1,5 +1,6 @@
 """The reference schedule: one step after another inside ``jax.lax.scan``."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["StepFlags", "scan"]
+__all__ = ["StepFlags", "flagged_step", "scan"]
 
 
 class StepFlags(NamedTuple):
@@ -37,9 +38,22 @@ def scan(
         idle: the inputs at masked steps, from ``idle_inputs``.
         reverse: from the last step to the first.
     """
+    step = flagged_step(cell, params, fresh, idle)
+
+    def on(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
+        h = step(h, inputs)
+        return h, h
+
+    return sharding.scan(on, h0, (xs, flags), reverse)
+
+
+def flagged_step(
+    cell: Cell, params: Params, fresh: State, idle: PyTree
+) -> Callable[[State, tuple[PyTree, StepFlags]], State]:
+    """One step ``(h, (x, flags)) -> h`` with its mask, reset and cut; arguments as in ``scan``."""
     wide, wide_fresh = widened(params), widened(fresh)
 
-    def step(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
+    def step(h: State, inputs: tuple[PyTree, StepFlags]) -> State:
         x, (mask, reset, cut) = inputs
         narrow = narrowed(wide, params)
         if cut is not None:
@@ -47,10 +61,9 @@ def scan(
         if reset is not None:
             h = where(reset, narrowed(wide_fresh, fresh), h)
         stepped = cell.step(narrow, h, x if mask is None else unmasked(mask, x, idle))
-        h = stepped if mask is None else where(mask, stepped, h)
-        return h, h
+        return stepped if mask is None else where(mask, stepped, h)
 
-    return sharding.scan(step, h0, (xs, flags), reverse)
+    return step
 
 
 def idle_inputs(mask: Bool[Array, "T ..."] | None, xs: PyTree) -> PyTree:
