@@ -1,12 +1,28 @@
 """The program of a function as a list of equations (a jaxpr), and parts of it that run alone."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-__all__ = ["Equations", "dependent", "equations_of", "interpret", "is_variable", "needed", "run"]
+__all__ = [
+    "Equations",
+    "Timed",
+    "apply_equation",
+    "dependent",
+    "equations_of",
+    "is_product_with_matrix",
+    "is_variable",
+    "made_and_read",
+    "needed",
+    "over_time",
+    "run",
+    "type_of",
+    "values_of",
+    "variables",
+]
 
 Equations = Sequence[JaxprEqn]
 
@@ -14,43 +30,37 @@ CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
 """Primitives that run one inner program as it stands."""
 
 
-def interpret(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], apply: Callable[..., Sequence[Any]]) -> list:
-    """The results of a program whose equations are computed by ``apply(eqn, *values)``; calls are opened."""
-    values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
+def opened(jaxpr: Jaxpr, args: Sequence[Any]) -> list:
+    """The results of a program whose calls are opened, so that all equations are in one list when it is traced."""
+    values = dict(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
-        given = [read(atom) for atom in eqn.invars]
+        given = values_of(eqn.invars, values)
         if eqn.primitive.name in CALLS:
             inner = eqn.params["jaxpr"]
             inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
-            results = interpret(inner, consts, given, apply)
+            results = opened(inner.replace(constvars=(), invars=[*inner.constvars, *inner.invars]), [*consts, *given])
         else:
-            results = apply(eqn, *given)
+            results = apply_equation(eqn, *given)
         values.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return values_of(jaxpr.outvars, values)
 
 
-def equations_of(f: Callable[..., Any], *args: Any, apply: Callable[..., Sequence[Any]] | None = None) -> Jaxpr:
-    """The program of ``f``, which closes over no array, without calls inside.
+def equations_of(f: Callable[..., Any], *args: Any) -> Jaxpr:
+    """The program of ``f``, a function of pytrees that closes over no array, without calls inside.
 
     Args:
-        f: a function of pytrees of arrays.
+        f: the function.
         args: arrays, or their shapes and types.
-        apply: computes an equation in another way, as in ``interpret``.
     """
     closed = jax.make_jaxpr(f)(*args)
     if closed.consts:
         raise ValueError("f got arrays that it closes over; want them as arguments")
-    compute = apply or apply_equation
-    return jax.make_jaxpr(lambda *args: interpret(closed.jaxpr, (), args, compute))(*closed.in_avals).jaxpr
+    return jax.make_jaxpr(lambda *args: opened(closed.jaxpr, args))(*closed.in_avals).jaxpr
 
 
 def apply_equation(eqn: JaxprEqn, *values: Any) -> Sequence[Any]:
     """The results of one equation; None for those that nothing reads."""
-    given = {v: value for v, value in zip(eqn.invars, values, strict=True) if is_variable(v)}
+    given: dict[Any, Any] = {v: value for v, value in zip(eqn.invars, values, strict=True) if is_variable(v)}
     made = run([eqn], given)
     return [made.get(v) for v in eqn.outvars]
 
@@ -59,11 +69,21 @@ def run(eqns: Equations, values: dict[Var, Any]) -> dict[Var, Any]:
     """``values`` by variable, with those that the equations compute."""
     if not eqns:
         return values
-    made = [v for eqn in eqns for v in eqn.outvars if not isinstance(v, DropVar)]
-    own = set(made)
-    read = [v for v in dict.fromkeys(v for eqn in eqns for v in eqn.invars if is_variable(v)) if v not in own]
+    made, read = made_and_read(eqns)
     jaxpr = Jaxpr((), read, made, eqns, debug_info=NO_NAMES)
     return values | dict(zip(made, jaxpr_as_fun(ClosedJaxpr(jaxpr, ()))(*(values[v] for v in read)), strict=True))
+
+
+def made_and_read(eqns: Equations) -> tuple[list[Var], list[Var]]:
+    """The variables that equations compute, and those that they read of others."""
+    made = dict.fromkeys(v for eqn in eqns for v in eqn.outvars if not isinstance(v, DropVar))
+    read = dict.fromkeys(v for eqn in eqns for v in variables(eqn.invars))
+    return list(made), [v for v in read if v not in made]
+
+
+def values_of(atoms: Iterable[Any], values: dict[Var, Any]) -> list[Any]:
+    """The values of variables, and numbers as they stand."""
+    return [values[atom] if is_variable(atom) else atom.val for atom in atoms]
 
 
 def dependent(eqns: Equations, on: Iterable[Var]) -> set[Var]:
@@ -81,13 +101,87 @@ def needed(eqns: Equations, results: Iterable[Any]) -> list[JaxprEqn]:
     for eqn in reversed(eqns):
         if any(v in wanted for v in eqn.outvars):
             kept.append(eqn)
-            wanted.update(v for v in eqn.invars if is_variable(v))
+            wanted.update(variables(eqn.invars))
     return kept[::-1]
+
+
+def type_of(v: Any) -> Any:
+    """The shape and type of a variable."""
+    return v.aval
+
+
+def variables(atoms: Iterable[Any]) -> list[Any]:
+    """Those operands that are variables, not numbers."""
+    return [v for v in atoms if is_variable(v)]
 
 
 def is_variable(atom: Any) -> bool:
     """Whether an operand of an equation is a variable, not a number."""
     return not isinstance(atom, Literal)
+
+
+class Timed(NamedTuple):
+    """Values of variables: one for all steps, or one for each step with time leading."""
+
+    once: dict[Var, Any]
+    each: dict[Var, Any]
+
+
+def over_time(eqns: Equations, values: Timed) -> Timed:
+    """Values with the results of equations, computed for all steps at once."""
+    once, each = dict(values.once), dict(values.each)
+    timed = dependent(eqns, each)
+    waiting: list[JaxprEqn] = []
+
+    def finish() -> None:
+        each.update(zip(*mapped(waiting, once, each), strict=True))
+        waiting.clear()
+
+    for eqn in eqns:
+        if not any(is_variable(v) and v in timed for v in eqn.invars):
+            once = run([eqn], once)
+        elif is_product_with_matrix(eqn) and eqn.invars[0] in timed and eqn.invars[1] not in timed:
+            finish()
+            h, W = variables(eqn.invars)
+            each[eqn.outvars[0]] = product_of_rows(eqn, each[h], once[W])
+        else:
+            waiting.append(eqn)
+    finish()
+    return Timed(once, each)
+
+
+def mapped(eqns: Equations, once: dict[Var, Any], each: dict[Var, Any]) -> tuple[list[Var], list[Any]]:
+    """The variables that equations make, and their values for all steps, by ``jax.vmap``."""
+    made, read = made_and_read(eqns)
+    moving = [v for v in read if v in each]
+
+    def at_one_step(now: list[Any]) -> list[Any]:
+        values = run(eqns, once | dict(zip(moving, now, strict=True)))
+        return [values[v] for v in made]
+
+    return made, jax.vmap(at_one_step)([each[v] for v in moving]) if made else []
+
+
+def is_product_with_matrix(eqn: JaxprEqn) -> bool:
+    """Whether an equation is h W, over the last axis of h and the first of a matrix W."""
+    if eqn.primitive.name != "dot_general":
+        return False
+    contracted, batch = eqn.params["dimension_numbers"]
+    h, W = map(type_of, eqn.invars)
+    return (
+        W.ndim == 2 and tuple(map(tuple, contracted)) == ((h.ndim - 1,), (0,)) and tuple(map(tuple, batch)) == ((), ())
+    )
+
+
+def product_of_rows(eqn: JaxprEqn, hs: Any, W: Any) -> Any:
+    """h W for all steps at once, as one product of two matrices.
+
+    The gradient of W is then one product of two matrices too. Of arrays with three axes, XLA's CPU backend makes it by
+    transposing the larger one first: at B 128, H 256, T 100 that takes 132 ms, and this 58.
+    """
+    kinds = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
+    rows = lax.dot_general(hs.reshape(-1, hs.shape[-1]), W, (((1,), (0,)), ((), ())), **kinds)
+    return rows.reshape(*hs.shape[:-1], W.shape[1])
 
 
 NO_NAMES = jax.make_jaxpr(lambda: ())().jaxpr.debug_info._replace(arg_names=None, result_paths=None)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 __all__ = [
     "common_number",
     "laid_out",
+    "one_step",
     "rows",
     "scan",
     "true_on_all_devices",
@@ -32,11 +33,11 @@ Carry = TypeVar("Carry")
 
 
 def scan(
-    step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, reverse: bool = False
+    step: Callable[[Carry, Any], tuple[Carry, Any]], carry: Carry, xs: PyTree, reverse: bool = False, unroll: int = 1
 ) -> tuple[Carry, Any]:
     """``jax.lax.scan`` whose first carry has the layout of the carry after a step."""
     if not has_layouts():
-        return jax.lax.scan(step, carry, xs, reverse=reverse)
+        return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
     x = jax.tree.map(one_step, xs)
     for _ in jax.tree.leaves(carry):  # a layout spreads from one part of a state to the others, one step each
         before, carry = carry, laid_out(carry, like=jax.eval_shape(step, carry, x)[0])
@@ -47,7 +48,7 @@ def scan(
         after, y = step(before, x)
         return laid_out(after, like=before), y
 
-    return jax.lax.scan(steady, carry, xs, reverse=reverse)
+    return jax.lax.scan(steady, carry, xs, reverse=reverse, unroll=unroll)
 
 
 def has_layouts() -> bool:

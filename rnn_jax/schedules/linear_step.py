@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import JaxprEqn, Var
 
-from rnn_jax.machinery.programs import apply_equation, dependent, equations_of, is_variable, needed
-from rnn_jax.schedules.gathered import gathered
+from rnn_jax.machinery.programs import dependent, equations_of, is_variable, needed, type_of, variables
+from rnn_jax.schedules.gathered import SUMS, gathered
 
 __all__ = ["Derivative", "Step", "is_inexact", "taken_apart"]
 
-CHEAP = frozenset(
-    "add sub mul div neg max min sign abs square integer_pow select_n clamp add_any copy stop_gradient "
-    "eq ne lt le gt ge and or not xor is_finite convert_element_type iota "
-    "broadcast_in_dim reshape squeeze expand_dims slice split concatenate transpose rev pad "
-    "reduce_sum reduce_max reduce_min".split()
+ARITHMETIC = (
+    "add sub mul div neg max min sign abs square integer_pow add_any eq ne lt le gt ge and or not xor is_finite"
 )
+SHAPING = (
+    "convert_element_type broadcast_in_dim reshape squeeze expand_dims slice split concatenate transpose rev pad copy"
+)
+CHEAP = frozenset([*ARITHMETIC.split(), *SHAPING.split(), "select_n", "clamp", "iota", "reduce_sum", "reduce_max"])
 """Primitives that are computed again where the derivative needs their results; those of all others are kept."""
 
 
@@ -63,6 +63,8 @@ class Derivative(NamedTuple):
     """Equations of the derivative of the state."""
     injected: list[Var]
     """v_t: what ``carry`` reads of ``inject``."""
+    added: list[Var]
+    """Those of ``injected`` that are added to a derivative of the state, and so have its size."""
 
 
 class Moving(NamedTuple):
@@ -74,7 +76,7 @@ class Moving(NamedTuple):
 
 
 def taken_apart(
-    step: Callable[..., list], shared: list, h: list, x: list, moving: Moving
+    step: Callable[..., list], shared: list, h: list, x: list, moving: Moving, keep: bool = True
 ) -> tuple[Step, Derivative]:
     """A step ``(shared, h, x) -> h`` of lists of arrays, and its derivative.
 
@@ -82,6 +84,7 @@ def taken_apart(
         step: closes over no array.
         shared, h, x: arrays, or their shapes and types, of one step.
         moving: what is differentiated.
+        keep: whether costly results are kept; else all are computed again from the states.
     """
     forms: list[Any] = []
 
@@ -97,7 +100,7 @@ def taken_apart(
         some = [a for moves, a in zip(flags, every, strict=True) if moves]
         _, derivative, after = jax.linearize(of_moving, *some, has_aux=True)
         leaves, tree = jax.tree.flatten(derivative)
-        forms[:] = [tree, some]
+        forms[:] = [tree, list(map(jax.typeof, some))]
         return after, leaves
 
     program = equations_of(with_residuals, shared, h, x)
@@ -108,7 +111,7 @@ def taken_apart(
     for eqn in program.eqns:
         group = advance if on_h & set(eqn.outvars) else ahead if on_x & set(eqn.outvars) else once
         group.append(eqn)
-    kept, again = kept_and_again(advance, after, read)
+    kept, again = kept_and_again(advance, after, read, keep)
     taken = Step(of_shared, of_h, of_x, after, once, ahead, advance, kept, again)
     changing = [is_variable(v) and v in on_h | on_x for v in read]
     return taken, derivative_of(forms[0], read, changing, forms[1], moving)
@@ -116,11 +119,14 @@ def taken_apart(
 
 def derivative_of(tree: Any, read: list, changing: list[bool], some: list, moving: Moving) -> Derivative:
     """The derivative whose residuals are the leaves of a pytree, as ``jax.linearize`` returns it."""
-    kinds = [*("time" if c else "once" for c in changing)]
-    kinds += [*["inject"] * sum(moving.shared), *["carry"] * sum(moving.h), *["inject"] * sum(moving.x)]
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in read]
-    shapes_of_some = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in some]
-    linear = gathered(lambda leaves, some: jax.tree.unflatten(tree, leaves)(*some), shapes, shapes_of_some, kinds)
+    on_state = [
+        is_state for flags, is_state in zip(moving, (False, True, False), strict=True) for _ in range(sum(flags))
+    ]
+
+    def derivative(residuals: list, tangents: list) -> Any:
+        return jax.tree.unflatten(tree, residuals)(*tangents)
+
+    linear = gathered(derivative, list(map(type_of, read)), some, changing, on_state)
     residuals, tangents = linear.invars[: len(read)], linear.invars[len(read) :]
     counts = [[None] * sum(flags) for flags in moving]
     d_shared, d_h, d_x = parts_like(counts, tangents)
@@ -132,32 +138,44 @@ def derivative_of(tree: Any, read: list, changing: list[bool], some: list, movin
         group.append(eqn)
     entering = {*d_shared, *d_x}.union(*(e.outvars for e in inject))
     reads = [*(v for e in carry for v in e.invars), *linear.outvars]
-    injected = [v for v in dict.fromkeys(filter(is_variable, reads)) if v in entering]
-    return Derivative(
-        list(zip(residuals, read, strict=True)), d_shared, d_h, d_x, linear.outvars, prepare, inject, carry, injected
-    )
+    injected = [v for v in dict.fromkeys(variables(reads)) if v in entering]
+    sums = [*(v for e in carry if e.primitive.name in SUMS for v in e.invars), *linear.outvars]
+    added = [v for v in injected if v in set(variables(sums))]
+    pairs = list(zip(residuals, read, strict=True))
+    return Derivative(pairs, d_shared, d_h, d_x, linear.outvars, prepare, inject, carry, injected, added)
 
 
-def kept_and_again(advance: list[JaxprEqn], after: list, read: list) -> tuple[list[Var], list[JaxprEqn]]:
-    """The results that are kept for the derivative, and the equations that are computed again."""
+def kept_and_again(advance: list[JaxprEqn], after: list, read: list, keep: bool) -> tuple[list[Var], list[JaxprEqn]]:
+    """The results that are kept for the derivative, and the equations that are computed again.
+
+    Of a residual, the costly results that it is made of are kept, or the residual itself where it is smaller.
+    """
     source = {v: eqn for eqn in advance for v in eqn.outvars}
-    states = set(filter(is_variable, after))
-    kept: dict[Var, None] = {}
-    again: set[int] = set()
-    waiting = [v for v in read if is_variable(v)]
-    while waiting:
-        v = waiting.pop()
-        if v not in source or v in states or v in kept:
-            continue
-        eqn = source[v]
-        of_a_state = len(eqn.outvars) == 1 and all(not is_variable(w) or w in states for w in eqn.invars)
-        if eqn.primitive.name in CHEAP or of_a_state:
-            if id(eqn) not in again:
-                again.add(id(eqn))
-                waiting += filter(is_variable, eqn.invars)
-        else:
-            kept[v] = None
-    return list(kept), [eqn for eqn in advance if id(eqn) in again]
+    states = set(variables(after))
+    kept: set[Var] = set()
+
+    def is_cheap(eqn: JaxprEqn) -> bool:
+        return not keep or eqn.primitive.name in CHEAP or all(not is_variable(v) or v in states for v in eqn.invars)
+
+    def sources(v: Var) -> tuple[set[Var], list[JaxprEqn]]:
+        """The costly results that a variable is made of, and the equations that make it of them."""
+        costly, eqns, waiting = set(), {}, [v]
+        while waiting:
+            v = waiting.pop()
+            if v in states or v in kept or v not in source:
+                continue
+            if not is_cheap(source[v]):
+                costly.add(v)
+            elif id(source[v]) not in eqns:
+                eqns[id(source[v])] = source[v]
+                waiting += variables(source[v].invars)
+        return costly, list(eqns.values())
+
+    for v in variables(read):
+        costly, _ = sources(v)
+        kept |= {v} if sum(type_of(w).size for w in costly) > type_of(v).size else costly
+    again = {id(eqn) for v in variables(read) for eqn in sources(v)[1]}
+    return [v for v in source if v in kept], [eqn for eqn in advance if id(eqn) in again]
 
 
 def parts_like(like: Iterable[Sequence], every: Sequence) -> list[list]:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 from rnn_jax.machinery import sharding
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import where_leading as where
+from rnn_jax.schedules.blocks import scan_in_blocks
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["StepFlags", "flagged_step", "scan"]
@@ -27,7 +28,16 @@ class StepFlags(NamedTuple):
 
 
 def scan(
-    cell: Cell, params: Params, h0: State, xs: PyTree, flags: StepFlags, fresh: State, idle: PyTree, reverse: bool
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    flags: StepFlags,
+    fresh: State,
+    idle: PyTree,
+    reverse: bool,
+    unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it.
 
@@ -37,6 +47,7 @@ def scan(
         fresh: the state after a reset.
         idle: the inputs at masked steps, from ``idle_inputs``.
         reverse: from the last step to the first.
+        unroll, remat: as in ``rollout``.
     """
     step = flagged_step(cell, params, fresh, idle)
 
@@ -44,7 +55,12 @@ def scan(
         h = step(h, inputs)
         return h, h
 
-    return sharding.scan(on, h0, (xs, flags), reverse)
+    def on_block(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
+        return sharding.scan(on, h, inputs, reverse, unroll)
+
+    if remat is None:
+        return on_block(h0, (xs, flags))
+    return scan_in_blocks(jax.checkpoint(on_block, prevent_cse=False), h0, (xs, flags), remat, reverse)
 
 
 def flagged_step(
