@@ -10,7 +10,7 @@ import numpy as np
 
 
 def product_flops(f: Callable[..., Any], *args: Any) -> int:
-    """The floating-point operations in the products of a program, 2·M·K·N of ``(M, K) @ (K, N)`` in each step of a scan.
+    """The floating-point operations in a program's products, 2·M·K·N of ``(M, K) @ (K, N)`` in each step of a scan.
 
     Elementwise operations count nothing, and of the branches of a ``cond`` the most expensive counts.
 

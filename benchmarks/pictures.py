@@ -1,6 +1,8 @@
 """Figures of the results: contenders by shape, and costs by size."""
 
 from collections.abc import Callable
+from math import nan
+from operator import ne
 from typing import Any
 
 from rnn_jax.lab.figures import COLOURS, Picture, figure_label, with_fonts
@@ -23,7 +25,7 @@ def peers_figure(records: list[dict[str, Any]]) -> Picture:
     modes = list(dict.fromkeys(record["case"]["mode"] for record in records))
     names = list(dict.fromkeys(name for record in records for name in record["contenders"]))
     figure = Picture(figsize=(4.6 * len(cells) + 1.6, 3.6 * len(modes) + 0.8), layout="constrained")
-    axes = figure.subplots(len(modes), len(cells), squeeze=False, sharey="row")
+    axes = figure.subplots(len(modes), len(cells), squeeze=False, sharex="col", sharey="row")
     for row, mode in enumerate(modes):
         for column, cell in enumerate(cells):
             shown = [r for r in records if (r["case"]["cell"], r["case"]["mode"]) == (cell, mode)]
@@ -36,13 +38,16 @@ def peers_figure(records: list[dict[str, Any]]) -> Picture:
 
 
 def draw_contenders(axis: Any, records: list[dict[str, Any]], names: list[str]) -> None:
-    """One panel: the medians of the contenders over the floor, with ours in front."""
+    """One panel: the medians over the floor, with ours in front; a line joins the hidden sizes of one batch size."""
+    sizes = [(record["case"]["B"], record["case"]["T"]) for record in records]
+    places = [at + 0.8 * sum(map(ne, sizes[:at], sizes[1 : at + 1])) for at in range(len(sizes))]
     for index, name in enumerate(names):
-        points = [
-            (at, record["contenders"][name]["median"] / record["floor_seconds"])
-            for at, record in enumerate(records)
-            if name in record["contenders"]
-        ]
+        points: list[tuple[float, float]] = []
+        for at, record in enumerate(records):
+            if at and sizes[at] != sizes[at - 1]:
+                points.append((places[at], nan))  # the line is interrupted
+            if name in record["contenders"]:
+                points.append((places[at], record["contenders"][name]["median"] / record["floor_seconds"]))
         if points:
             ours = name == "ours"
             axis.plot(
@@ -55,7 +60,7 @@ def draw_contenders(axis: Any, records: list[dict[str, Any]], names: list[str]) 
                 label=figure_label(name),
             )
     shapes = [f"B {r['case']['B']} H {r['case']['H']} T {r['case']['T']}" for r in records]
-    axis.set_xticks(range(len(shapes)), shapes, rotation=90, fontsize=7)
+    axis.set_xticks(places, shapes, rotation=90, fontsize=7)
     axis.set_yscale("log")
     add_grid(axis)
 

@@ -101,9 +101,9 @@ def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
 def points_table(cell: str, names: list[str], records: Rows) -> str:
     """One cell: milliseconds, times the floor, and the ratios of every point."""
     rows = []
-    for record in records:
+    for record in sorted(records, key=lambda record: record["case"]["mode"]):
         case, ours = record["case"], record["contenders"]["ours"]["median"]
-        shape = f"{cell} {case['mode']}, B {case['B']}, H {case['H']}, T {case['T']}"
+        shape = f"{case['mode']}, B {case['B']}, H {case['H']}, T {case['T']}"
         floors = ours / record["floor_seconds"]
         rows.append([shape, f"{1e3 * ours:.3g}", f"{floors:.3g}", *(bold(ratio(record, name)) for name in names)])
     return table([f"{cell}: ours over …", "ours, ms", "floors", *names], rows)
