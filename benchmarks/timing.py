@@ -148,6 +148,13 @@ def seconds_of(program: Program) -> float:
     return time.perf_counter() - begin
 
 
+def kib_of_process(name: str) -> int:
+    """Memory of this process in KiB, ``VmRSS`` now or ``VmHWM`` at most so far; 0 where the system has no such file."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
 def spread(samples: np.ndarray) -> Spread:
     """The spread of ``(n,)`` samples, n at least 1."""
     lower, median, upper = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
