@@ -49,7 +49,7 @@ CASES = (
 QUICK_CASES = ({"program": "gradient of a rollout", "B": 1, "H": 8, "T": 10},)
 CHARACTERS = 65
 """Different ones, as in tiny Shakespeare."""
-TURNS, SECONDS = 7, 4.0
+TURNS, SECONDS = 5, 4.0
 """Processes of each setting; seconds of runs in each, unless there are fewer than three runs."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bench_memory import updates_of_char_lm
 from benchmarks.report import command
 from benchmarks.timing import compare, compile_program, require_equal
 
@@ -49,3 +50,9 @@ def test_a_program_takes_as_long_as_itself_pair_by_pair():
     figures = compare(program, program, seconds=0.0, min_pairs=4)
     assert figures.pairs == 4
     assert figures.ours.seconds.minimum <= figures.ours.seconds.median
+
+
+def test_the_updates_of_char_lm_are_all_made():
+    state, info = updates_of_char_lm(B=2, H=4, T=3, updates=5).run()
+    assert int(state.step) == 5
+    assert (info.broken == -1).all()
