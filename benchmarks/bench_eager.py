@@ -5,14 +5,13 @@ Every call makes its cell again. Memory is that of the process after 200 calls, 
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.report import command
-from benchmarks.timing import Program, Record, compare
+from benchmarks.timing import Program, Record, compare, kib_of_process
 from rnn_jax import Cell, gru, lag_gradients, readout, rollout
 from rnn_jax.decoding import beam_search, greedy, sample
 from rnn_jax.gradients import chunked
@@ -37,17 +36,10 @@ def eager_program(call: Callable[[], Any]) -> Program:
 
 def growth_in_kib(call: Callable[[], Any]) -> int:
     """Growth of the process in KiB over 200 more calls; 0 where the system does not report it."""
-    before = resident_kib()
+    before = kib_of_process("VmRSS")
     for _ in range(CALLS):
         jax.block_until_ready(call())
-    return max(resident_kib() - before, 0)
-
-
-def resident_kib() -> int:
-    """Memory of the process in KiB, as Linux reports it; 0 elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return max(kib_of_process("VmRSS") - before, 0)
 
 
 def run(quick: bool) -> Iterator[Record]:

@@ -23,71 +23,77 @@ Roll = Callable[[Any, Array], tuple[PyTree, Array]]
 """``(params, xs (T, B, I)) -> (last state, hidden outputs (T, B, H))``."""
 
 
+def vanilla_step(params: Any, h: Array, x: Array) -> Array:
+    """h_t ``(B, H)`` of h_{t−1} and x_t ``(B, I)``; the params are ``(W_xh, W_hh, b_h)``."""
+    W_xh, W_hh, b_h = params
+    return jnp.tanh(x @ W_xh + h @ W_hh + b_h)
+
+
+def gru_step(params: Any, h: Array, x: Array) -> Array:
+    """h_t ``(B, H)``; gates r z n, reset after product; the params are ``(W_xh, W_hh, b_h, b_n)``."""
+    W_xh, W_hh, b_h, b_n = params
+    x_r, x_z, x_n = jnp.split(x @ W_xh + b_h, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h @ W_hh, 3, axis=-1)
+    r = jax.nn.sigmoid(x_r + h_r)
+    z = jax.nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + r * (h_n + b_n))
+    return (1 - z) * n + z * h
+
+
+def lstm_step(params: Any, state: tuple[Array, Array], x: Array) -> tuple[Array, Array]:
+    """``(h_t, c_t)``, each ``(B, H)``; gates i f o g; the params are ``(W_xh, W_hh, b_h)``."""
+    W_xh, W_hh, b_h = params
+    h, c = state
+    i, f, o, g = jnp.split(x @ W_xh + h @ W_hh + b_h, 4, axis=-1)
+    i = jax.nn.sigmoid(i)
+    f = jax.nn.sigmoid(f)
+    o = jax.nn.sigmoid(o)
+    g = jnp.tanh(g)
+    c = f * c + i * g
+    return o * jnp.tanh(c), c
+
+
 class Pair(NamedTuple):
-    """One cell of the library, and the same rollout by hand."""
+    """One cell of the library, and the same step by hand."""
 
     cell: Callable[..., Cell]
-    by_hand: Roll
-
-
-def vanilla_by_hand(params: tuple[Array, Array, Array], xs: Array) -> tuple[Array, Array]:
-    """The last state ``(B, H)`` and the hidden outputs ``(T, B, H)`` of ``xs (T, B, I)``."""
-    W_xh, W_hh, b_h = params
-
-    def step(h: Array, x: Array) -> tuple[Array, Array]:
-        h = jnp.tanh(x @ W_xh + h @ W_hh + b_h)
-        return h, h
-
-    return lax.scan(step, jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype), xs)
-
-
-def gru_by_hand(params: tuple[Array, Array, Array, Array], xs: Array) -> tuple[Array, Array]:
-    """The last state ``(B, H)`` and the hidden outputs ``(T, B, H)``; gates r z n, reset after product."""
-    W_xh, W_hh, b_h, b_n = params
-
-    def step(h: Array, x: Array) -> tuple[Array, Array]:
-        x_r, x_z, x_n = jnp.split(x @ W_xh + b_h, 3, axis=-1)
-        h_r, h_z, h_n = jnp.split(h @ W_hh, 3, axis=-1)
-        r = jax.nn.sigmoid(x_r + h_r)
-        z = jax.nn.sigmoid(x_z + h_z)
-        n = jnp.tanh(x_n + r * (h_n + b_n))
-        h = (1 - z) * n + z * h
-        return h, h
-
-    return lax.scan(step, jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype), xs)
-
-
-def lstm_by_hand(params: tuple[Array, Array, Array], xs: Array) -> tuple[tuple[Array, Array], Array]:
-    """The last state ``(h, c)``, each ``(B, H)``, and the hidden outputs ``(T, B, H)``; gates i f o g."""
-    W_xh, W_hh, b_h = params
-
-    def step(state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
-        h, c = state
-        i, f, o, g = jnp.split(x @ W_xh + h @ W_hh + b_h, 4, axis=-1)
-        i = jax.nn.sigmoid(i)
-        f = jax.nn.sigmoid(f)
-        o = jax.nn.sigmoid(o)
-        g = jnp.tanh(g)
-        c = f * c + i * g
-        h = o * jnp.tanh(c)
-        return (h, c), h
-
-    zeros = jnp.zeros((xs.shape[1], W_hh.shape[0]), xs.dtype)
-    return lax.scan(step, (zeros, zeros), xs)
+    step: Callable[[Any, Any, Array], Any]
+    gates: int
+    states: int
+    """Number of arrays ``(B, H)`` in the state; the first of several is the output."""
 
 
 CELLS = {
-    "vanilla": Pair(vanilla, vanilla_by_hand),
-    "gru": Pair(gru, gru_by_hand),
-    "lstm": Pair(lstm, lstm_by_hand),
+    "vanilla": Pair(vanilla, vanilla_step, gates=1, states=1),
+    "gru": Pair(gru, gru_step, gates=3, states=1),
+    "lstm": Pair(lstm, lstm_step, gates=4, states=2),
 }
 
 
-def by_rollout(cell: Cell) -> Roll:
+def zero_state(pair: Pair, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+    """The state of zeros of a step by hand."""
+    zeros = jnp.zeros((*batch_shape, params[1].shape[0]), params[1].dtype)
+    return zeros if pair.states == 1 else (zeros,) * pair.states
+
+
+def by_hand(pair: Pair, unroll: int = 1) -> Roll:
+    """The step by hand inside ``lax.scan``."""
+
+    def roll(params: Any, xs: Array) -> tuple[PyTree, Array]:
+        def step(state: Any, x: Array) -> tuple[Any, Array]:
+            state = pair.step(params, state, x)
+            return state, jax.tree.leaves(state)[0]
+
+        return lax.scan(step, zero_state(pair, params, (xs.shape[1],)), xs, unroll=unroll)
+
+    return roll
+
+
+def by_rollout(cell: Cell, schedule: str = "scan") -> Roll:
     """A roll by ``rollout``."""
 
     def roll(params: Params, xs: Array) -> tuple[PyTree, Array]:
-        h_T, hs = rollout(cell, params, cell.start(params, (xs.shape[1],)), xs)
+        h_T, hs = rollout(cell, params, cell.start(params, (xs.shape[1],)), xs, schedule=schedule)
         return h_T, outputs(cell, params, hs)
 
     return roll
@@ -124,7 +130,7 @@ def run(quick: bool = False) -> Iterator[Record]:
         params = cell.init(jax.random.key(0))
         xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float32)
         ours = compile_program(MODES[mode](by_rollout(cell)), params, xs)
-        baseline = compile_program(MODES[mode](CELLS[name].by_hand), tuple(params), xs)
+        baseline = compile_program(MODES[mode](by_hand(CELLS[name])), tuple(params), xs)
         require_equal(ours.run(), baseline.run(), tolerance)
         figures = compare(ours, baseline, seconds=0.1 if quick else 4.0, min_pairs=3 if quick else 9)
         case: dict[str, str | int] = {"cell": name, "mode": mode, "B": B, "H": H, "T": T, "I": I}

@@ -29,21 +29,21 @@ def squares(ys: Array, targets: Array) -> Array:
     return jnp.sum((ys - targets) ** 2)
 
 
-def full(cell: Cell, loss: Loss) -> Gradient:
+def full(cell: Cell, loss: Loss, schedule: str = "scan") -> Gradient:
     """Back-propagation through the whole sequence."""
 
     def value(params: Params, xs: Array, targets: Array) -> Array:
-        _, hs = rollout(cell, params, cell.start(params, (B,)), xs)
+        _, hs = rollout(cell, params, cell.start(params, xs.shape[1:2]), xs, schedule=schedule)
         return loss(outputs(cell, params, hs), targets)
 
     return jax.value_and_grad(value)
 
 
-def truncated(program: Callable[..., Any], cell: Cell, loss: Loss) -> Gradient:
+def truncated(program: Callable[..., Any], cell: Cell, loss: Loss, window: int = WINDOW) -> Gradient:
     """Truncated back-propagation by one of the programs for whole sequences."""
 
     def value(params: Params, xs: Array, targets: Array) -> Array:
-        return program(cell, params, cell.start(params, (B,)), xs, targets, loss, window=WINDOW)[0]
+        return program(cell, params, cell.start(params, xs.shape[1:2]), xs, targets, loss, window=window)[0]
 
     return jax.value_and_grad(value)
 
@@ -61,7 +61,8 @@ def by_updates(cell: Cell, loss: Loss) -> Gradient:
             (value, h), grads = differentiated(cell, params, h, *window, loss)
             return (h, jax.tree.map(lambda p, g: p - 1e-12 * g, params, grads)), value
 
-        (_, params), values = jax.lax.scan(update, (cell.start(params, (B,)), params), (xs, targets))
+        h0 = cell.start(params, xs.shape[2:3])
+        (_, params), values = jax.lax.scan(update, (h0, params), (xs, targets))
         return values.sum(), params
 
     return run

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -28,7 +29,7 @@ class Options:
     """The file to which results are appended; by default one in benchmarks/results/ for each benchmark."""
 
 
-def command(*runs: Callable[[bool], Iterable[Record]]) -> None:
+def command(*runs: Callable[[bool], Iterable[Any]]) -> None:
     """The command line of these benchmarks, ``[--quick] [--out FILE]``; exits with 2 on wrong use."""
     with wrong_use():
         options = parse(Options)
@@ -36,16 +37,23 @@ def command(*runs: Callable[[bool], Iterable[Record]]) -> None:
         show(append(run(options.quick), options.out))
 
 
-def show(records: Iterable[Record]) -> None:
-    """Prints the records of one benchmark as a table that grows with each record, and a summary below it."""
+def show(records: Iterable[Any]) -> None:
+    """Prints the records of one benchmark.
+
+    Records of pairs become a table that grows with each record, and a summary below it; others are printed one by one.
+    """
     console = Console(width=None if sys.stdout.isatty() else 130)
     shown: list[Record] = []
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for record in records:
-            shown.append(record)
-            live.update(table(shown), refresh=True)
-    console.print(table(shown))
-    console.print(summary(shown), highlight=False, soft_wrap=True)
+            if isinstance(record, Record):
+                shown.append(record)
+                live.update(table(shown), refresh=True)
+            else:
+                console.print(str(record), highlight=False, soft_wrap=True)
+    if shown:
+        console.print(table(shown))
+        console.print(summary(shown), highlight=False, soft_wrap=True)
 
 
 def table(records: list[Record]) -> Table:

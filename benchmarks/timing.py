@@ -1,11 +1,12 @@
 """Timings of two programs in pairs of runs, and results as JSON lines."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +14,19 @@ import numpy as np
 from rnn_jax.lab.environment import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class AnyRecord(Protocol):
+    """One line of any benchmark's results: a NamedTuple with at least these fields."""
+
+    @property
+    def benchmark(self) -> str: ...
+
+    @property
+    def environment(self) -> Environment: ...
+
+
+Line = TypeVar("Line", bound=AnyRecord)
 
 
 class Spread(NamedTuple):
@@ -148,19 +162,44 @@ def seconds_of(program: Program) -> float:
     return time.perf_counter() - begin
 
 
+def kib_of_process(name: str) -> int:
+    """Memory of this process in KiB, ``VmRSS`` now or ``VmHWM`` at most so far; 0 where the system has no such file."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
 def spread(samples: np.ndarray) -> Spread:
     """The spread of ``(n,)`` samples, n at least 1."""
     lower, median, upper = np.quantile(samples, [0.25, 0.5, 0.75]).tolist()
     return Spread(median, float(samples.min()), lower, upper)
 
 
-def results_file(record: Record) -> Path:
+class Memory(NamedTuple):
+    """How the process allocates memory, on which the times of programs with large temporaries depend."""
+
+    settings: dict[str, str]
+    """The variables ``MALLOC_*`` and ``GLIBC_TUNABLES`` of the environment."""
+    keeps_freed: bool | None
+    """Whether an array of 64 MiB that is freed stays with the process; None where the system does not report it."""
+
+
+def memory_settings() -> Memory:
+    """The settings of the allocator of this process, and what it does with freed memory."""
+    named = {k: v for k, v in sorted(os.environ.items()) if k.startswith("MALLOC_") or k == "GLIBC_TUNABLES"}
+    array = np.ones(2**23)
+    before = kib_of_process("VmRSS")
+    del array
+    return Memory(named, before - kib_of_process("VmRSS") < 2**15 if before else None)
+
+
+def results_file(record: AnyRecord) -> Path:
     """The file of a record by default: ``benchmarks/results/<benchmark>-<device kind>.jsonl``."""
     kind = re.sub(r"[^a-z0-9]+", "-", record.environment.device_kind.lower()).strip("-")
     return ROOT / "benchmarks" / "results" / f"{record.benchmark}-{kind}.jsonl"
 
 
-def append(records: Iterable[Record], out: Path | None = None) -> Iterator[Record]:
+def append(records: Iterable[Line], out: Path | None = None) -> Iterator[Line]:
     """The same records one by one, each appended to its file as a line of JSON.
 
     Args:
@@ -175,11 +214,14 @@ def append(records: Iterable[Record], out: Path | None = None) -> Iterator[Recor
         yield record
 
 
-def json_line(record: Record) -> str:
+def json_line(record: AnyRecord) -> str:
     """A record as one line of JSON with a newline at its end; named tuples become objects."""
     return json.dumps(as_dict(record), allow_nan=False) + "\n"
 
 
 def as_dict(value: Any) -> Any:
     """A value in which every NamedTuple is replaced by a dict."""
-    return {name: as_dict(field) for name, field in value._asdict().items()} if hasattr(value, "_asdict") else value
+    fields = value._asdict() if hasattr(value, "_asdict") else value
+    if isinstance(fields, dict):
+        return {name: as_dict(field) for name, field in fields.items()}
+    return [as_dict(item) for item in fields] if isinstance(fields, list) else fields

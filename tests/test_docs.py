@@ -106,6 +106,15 @@ def test_the_speed_in_the_readme_is_that_of_the_benchmarks():
         assert wanted in readme.replace("\n", " ")
 
 
+def test_the_gain_of_kept_memory_in_the_answers_is_that_of_the_benchmark():
+    answers = (DOCS / "faq.md").read_text().replace("\n", " ")
+    lines = (DOCS.parent / "benchmarks" / "results" / "memory-cpu.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    (row,) = [row for row in rows if row["case"]["memory"] == "kept" and row["case"]["B"] == 128]
+    assert f"takes {row['figures']['ratio']['median']:.2f} of the time" in answers
+    assert f"up to {row['case']['peak MiB']} MiB instead of {row['case']['default peak MiB']}." in answers
+
+
 def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
     readme, cells = (DOCS.parent / "README.md").read_text(), (DOCS / "cells.md").read_text().split("\n## ")[0]
     number = len(re.findall(r"^\| \[", cells, flags=re.MULTILINE))

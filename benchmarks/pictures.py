@@ -1,0 +1,100 @@
+"""Figures of the results: contenders by shape, and costs by size."""
+
+from collections.abc import Callable
+from math import nan
+from operator import ne
+from typing import Any
+
+from rnn_jax.lab.figures import COLOURS, Picture, figure_label, with_fonts
+from rnn_jax.lab.figures.style import add_grid
+
+BLACK = "#000000"
+"""The colour of ours, and of no other contender."""
+COLOURED = [colour for colour in COLOURS if colour != BLACK]
+MARKERS = "osD^vP*X<>ph"
+"""A marker for each contender, as there are more of them than colours."""
+
+
+def peers_figure(records: list[dict[str, Any]]) -> Picture:
+    """Seconds over the floor by shape: one column a kind of cell, one row a mode, one line a contender.
+
+    Args:
+        records: of one kind of device and one schedule, as they stand in the results.
+    """
+    cells = list(dict.fromkeys(record["case"]["cell"] for record in records))
+    modes = list(dict.fromkeys(record["case"]["mode"] for record in records))
+    names = list(dict.fromkeys(name for record in records for name in record["contenders"]))
+    figure = Picture(figsize=(4.6 * len(cells) + 1.6, 3.6 * len(modes) + 0.8), layout="constrained")
+    axes = figure.subplots(len(modes), len(cells), squeeze=False, sharex="col", sharey="row")
+    for row, mode in enumerate(modes):
+        for column, cell in enumerate(cells):
+            shown = [r for r in records if (r["case"]["cell"], r["case"]["mode"]) == (cell, mode)]
+            draw_contenders(axes[row, column], shown, names)
+            axes[row, column].set_title(f"{cell}, {mode}", fontsize=10)
+        axes[row, 0].set_ylabel("seconds over the floor")
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=9)
+    return with_fonts(figure)
+
+
+def draw_contenders(axis: Any, records: list[dict[str, Any]], names: list[str]) -> None:
+    """One panel: the medians over the floor, with ours in front; a line joins the hidden sizes of one batch size."""
+    sizes = [(record["case"]["B"], record["case"]["T"]) for record in records]
+    places = [at + 0.8 * sum(map(ne, sizes[:at], sizes[1 : at + 1])) for at in range(len(sizes))]
+    for index, name in enumerate(names):
+        points: list[tuple[float, float]] = []
+        for at, record in enumerate(records):
+            if at and sizes[at] != sizes[at - 1]:
+                points.append((places[at], nan))  # the line is interrupted
+            if name in record["contenders"]:
+                points.append((places[at], record["contenders"][name]["median"] / record["floor_seconds"]))
+        if points:
+            ours = name == "ours"
+            axis.plot(
+                *zip(*points, strict=True),
+                color=BLACK if ours else COLOURED[index % len(COLOURED)],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=4,
+                linewidth=2.2 if ours else 0.9,
+                zorder=3 if ours else 2,
+                label=figure_label(name),
+            )
+    shapes = [f"B {r['case']['B']} H {r['case']['H']} T {r['case']['T']}" for r in records]
+    axis.set_xticks(places, shapes, rotation=90, fontsize=7)
+    axis.set_yscale("log")
+    add_grid(axis)
+
+
+def scaling_figure(records: list[dict[str, Any]], name_of: Callable[[dict[str, Any]], str]) -> Picture:
+    """Time and temporaries of a gradient by T, B and H: one line a gradient.
+
+    Args:
+        records: of one kind of device, as they stand in the results.
+        name_of: the label of a line, from the case of a record.
+    """
+    figure = Picture(figsize=(13.5, 7.0), layout="constrained")
+    axes = figure.subplots(2, 3, sharey="row")
+    names = list(dict.fromkeys(name_of(record["case"]) for record in records))
+    for column, by in enumerate("TBH"):
+        for record in records:
+            if record["case"]["axis"] == by:
+                index = names.index(name_of(record["case"]))
+                style: dict[str, Any] = {
+                    "color": COLOURED[index % len(COLOURED)],
+                    "marker": MARKERS[index % len(MARKERS)],
+                }
+                for row, value in enumerate(("seconds", "temp_bytes")):
+                    points = [(p["size"], p[value] / (2**20 if row else 1)) for p in record["points"] if p[value]]
+                    if points:
+                        x, y = zip(*points, strict=True)
+                        axes[row, column].plot(x, y, label=figure_label(names[index]), markersize=4, **style)
+        for axis in axes[:, column]:
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            axis.set_xlabel(by)
+            add_grid(axis)
+    axes[0, 0].set_ylabel("seconds of a gradient")
+    axes[1, 0].set_ylabel("temporaries, MiB")
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=9)
+    return with_fonts(figure)

@@ -1,0 +1,211 @@
+"""Tables and figures of the results: ``python -m benchmarks.tables`` writes them into benchmarks/README.md.
+
+Only results that are not quick count, and of two for the same case the later one.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pictures import peers_figure, scaling_figure
+from benchmarks.report import LOSING
+from benchmarks.timing import ROOT
+from rnn_jax.lab.figures import images_of
+
+README = ROOT / "benchmarks" / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+Rows = list[dict[str, Any]]
+"""Records as they stand in the results."""
+
+
+def results_of(benchmark: str, folder: Path = RESULTS) -> dict[str, Rows]:
+    """The records of a benchmark that count, by the kind of device in the name of the file."""
+    found = {}
+    for file in sorted(folder.glob(f"{benchmark}-*.jsonl")):
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        latest = {json.dumps(record["case"], sort_keys=True): record for record in records if not record["quick"]}
+        if latest:
+            found[file.stem.removeprefix(f"{benchmark}-")] = list(latest.values())
+    return found
+
+
+def by_case(records: Rows, name: str) -> dict[str, Rows]:
+    """The records in groups that have the same entry of the case, in their order."""
+    groups: dict[str, Rows] = {}
+    for record in records:
+        groups.setdefault(record["case"][name], []).append(record)
+    return groups
+
+
+def filled(text: str, name: str, block: str) -> str:
+    """A text with another block between the markers ``<!-- name -->`` and ``<!-- /name -->``."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"text got no markers {begin} and {end}; want each once")
+    inner = f"\n{block}\n" if block else ""
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{inner}{end}", text, flags=re.DOTALL)
+
+
+def filled_readme(text: str, folder: Path = RESULTS) -> str:
+    """The text of the README with the tables of the results in a folder."""
+    return filled(filled(text, "peers", peers_block(folder)), "scaling", scaling_block(folder))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def where(record: dict[str, Any]) -> str:
+    """The device, the versions and the commit of a record, in one line."""
+    here = record["environment"]
+    commit = (here["commit"] or "no commit")[:7] + (" with changes" if here["dirty"] else "")
+    return f"{here['device_kind']} ({here['cpu']}, {here['cores']} cores), jax {here['jax']}, {commit}, {here['date']}"
+
+
+def peers_block(folder: Path = RESULTS) -> str:
+    """Tables of the seconds of ours over those of each contender, for each kind of device and schedule."""
+    parts = []
+    for kind, records in results_of("peers", folder).items():
+        for schedule, of_schedule in by_case(records, "schedule").items():
+            parts += peers_section(kind, schedule, of_schedule)
+    return "\n\n".join(parts)
+
+
+def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
+    """The paragraphs and tables of one kind of device and one schedule."""
+    last = records[-1]
+    names = peers_of(records)
+    others = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
+    missing = {f"{name}: {why}" for record in records for name, why in record["missing"].items()}
+    settings = " ".join(f"{k}={v}" for k, v in last["memory"]["settings"].items()) or "as usual"
+    kept = {True: "kept", False: "given back", None: "not known"}[last["memory"]["keeps_freed"]]
+    groups = by_case(records, "cell")
+    means = ([cell, *(bold(mean(rows, name)) for name in names)] for cell, rows in groups.items())
+    return [
+        f"### Schedule `{schedule}`, {kind}",
+        f"{where(last)}; {others}. Memory: {settings}; freed memory is {kept}."
+        + (f" Missing: {'; '.join(sorted(missing))}." if missing else ""),
+        "Geometric means, over all points of both modes, of the seconds of ours over those of each contender:",
+        table(["cell", *names], means),
+        f"![Seconds over the floor, by shape](results/{peers_picture(kind, schedule)})",
+        *(points_table(cell, names, rows) for cell, rows in groups.items()),
+    ]
+
+
+def points_table(cell: str, names: list[str], records: Rows) -> str:
+    """One cell: milliseconds, times the floor, and the ratios of every point."""
+    rows = []
+    for record in sorted(records, key=lambda record: record["case"]["mode"]):
+        case, ours = record["case"], record["contenders"]["ours"]["median"]
+        shape = f"{case['mode']}, B {case['B']}, H {case['H']}, T {case['T']}"
+        floors = ours / record["floor_seconds"]
+        rows.append([shape, f"{1e3 * ours:.3g}", f"{floors:.3g}", *(bold(ratio(record, name)) for name in names)])
+    return table([f"{cell}: ours over …", "ours, ms", "floors", *names], rows)
+
+
+OWN = "own cell / its lax.scan"
+"""The column of ``rollout`` of a user's own cell over ``lax.scan`` of the same step."""
+
+
+def peers_of(records: Rows) -> list[str]:
+    """The contenders of any of the records but ours, in their order, and the column of the own cell."""
+    found = dict.fromkeys(name for record in records for name in record["contenders"] if name != "ours")
+    return [*found, OWN]
+
+
+def ratio(record: dict[str, Any], name: str) -> float | None:
+    """The ratio of a column in a record; None where the contender is missing."""
+    if name == OWN:
+        return record["own_cell_ratio"]
+    return record["contenders"][name]["ratio"] if name in record["contenders"] else None
+
+
+def mean(records: Rows, name: str) -> float | None:
+    """The geometric mean of a column; None where the contender is always missing."""
+    known = [value for record in records if (value := ratio(record, name)) is not None]
+    return math.exp(sum(map(math.log, known)) / len(known)) if known else None
+
+
+def bold(value: float | None) -> str:
+    """A ratio, in bold where ours loses."""
+    if value is None:
+        return "–"
+    return f"**{value:.2f}**" if value > LOSING else f"{value:.2f}"
+
+
+def peers_picture(kind: str, schedule: str) -> str:
+    """The name of the file of a figure."""
+    return f"peers-{kind}.svg" if schedule == "scan" else f"peers-{kind}-{schedule}.svg"
+
+
+def scaling_block(folder: Path = RESULTS) -> str:
+    """Tables of exponents, for each kind of device."""
+    parts = []
+    for kind, records in results_of("scaling", folder).items():
+        parts += [
+            f"### {kind}",
+            f"{where(records[-1])}. Each pair is p of seconds ∝ size^p and of temporaries ∝ size^p.",
+            exponents_table(records),
+            *skipped(records),
+            f"![Time and memory of the gradient by T, B and H](results/scaling-{kind}.svg)",
+        ]
+    return "\n\n".join(parts)
+
+
+def curve_name(case: dict[str, Any]) -> str:
+    """A gradient in words: cell, and schedule or program."""
+    return f"{case['cell']}, {case['program']}" + (" (truncated)" if case["kind"] == "truncation" else "")
+
+
+def exponents_table(records: Rows) -> str:
+    """A row for each gradient: the exponents by T, B and H, and the cost at the longest T that was run."""
+    curves: dict[str, Rows] = {}
+    for record in records:
+        curves.setdefault(curve_name(record["case"]), []).append(record)
+    rows = []
+    for name, of_curve in curves.items():
+        axes = {record["case"]["axis"]: record for record in of_curve}
+        row = [name]
+        for axis in "TBH":
+            pair = [axes[axis][f"{what}_exponent"] for what in ("time", "memory")] if axis in axes else [None, None]
+            row.append(" / ".join("–" if p is None else f"{p:.2f}" for p in pair))
+        run = [point for point in axes.get("T", {"points": []})["points"] if point["seconds"] is not None]
+        cost = ["–", "–", "–"]
+        if run:
+            temp = run[-1]["temp_bytes"]
+            mebibytes = "–" if temp is None else f"{temp / 2**20:,.1f}"
+            cost = [f"{run[-1]['size']:,}", f"{run[-1]['seconds']:.3g}", mebibytes]
+        rows.append(row + cost)
+    return table(["gradient", "by T", "by B", "by H", "longest T", "seconds there", "temporaries there, MiB"], rows)
+
+
+def skipped(records: Rows) -> list[str]:
+    """A paragraph that names the points that were not run; none where all were."""
+    found = [
+        f"{curve_name(record['case'])} at {record['case']['axis']} {point['size']:,}: {point['skipped']}"
+        for record in records
+        for point in record["points"]
+        if point["skipped"]
+    ]
+    return [f"Not run: {'; '.join(found)}."] if found else []
+
+
+def main() -> None:
+    """Writes the figures and the README."""
+    for kind, records in results_of("peers").items():
+        for schedule, rows in by_case(records, "schedule").items():
+            (RESULTS / peers_picture(kind, schedule)).write_bytes(images_of(peers_figure(rows), ("svg",))["svg"])
+    for kind, records in results_of("scaling").items():
+        picture = images_of(scaling_figure(records, curve_name), ("svg",))["svg"]
+        (RESULTS / f"scaling-{kind}.svg").write_bytes(picture)
+    README.write_text(filled_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
