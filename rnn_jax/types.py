@@ -199,6 +199,7 @@ def multiply_add(a: PyTree, h: State, b: State) -> State:
     def part(h: Any, a: Any, b: Any) -> Any:
         if a is None:
             return b
+        a, b = (jax.tree.map(lambda part, h: jnp.broadcast_to(part, h.shape), given, h) for given in (a, b))
         if isinstance(h, ComplexState):
             return ComplexState(re=a.re * h.re - a.im * h.im + b.re, im=a.re * h.im + a.im * h.re + b.im)
         return a * h + b

@@ -28,8 +28,8 @@ def associative(
 
     Two such steps, one after the other, are again one: a = a_2 ⊙ a_1, b = a_2 ⊙ b_1 + b_2. An accelerator therefore
     computes T steps in a tree of depth log T; a CPU, which gains nothing by that, computes them one after the other.
-    The gradient is a recurrence of the same kind in the other direction. In fewer than 32 bits, the recurrence is
-    computed in 32 and each state rounded once.
+    The gradient is a recurrence of the same kind in the other direction. Params and inputs of fewer than 32 bits
+    are widened to 32, and each state is rounded once.
 
     Arguments are those of ``scan``.
 
@@ -44,14 +44,12 @@ def associative(
             f"schedule got 'associative' for {params_name(params)}, which has no coefficients; want a cell that is "
             "linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
         )
-    mask = flags.mask
-    wide = widened(params)
-    a, b = cell.coefficients(wide, cell.project(wide, xs if mask is None else unmasked(mask, xs, idle)))
-    roll = functools.partial(rolled_part, flags=flags, steps=len(jax.tree.leaves(xs)[0]), reverse=reverse)
+    T = len(jax.tree.leaves(xs)[0])
+    params, xs = widened((params, xs if flags.mask is None else unmasked(flags.mask, xs, idle)))
+    a, b = cell.coefficients(params, cell.project(params, xs))
+    roll = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
     hs = map_parts(roll, h0, a, b, h0 if fresh is None else fresh)
-    if not len(jax.tree.leaves(xs)[0]):
-        return h0, hs
-    return jax.tree.map(lambda h: h[0 if reverse else -1], hs), hs
+    return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h0, hs
 
 
 def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps: int, reverse: bool) -> Any:
@@ -105,7 +103,9 @@ def recurrence(
         return states(a, b, stops, reverse)
 
     def solve_transposed(_: Any, g: Array) -> Array:
-        return states(previous(a, not reverse), g, stops if stops is None else previous(stops, not reverse), not reverse)
+        return states(
+            previous(a, not reverse), g, stops if stops is None else previous(stops, not reverse), not reverse
+        )
 
     return lax.custom_linear_solve(equations, b, solve, solve_transposed)
 
