@@ -79,6 +79,10 @@ def step(params, h, x):
     return params * h + x
 
 
+def pair(params, u):
+    return params, u
+
+
 OPTIMIZER = optax.sgd(0.1)
 
 

@@ -1,6 +1,7 @@
 """The schedule of cells that are linear in their state: all inputs at once, then one linear recurrence."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from rnn_jax.types import Cell, ComplexState, Params, State, map_parts
 
 __all__ = ["associative"]
 
+BLOCK = 2**16
+"""Numbers of the states of one block, on a CPU."""
+
 Flags = Bool[Array, "T ..."] | None
 """One for each step, broadcast over the last axes of a state; None for no such flags."""
 
@@ -27,7 +31,8 @@ def associative(
     """h_t = a_t ⊙ h_{t−1} + b_t of a cell with ``coefficients``, which are computed for all steps at once.
 
     Two such steps, one after the other, are again one: a = a_2 ⊙ a_1, b = a_2 ⊙ b_1 + b_2. An accelerator therefore
-    computes T steps in a tree of depth log T; a CPU, which gains nothing by that, computes them one after the other.
+    computes T steps in a tree of depth log T; a CPU, which gains nothing by that, computes them one after the other, a
+    block of steps at a time where there are many.
     The gradient is a recurrence of the same kind in the other direction. Params and inputs of fewer than 32 bits
     are widened to 32, and each state is rounded once.
 
@@ -44,12 +49,41 @@ def associative(
             f"schedule got 'associative' for {params_name(params)}, which has no coefficients; want a cell that is "
             "linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
         )
-    T = len(jax.tree.leaves(xs)[0])
     params, xs = widened((params, xs if flags.mask is None else unmasked(flags.mask, xs, idle)))
-    a, b = cell.coefficients(params, cell.project(params, xs))
-    roll = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
-    hs = map_parts(roll, h0, a, b, h0 if fresh is None else fresh)
-    return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h0, hs
+
+    def roll(h: State, steps: tuple[PyTree, StepFlags]) -> tuple[State, State]:
+        xs, flags = steps
+        T = len(jax.tree.leaves(xs)[0])
+        a, b = cell.coefficients(params, cell.project(params, xs))
+        part = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
+        hs = map_parts(part, h, a, b, h if fresh is None else fresh)
+        return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
+
+    return in_blocks(roll, h0, (xs, flags), block_length(h0), reverse)
+
+
+def block_length(h0: State) -> int | None:
+    """Steps that a CPU computes at once, so that their states stay in its cache; None for all, elsewhere."""
+    return max(1, BLOCK // max(1, sum(h.size for h in jax.tree.leaves(h0)))) if jax.default_backend() == "cpu" else None
+
+
+def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int | None, reverse: bool) -> Any:
+    """``roll(h, steps) -> (h_T, hs)``, one block of steps after the other; for its gradient each is computed again.
+
+    The rest of the division by the length comes first in time.
+    """
+    T = len(jax.tree.leaves(steps)[0])
+    if length is None or length >= T:
+        return roll(h, steps)
+    rest = T % length
+    first = jax.tree.map(lambda a: a[:rest], steps)
+    blocks = jax.tree.map(lambda a: a[rest:].reshape(-1, length, *a.shape[1:]), steps)
+    if not reverse:
+        h, early = roll(h, first)
+    h, late = sharding.scan(jax.checkpoint(roll), h, blocks, reverse)
+    if reverse:
+        h, early = roll(h, first)
+    return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]), early, late)
 
 
 def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps: int, reverse: bool) -> Any:
