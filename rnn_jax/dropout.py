@@ -15,7 +15,7 @@ from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_n
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import where
-from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
+from rnn_jax.types import ALONE, Cell, Keyed, Keys, Params, State, require_cell
 
 __all__ = [
     "DroppedState",
@@ -112,7 +112,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
     """
     require_cell("cell", cell)
     rate = require_rate(rate)
-    linear = cell.coefficients
+    linear: Any = cell.coefficients
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
@@ -140,8 +140,8 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
         a, b = linear(params, u)
         one = start(params).mask
         if key is None or rate == 0:
-            return DroppedState(a, None), DroppedState(b, one)
-        return DroppedState(a, None), DroppedState(b, dropout_mask(key, rate, (*key.shape, *one.shape), one.dtype))
+            return DroppedState(a, ALONE), DroppedState(b, one)
+        return DroppedState(a, ALONE), DroppedState(b, dropout_mask(key, rate, (*key.shape, *one.shape), one.dtype))
 
     return Cell(cell.init, start, project, advance, output, linear and coefficients, keyed=True)
 

@@ -193,6 +193,10 @@ def cell_from_step(
     )
 
 
+ALONE: Any = None
+"""In coefficients, in place of a part of a: that part of h_t is b, whatever stood there before."""
+
+
 def multiply_add(a: PyTree, h: State, b: State) -> State:
     """a ⊙ h + b for each part of a state, in complex numbers for a ``ComplexState``; b where a is None."""
 

@@ -1,6 +1,8 @@
 """The schedule ``associative``: the same numbers as ``scan``, derivatives of every kind, on every device."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -61,7 +63,7 @@ def test_blocks_of_any_length_give_the_values_and_derivatives_of_one(name, rever
         chex.assert_trees_all_close(other, found[0], rtol=1e-12, atol=1e-13)
 
 
-def numbers(name, steps=T, batch=(B,)):
+def numbers(name: str, steps: int = T, batch: tuple[int, ...] = (B,)) -> tuple[Callable[..., Any], Any, Any, Any]:
     """``(loss, params, h0, xs)``, a loss of ``(params, h0, xs, schedule)`` that has no simple second derivative."""
     cell, params, h0, xs = example(name, steps, batch)
 
@@ -183,6 +185,8 @@ def test_dropout_of_the_output_draws_the_masks_of_scan():
 def test_in_half_precision_gradients_of_long_sequences_are_summed_in_32_bits(name, mixed):
     cell, params, h0, xs = example(name, 4096, (2,), jnp.float32)
     xs = jnp.abs(xs)  # so that the terms of a sum have the same sign
+    if name != "min gru":  # λ near ½, as 1 − λ of a λ near 1 has few bits left in 16
+        params = params._replace(log_nu=jnp.full_like(params.log_nu, -0.375))
     low = functools.partial(jax.tree.map, lambda a: a.astype(jnp.bfloat16))
     of = rnn.mixed_precision(cell, jnp.bfloat16) if mixed else cell
 

@@ -44,7 +44,8 @@ def associative(
     Reference: Blelloch. Prefix sums and their applications. 1990; Martin, Cundy. Parallelizing linear recurrent neural
     nets over sequence length. 2018.
     """
-    if cell.coefficients is None:
+    coefficients = cell.coefficients
+    if coefficients is None:
         raise ValueError(
             f"schedule got 'associative' for {params_name(params)}, which has no coefficients; want a cell that is "
             "linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
@@ -54,7 +55,7 @@ def associative(
     def roll(h: State, steps: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         xs, flags = steps
         T = len(jax.tree.leaves(xs)[0])
-        a, b = cell.coefficients(params, cell.project(params, xs))
+        a, b = coefficients(params, cell.project(params, xs))
         part = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
         hs = map_parts(part, h, a, b, h if fresh is None else fresh)
         return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
@@ -78,11 +79,12 @@ def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int | N
     rest = T % length
     first = jax.tree.map(lambda a: a[:rest], steps)
     blocks = jax.tree.map(lambda a: a[rest:].reshape(-1, length, *a.shape[1:]), steps)
-    if not reverse:
-        h, early = roll(h, first)
-    h, late = sharding.scan(jax.checkpoint(roll), h, blocks, reverse)
     if reverse:
+        h, late = sharding.scan(jax.checkpoint(roll), h, blocks, reverse)
         h, early = roll(h, first)
+    else:
+        h, early = roll(h, first)
+        h, late = sharding.scan(jax.checkpoint(roll), h, blocks)
     return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]), early, late)
 
 
@@ -94,7 +96,7 @@ def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps:
     if not steps or (a is None and mask is None):
         return as_part(b, like=h0)
     stops, first = resets, -1 if reverse else 0
-    if a is None:  # h_t is b_t, or the state that a mask holds
+    if a is None and mask is not None:  # h_t is b_t, or the state that a mask holds
         a, stops = jnp.zeros_like(b), mask if resets is None else mask | resets
     a = jnp.broadcast_to(as_array(a), b.shape).astype(b.dtype)
     if mask is not None:
