@@ -115,8 +115,8 @@ f"{slope:.4f} nats a step, in theory {jnp.log(0.9):.4f}"
 # ## A cell that is linear in its state
 #
 # Where the state enters only as h_t = a ⊙ h_{t−1} + b, and a and b depend on the input alone, say so with
-# `linear_cell`: it takes the function `coefficients(params, u) -> (a, b)` in place of the step. Such a cell may run with
-# `schedule="associative"`, which computes a and b of all steps at once. The numbers are the same, up to rounding.
+# `linear_cell`: it takes the function `coefficients(params, u) -> (a, b)` in place of the step. Such a cell may run
+# with `schedule="associative"`, which computes a and b of all steps at once. The numbers are the same, up to rounding.
 
 
 # %%
