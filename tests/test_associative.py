@@ -49,8 +49,8 @@ def test_blocks_of_any_length_give_the_values_and_derivatives_of_one(name, rever
     rng = np.random.default_rng(0)
     flags = StepFlags(*(jnp.asarray(rng.random((T, B)) < rate) for rate in (0.8, 0.2, 0.2)))
     found = []
-    for length in (None, 1, 2, 4):
-        monkeypatch.setattr(associative_file, "block_length", lambda h0, length=length: length)
+    for length in (T, 1, 2, 4):
+        monkeypatch.setattr(associative_file, "block_length", lambda *_, length=length: length)
 
         def loss(params, h0, xs):
             idle = idle_inputs(flags.mask, xs)

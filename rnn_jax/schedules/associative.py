@@ -60,21 +60,28 @@ def associative(
         hs = map_parts(part, h, a, b, h if fresh is None else fresh)
         return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
 
-    return in_blocks(roll, h0, (xs, flags), block_length(h0), reverse)
+    length = block_length(h0, len(jax.tree.leaves(xs)[0]))
+    return in_blocks(roll, h0, (xs, flags), length, reverse)
 
 
-def block_length(h0: State) -> int | None:
-    """Steps that a CPU computes at once, so that their states stay in its cache; None for all, elsewhere."""
-    return max(1, BLOCK // max(1, sum(h.size for h in jax.tree.leaves(h0)))) if jax.default_backend() == "cpu" else None
+def block_length(h0: State, T: int) -> int:
+    """Steps that a CPU computes at once, so that their states stay in its cache; all of them elsewhere.
+
+    A length that divides T, if there is one near.
+    """
+    most = max(1, BLOCK // max(1, sum(h.size for h in jax.tree.leaves(h0))))
+    if jax.default_backend() != "cpu" or most >= T:
+        return T
+    return next((length for length in range(most, most // 2, -1) if T % length == 0), most)
 
 
-def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int | None, reverse: bool) -> Any:
+def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int, reverse: bool) -> Any:
     """``roll(h, steps) -> (h_T, hs)``, one block of steps after the other; for its gradient each is computed again.
 
     The rest of the division by the length comes first in time.
     """
     T = len(jax.tree.leaves(steps)[0])
-    if length is None or length >= T:
+    if length >= T:
         return roll(h, steps)
     rest = T % length
     first = jax.tree.map(lambda a: a[:rest], steps)
@@ -85,7 +92,8 @@ def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int | N
     else:
         h, early = roll(h, first)
         h, late = sharding.scan(jax.checkpoint(roll), h, blocks)
-    return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]), early, late)
+    late = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), late)
+    return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late) if rest else late
 
 
 def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps: int, reverse: bool) -> Any:
