@@ -172,6 +172,7 @@ from rnn_jax.types import (
     ComplexState as ComplexState,
     Keyed as Keyed,
     cell_from_step as cell_from_step,
+    linear_cell as linear_cell,
 )
 
 __all__: list[str]

@@ -11,7 +11,7 @@ from rnn_jax.machinery.checks import require_batch_shape, require_dtype
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import is_floating
 from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.types import Cell, Keys, Params, State, require_cell
+from rnn_jax.types import ALONE, Cell, Keys, Params, State, require_cell
 
 __all__ = ["LearnedStartParams", "ResidualState", "learned_start", "mixed_precision", "residual"]
 
@@ -78,6 +78,7 @@ def residual(cell: Cell) -> Cell:
     """
 
     require_cell("cell", cell)
+    linear: Any = cell.coefficients
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Array]:
         return cell.project(params, x), unkey(x)[0]
@@ -99,7 +100,12 @@ def residual(cell: Cell) -> Cell:
     def output(params: Params, state: ResidualState) -> Array:
         return cell.output(params, state.cell) + state.x
 
-    return Cell(cell.init, start, project, advance, output, keyed=cell.keyed)
+    def coefficients(params: Params, u: tuple[PyTree, Array]) -> tuple[ResidualState, ResidualState]:
+        u, x = u
+        a, b = linear(params, u)
+        return ResidualState(a, ALONE), ResidualState(b, x)
+
+    return Cell(cell.init, start, project, advance, output, linear and coefficients, keyed=cell.keyed)
 
 
 def stacked_cells(cells: tuple[Cell, ...]) -> Cell:

@@ -15,7 +15,7 @@ from rnn_jax.machinery.checks import in_one_line, require_batch_shape, require_n
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.machinery.sharding import where
-from rnn_jax.types import Cell, Keyed, Keys, Params, State, require_cell
+from rnn_jax.types import ALONE, Cell, Keyed, Keys, Params, State, require_cell
 
 __all__ = [
     "DroppedState",
@@ -112,6 +112,7 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
     """
     require_cell("cell", cell)
     rate = require_rate(rate)
+    linear: Any = cell.coefficients
 
     def project(params: Params, x: PyTree) -> tuple[PyTree, Keys | None]:
         x, key = unkey(x)
@@ -134,7 +135,15 @@ def output_dropout(cell: Cell, rate: float) -> Cell:
     def output(params: Params, state: DroppedState) -> Array:
         return cell.output(params, state.cell) * state.mask
 
-    return Cell(cell.init, start, project, advance, output, keyed=True)
+    def coefficients(params: Params, u: tuple[PyTree, Keys | None]) -> tuple[DroppedState, DroppedState]:
+        u, key = u
+        a, b = linear(params, u)
+        one = start(params).mask
+        if key is None or rate == 0:
+            return DroppedState(a, ALONE), DroppedState(b, one)
+        return DroppedState(a, ALONE), DroppedState(b, dropout_mask(key, rate, (*key.shape, *one.shape), one.dtype))
+
+    return Cell(cell.init, start, project, advance, output, linear and coefficients, keyed=True)
 
 
 @factory
@@ -246,7 +255,8 @@ def variational_dropout(
             params if state_mask is None else params._replace(W_hh=Dropped(params.W_hh, state_mask)), h, u
         )
 
-    return cell._replace(project=project, advance=advance)
+    coefficients = cell.coefficients if state_mask is None else None
+    return cell._replace(project=project, advance=advance, coefficients=coefficients)
 
 
 def weight_drop(params: Params, key: PRNGKeyArray, rate: float) -> Params:

@@ -27,6 +27,7 @@ __all__ = [
     "State",
     "batch_shape",
     "cell_from_step",
+    "linear_cell",
 ]
 
 Params = PyTree
@@ -88,8 +89,9 @@ class Cell(NamedTuple):
     output: Callable[[Params, State], PyTree]
     """``(params, h) -> y``: the output, which the next layer or the loss reads."""
     coefficients: Callable[[Params, PyTree], tuple[PyTree, PyTree]] | None = None
-    """For recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b,
-    where a ⊙ h is the complex product if h is a ``ComplexState``. A schedule may use it; ``advance`` does not."""
+    """For recurrences that are linear in h, elementwise: ``(params, u) -> (a, b)`` with h_t = a ⊙ h_{t−1} + b. Like h
+    they are pytrees; a ⊙ h is the complex product for each ``ComplexState``, and where a part of ``a`` is None, that
+    part of h_t is b. The schedule ``associative`` uses it; ``linear_cell`` makes ``advance`` of it."""
     keyed: bool = False
     """Whether the cell draws random numbers: x may be ``Keyed(x, key)``. With a plain x it computes the mean."""
 
@@ -189,3 +191,78 @@ def cell_from_step(
         advance=step,
         output=output or (lambda params, h: h),
     )
+
+
+ALONE: Any = None
+"""In coefficients, in place of a part of a: that part of h_t is b, whatever stood there before."""
+
+
+def multiply_add(a: PyTree, h: State, b: State) -> State:
+    """a ⊙ h + b for each part of a state, in complex numbers for a ``ComplexState``; b where a is None."""
+
+    def part(h: Any, a: Any, b: Any) -> Any:
+        if a is None:
+            return b
+        a, b = (jax.tree.map(lambda part, h: jnp.broadcast_to(part, h.shape), given, h) for given in (a, b))
+        if isinstance(h, ComplexState):
+            return ComplexState(re=a.re * h.re - a.im * h.im + b.re, im=a.re * h.im + a.im * h.re + b.im)
+        return a * h + b
+
+    return map_parts(part, h, a, b)
+
+
+def map_parts(function: Callable[..., Any], h: State, *others: PyTree) -> PyTree:
+    """``function`` of each part of a state, an array or a ``ComplexState``, and of what stands there in others."""
+    return jax.tree.map(function, h, *others, is_leaf=lambda part: isinstance(part, ComplexState))
+
+
+def with_coefficients(cell: Cell, coefficients: Callable[[Any, Any], tuple[PyTree, PyTree]]) -> Cell:
+    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b of these coefficients ``(params, u) -> (a, b)``."""
+
+    def advance(params: Params, h: State, u: PyTree) -> State:
+        a, b = coefficients(params, u)
+        return multiply_add(a, h, b)
+
+    return cell._replace(advance=advance, coefficients=coefficients)
+
+
+@factory
+def linear_cell(
+    init: Callable[[PRNGKeyArray], Params],
+    start: Start,
+    coefficients: Callable[[Params, Any], tuple[PyTree, PyTree]],
+    project: Callable[[Params, Any], PyTree] | None = None,
+    output: Callable[[Params, State], PyTree] | None = None,
+) -> Cell:
+    """A cell of your own that is linear in its state, h_t = a ⊙ h_{t−1} + b, for ``schedule="associative"``.
+
+    Args:
+        init: ``(key) -> params``.
+        start: ``(params, batch_shape=()) -> h``, an array, a ``ComplexState``, or a pytree of them.
+        coefficients: ``(params, u) -> (a, b)``, each like the state or broadcast to it; see ``Cell.coefficients``.
+        project: ``(params, x) -> u``; without it u is x. It and the coefficients are given one step, or all steps at
+            once as a leading axis.
+        output: ``(params, h) -> y``; without it y is the whole state.
+
+    Example: a leaky integrator whose leak each input sets.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import linear_cell, rollout
+    >>> leaky = linear_cell(
+    ...     init=lambda key: jnp.asarray(1.0),
+    ...     start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)),
+    ...     coefficients=lambda w, x: (jax.nn.sigmoid(w * x), x),
+    ... )
+    >>> params = leaky.init(jax.random.key(0))
+    >>> h, _ = rollout(leaky, params, leaky.start(params), jnp.zeros((3, 1)).at[0].set(1), schedule="associative")
+    >>> print(h)
+    [0.25]
+    """
+    cell = Cell(
+        init=init,
+        start=start,
+        project=project or (lambda params, x: x),
+        advance=lambda params, h, u: h,
+        output=output or (lambda params, h: h),
+    )
+    return with_coefficients(cell, coefficients)

@@ -1,5 +1,6 @@
 """The one list of cells and schedules: a line here joins every law."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -71,6 +72,18 @@ CASES = {
     "zoneout": Case(rnn.zoneout(lstm, 0.3)),
     "variational dropout of gru": Case(rnn.variational_dropout(gru, input_mask=half[:I], state_mask=half), ids=False),
     "variational dropout of lstm": Case(rnn.variational_dropout(lstm, state_mask=half)),
+    "linear cell in wrappers": Case(
+        rnn.readout(rnn.residual(rnn.learned_start(rnn.dense_input(rnn.lru(I, H, output_size=I), I, I))), 2), ids=False
+    ),
+    "linear cell of one's own": Case(
+        rnn.linear_cell(
+            init=lambda key: jax.random.normal(key, (I, H)),
+            start=lambda params, batch_shape=(): jnp.ones((*batch_shape, H), params.dtype),
+            project=lambda W, x: x @ W,
+            coefficients=lambda W, u: (jnp.tanh(W[0]), jnp.cos(u)),  # a is the same at every step
+        ),
+        ids=False,
+    ),
     "cell from step": Case(
         rnn.cell_from_step(
             init=lambda key: jax.random.normal(key, (I, H)),
@@ -81,7 +94,16 @@ CASES = {
     ),
 }
 
-A_FEW = ["vanilla tanh", "lstm", "learned start", "stack"]
+A_FEW = ["vanilla tanh", "lstm", "learned start", "stack", "min gru"]
 """For laws of the driver alone, which no cell can break."""
 
-SCHEDULE_NAMES = list(SCHEDULES)
+
+def schedules_of(name: str) -> list[str]:
+    """The names of the schedules that take a case's cell."""
+    linear = CASES[name].cell.coefficients is not None
+    return [schedule for schedule in SCHEDULES if linear or schedule != "associative"]
+
+
+def with_schedules(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of these cases with each of its schedules."""
+    return [(name, schedule) for name in names for schedule in schedules_of(name)]

@@ -43,7 +43,9 @@ class Lab(NamedTuple):
     traces: list[bool]
     """The ``reverse`` of each trace."""
     roll: Callable[..., Any]
-    """The rollout, not compiled."""
+    """``(h0, xs, **flags)``: the rollout, not compiled."""
+    roll_of: Callable[..., Any]
+    """``(params, h0, xs, **flags)``: the same with any params."""
 
 
 def example(name: str, steps: int = T, batch: tuple[int, ...] = (B,), dtype: Any = jnp.float64, seed: int = 0) -> Any:
@@ -90,10 +92,8 @@ def lab(name: str, schedule: str) -> Lab:
         answer = run(given["params"], given["h0"], given["xs"], marks, last, seen, given["reverse"])
         return jax.device_get(answer)  # a question to an array of NumPy compiles nothing
 
-    def roll(h0: Any, xs: Any, **marks: Any) -> Any:
-        return rollout(cell, params, h0, xs, schedule=schedule, **marks)
-
-    return Lab(cell, params, h0, xs, ask, traces, roll)
+    roll_of = functools.partial(rollout, cell, schedule=schedule)
+    return Lab(cell, params, h0, xs, ask, traces, functools.partial(roll_of, params), roll_of)
 
 
 def any_nonzero(tree: Any) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contenders import CONTENDERS
 from benchmarks.bench_memory import updates_of_char_lm
+from benchmarks.contenders import CONTENDERS
 from benchmarks.report import command
 from benchmarks.timing import compare, compile_program, memory_settings, require_equal
 from rnn_jax.gradients import PROGRAMS

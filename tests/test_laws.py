@@ -3,8 +3,6 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,16 +11,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import length_mask, outputs, reverse_sequence, rollout, window_cuts
-from tests.cases import A_FEW, CASES, SCHEDULE_NAMES, I
+from tests.cases import A_FEW, CASES, I, with_schedules
 from tests.laboratory import B, Lab, T, any_nonzero, example, lab, refused
 
 
-@pytest.fixture(scope="module", params=[(name, s) for name in CASES for s in SCHEDULE_NAMES], ids="-".join)
+@pytest.fixture(scope="module", params=with_schedules(CASES), ids="-".join)
 def it(request) -> Lab:  # of module scope, so that all questions to one cell follow each other
     return lab(*request.param)
 
 
-@pytest.fixture(scope="module", params=[(name, s) for name in A_FEW for s in SCHEDULE_NAMES], ids="-".join)
+@pytest.fixture(scope="module", params=with_schedules(A_FEW), ids="-".join)
 def one(request) -> Lab:
     return lab(*request.param)
 
@@ -79,8 +77,7 @@ def test_the_output_is_the_same_in_one_call_as_step_by_step(it: Lab):
     chex.assert_trees_all_close(answer.ys, each, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", list(CASES))
-@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+@pytest.mark.parametrize(("name", "schedule"), with_schedules(CASES))
 def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name):
     cell = CASES[name].cell
     cases = [(jnp.float64, 1, ()), (jnp.float32, 3, (2, 3)), (jnp.bfloat16, 0, (2,)), (jnp.float16, 1, ())]
@@ -118,8 +115,7 @@ def test_gradients_equal_finite_differences_across_masks_and_resets(it: Lab):
 
 def test_a_rollout_is_differentiated_in_forward_mode_too(it: Lab):
     given = it.params, it.h0, it.xs
-    run = functools.partial(rollout, it.cell)
-    program = jax.jit(lambda *a: jax.jvp(run, a, a)).lower(*given)  # refuses what has no rule
+    program = jax.jit(lambda *a: jax.jvp(it.roll_of, a, a)).lower(*given)  # refuses what has no rule
     values, tangents = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), program.out_info)
     chex.assert_trees_all_equal_shapes_and_dtypes(values, tangents)
 
@@ -251,8 +247,7 @@ def test_a_rollout_is_pure_and_compiles_once(it: Lab):
     assert it.traces.count(False) == 1
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.ids])
-@pytest.mark.parametrize("schedule", SCHEDULE_NAMES)
+@pytest.mark.parametrize(("name", "schedule"), with_schedules(name for name, case in CASES.items() if case.ids))
 def test_ids_and_one_hot_vectors_give_equal_results_and_gradients(schedule, name):
     it = lab(name, schedule)
     ids = jax.random.randint(jax.random.key(2), (T, B), 0, I)
@@ -286,7 +281,7 @@ def test_the_window_may_be_traced_and_vmapped(one: Lab):
     @jax.vmap
     def gradient(window):
         def loss(params):
-            h_T, _ = rollout(one.cell, params, one.h0, one.xs, cuts=window_cuts(T, window))
+            h_T, _ = one.roll_of(params, one.h0, one.xs, cuts=window_cuts(T, window))
             flat, _ = ravel_pytree(h_T)
             return jnp.sum(jnp.linspace(1, 2, flat.size) * flat)
 

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax import gru, initializers, learned_start, lstm, mixed_precision, outputs, readout, rollout, vanilla
+from rnn_jax import (
+    gru,
+    initializers,
+    learned_start,
+    linear_cell,
+    lstm,
+    mixed_precision,
+    outputs,
+    readout,
+    rollout,
+    vanilla,
+)
 from rnn_jax.cells import VanillaParams
 from rnn_jax.gradients import PROGRAMS, chunked, cut, parallel, streaming
 from rnn_jax.schedules.driver import SCHEDULES
@@ -110,9 +121,11 @@ def test_many_short_windows_are_summed_in_32_bits(program):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_learned_start_that_resets_put_back_is_summed_in_32_bits(schedule):
-    cell = learned_start(vanilla(1, 1, activation="linear"))
-    params = cast(cell.init(jax.random.key(0)), jnp.bfloat16)
-    params = params._replace(cell=params.cell._replace(W_hh=jnp.ones((1, 1), jnp.bfloat16)))
+    def zeros(params, batch_shape=()):
+        return jnp.zeros((*batch_shape, 1), jnp.bfloat16)
+
+    cell = learned_start(linear_cell(lambda key: (), zeros, lambda params, x: (jnp.ones_like(x), x)))
+    params = cell.init(jax.random.key(0))
     xs, resets = jnp.zeros((T, 1), jnp.bfloat16), jnp.ones(T, bool)
 
     def total(params):

@@ -112,6 +112,35 @@ assert round(slope, 4) == -0.1054 == round(float(jnp.log(0.9)), 4)
 f"{slope:.4f} nats a step, in theory {jnp.log(0.9):.4f}"
 
 # %% [markdown]
+# ## A cell that is linear in its state
+#
+# Where the state enters only as h_t = a ⊙ h_{t−1} + b, and a and b depend on the input alone, say so with
+# `linear_cell`: it takes the function `coefficients(params, u) -> (a, b)` in place of the step. Such a cell may run
+# with `schedule="associative"`, which computes a and b of all steps at once. The numbers are the same, up to rounding.
+
+
+# %%
+def average(input_size, hidden_size):
+    def init(key):
+        return jax.random.normal(key, (input_size, hidden_size))
+
+    def start(params, batch_shape=()):
+        return jnp.zeros((*batch_shape, hidden_size))
+
+    def coefficients(params, u):
+        keep = jax.nn.sigmoid(u)
+        return keep, (1 - keep) * u
+
+    return rnn.linear_cell(init, start, coefficients, project=lambda params, x: x @ params)
+
+
+linear = average(input_size=2, hidden_size=4)
+params = linear.init(jax.random.key(0))
+h_T, _ = rollout(linear, params, linear.start(params), xs)
+at_once, _ = rollout(linear, params, linear.start(params), xs, schedule="associative")
+assert jnp.allclose(at_once, h_T, atol=1e-5)
+
+# %% [markdown]
 # In a file `mine.py`, the same function joins the comparison of cells: `python experiments/vanishing_gradients.py
 # --cells lstm mine.py:leaky --out runs/mine`. Next: [](masks.py), then [](training_loop.py). The [table of all
 # cells](../cells.md) shows what the library has.

@@ -37,7 +37,12 @@ def product(x: Float[Array, "*batch I"], W: Float[Array, "I O"]) -> Float[Array,
 
 def add_bias(y: Float[Array, "*batch O"], b: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     """y + b; the gradient of b, a sum over the batch and other leading axes, is summed in at least 32 bits."""
-    return y + jnp.broadcast_to(widened(b), y.shape).astype(b.dtype)
+    return y + broadcast_along(b, y.shape)
+
+
+def broadcast_along(b: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """b broadcast to a shape; its gradient, a sum, is summed in at least 32 bits."""
+    return jnp.broadcast_to(widened(b), shape).astype(b.dtype)
 
 
 def masked_state(h: Float[Array, "..."], W_hh: Array | Dropped) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

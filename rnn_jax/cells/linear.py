@@ -1,20 +1,19 @@
 """Linear recurrences with a diagonal matrix, whose eigenvalues give their memory."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, DTypeLike, Float, Num, PRNGKeyArray
 
-from rnn_jax.cells.affine import product, project_input
+from rnn_jax.cells.affine import broadcast_along, product, project_input
 from rnn_jax.cells.binding import InputInits, bind_input, zeros_before
 from rnn_jax.initializers import StateReader, ring, scaled_normal
 from rnn_jax.machinery.checks import require_dtype, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.types import Cell, ComplexState, Initializer, Params
+from rnn_jax.types import Cell, ComplexState, Initializer, with_coefficients
 
 __all__ = ["DiagonalParams", "LRUParams", "diagonal", "lru"]
 
@@ -66,7 +65,7 @@ def diagonal_coefficients(
     params: DiagonalParams, u: Float[Array, "*batch H"]
 ) -> tuple[Float[Array, "*batch H"], Float[Array, "*batch H"]]:
     """h_t = λ ⊙ h_{t−1} + √(1 − λ²) ⊙ u_t, with u_t = W_xh x_t + b_h."""
-    a, scale = (jnp.broadcast_to(part, u.shape) for part in decay(params.log_nu))
+    a, scale = (broadcast_along(part, u.shape) for part in decay(params.log_nu))
     return a, scale * u
 
 
@@ -81,26 +80,9 @@ def lru_coefficients(params: LRUParams, u: Float[Array, "*batch GH"]) -> tuple[C
     re, im = jnp.split(u, 2, axis=-1)
     a = ComplexState(size * jnp.cos(angle), size * jnp.sin(angle))
     return (
-        ComplexState(*(jnp.broadcast_to(part, re.shape) for part in a)),
-        ComplexState(*(jnp.broadcast_to(gamma, re.shape) * part for part in (re, im))),
+        ComplexState(*(broadcast_along(part, re.shape) for part in a)),
+        ComplexState(*(broadcast_along(gamma, re.shape) * part for part in (re, im))),
     )
-
-
-def multiply_add(a: PyTree, h: PyTree, b: PyTree) -> PyTree:
-    """a ⊙ h + b, in complex numbers where h is a ``ComplexState``."""
-    if isinstance(h, ComplexState):
-        return ComplexState(re=a.re * h.re - a.im * h.im + b.re, im=a.re * h.im + a.im * h.re + b.im)
-    return a * h + b
-
-
-def linear_cell(cell: Cell, coefficients: Callable[[Any, Any], tuple[PyTree, PyTree]]) -> Cell:
-    """``cell`` with the recurrence h_t = a ⊙ h_{t−1} + b of these coefficients ``(params, u) -> (a, b)``."""
-
-    def advance(params: Params, h: PyTree, u: PyTree) -> PyTree:
-        a, b = coefficients(params, u)
-        return multiply_add(a, h, b)
-
-    return cell._replace(advance=advance, coefficients=coefficients)
 
 
 @factory
@@ -135,7 +117,7 @@ def diagonal(
         log_nu, _ = draw(k_ring, hidden_size, read["b_h"].dtype)
         return DiagonalParams(**read, log_nu=log_nu)
 
-    return linear_cell(cell._replace(init=init), diagonal_coefficients)
+    return with_coefficients(cell._replace(init=init), diagonal_coefficients)
 
 
 @factory
@@ -193,4 +175,4 @@ def lru(
         return product(h.re, params.C_re) - product(h.im, params.C_im)
 
     read = Cell(init, start, project, advance=lambda params, h, u: h, output=output)
-    return linear_cell(read, lru_coefficients)
+    return with_coefficients(read, lru_coefficients)

@@ -8,11 +8,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn_jax.cells.activations import complementary
 from rnn_jax.cells.binding import InputInits, bind_input
-from rnn_jax.cells.linear import linear_cell
 from rnn_jax.machinery.checks import require_finite_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, with_coefficients
 
 __all__ = ["MinGRUParams", "MinLSTMParams", "min_gru", "min_lstm"]
 
@@ -75,7 +74,7 @@ def min_gru(input_size: int, hidden_size: int, **inits: Unpack[InputInits]) -> C
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi. Were RNNs all we needed? 2024.
     """
-    return linear_cell(bind_input(MinGRUParams, 2, input_size, hidden_size, **inits), min_gru_coefficients)
+    return with_coefficients(bind_input(MinGRUParams, 2, input_size, hidden_size, **inits), min_gru_coefficients)
 
 
 @factory
@@ -87,7 +86,7 @@ def min_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **i
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi. Were RNNs all we needed? 2024.
     """
     require_finite_number(forget_bias=forget_bias)
-    cell = linear_cell(bind_input(MinLSTMParams, 3, input_size, hidden_size, **inits), min_lstm_coefficients)
+    cell = with_coefficients(bind_input(MinLSTMParams, 3, input_size, hidden_size, **inits), min_lstm_coefficients)
 
     def init(key: PRNGKeyArray) -> MinLSTMParams:
         params = cell.init(key)

@@ -12,13 +12,14 @@ from rnn_jax.keys import check_keys, require_draws, unkey
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.adjoint import adjoint
+from rnn_jax.schedules.associative import associative
 from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
 from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
 from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
 __all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
 
-SCHEDULES = {"scan": scan, "adjoint": adjoint}
+SCHEDULES = {"scan": scan, "adjoint": adjoint, "associative": associative}
 NARROW = re.compile(r"\b(float[48]_\w+|u?int[24])\b")  # types of a few bits
 
 
