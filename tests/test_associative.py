@@ -15,7 +15,7 @@ import rnn_jax as rnn
 from rnn_jax import outputs, rollout, window_cuts
 from rnn_jax.schedules import associative as associative_file
 from rnn_jax.schedules.associative import as_a_tree, one_by_one
-from rnn_jax.schedules.driver import run_schedule
+from rnn_jax.schedules.driver import Loops, run_schedule
 from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from tests.cases import CASES, schedules_of
 from tests.laboratory import B, T, any_nonzero, example, lab, random_params, refused
@@ -54,7 +54,7 @@ def test_blocks_of_any_length_give_the_values_and_derivatives_of_one(name, rever
 
         def loss(params, h0, xs):
             idle = idle_inputs(flags.mask, xs)
-            h_T, hs = run_schedule(cell, params, h0, xs, flags, idle, reverse, "associative")
+            h_T, hs = run_schedule(cell, params, h0, xs, flags, idle, reverse, Loops("associative"))
             flat, _ = ravel_pytree((h_T, hs))
             return jnp.sum(jnp.sin(flat) * jnp.linspace(1, 2, flat.size)), hs
 

@@ -1,11 +1,11 @@
 """The program of a function as a list of equations (a jaxpr), and parts of it that run alone."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 
 __all__ = [
     "Equations",
@@ -20,6 +20,7 @@ __all__ = [
     "over_time",
     "run",
     "type_of",
+    "types_in",
     "values_of",
     "variables",
 ]
@@ -110,6 +111,15 @@ def type_of(v: Any) -> Any:
     return v.aval
 
 
+def types_in(program: Jaxpr) -> Iterator[Any]:
+    """The shapes and types of all arrays of a program, those of calls inside it too."""
+    yield from map(type_of, [*program.invars, *program.constvars])
+    for eqn in program.eqns:
+        yield from map(type_of, eqn.outvars)
+        for inner in jaxprs_in_params(eqn.params):
+            yield from types_in(inner)
+
+
 def variables(atoms: Iterable[Any]) -> list[Any]:
     """Those operands that are variables, not numbers."""
     return [v for v in atoms if is_variable(v)]
@@ -132,6 +142,7 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
     once, each = dict(values.once), dict(values.each)
     timed = dependent(eqns, each)
     waiting: list[JaxprEqn] = []
+    in_rows = jax.device_count() == 1  # rows of all steps and examples are no longer split as a batch over devices is
 
     def finish() -> None:
         each.update(zip(*mapped(waiting, once, each), strict=True))
@@ -140,7 +151,7 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
     for eqn in eqns:
         if not any(is_variable(v) and v in timed for v in eqn.invars):
             once = run([eqn], once)
-        elif is_product_with_matrix(eqn) and eqn.invars[0] in timed and eqn.invars[1] not in timed:
+        elif in_rows and is_product_with_matrix(eqn) and eqn.invars[0] in timed and eqn.invars[1] not in timed:
             finish()
             h, W = variables(eqn.invars)
             each[eqn.outvars[0]] = product_of_rows(eqn, each[h], once[W])

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 
 __all__ = [
     "common_number",
+    "has_layouts",
     "laid_out",
     "one_step",
     "rows",

@@ -26,10 +26,12 @@ from rnn_jax.machinery.programs import (
     over_time,
     run,
     type_of,
+    types_in,
     values_of,
     variables,
 )
-from rnn_jax.machinery.sharding import one_step
+from rnn_jax.machinery.precision import is_half
+from rnn_jax.machinery.sharding import has_layouts, one_step
 from rnn_jax.schedules.blocks import cut_in_blocks, joined
 from rnn_jax.schedules.linear_step import Derivative, Moving, Step, is_inexact, taken_apart
 from rnn_jax.schedules.scan import StepFlags, flagged_step, scan
@@ -74,11 +76,13 @@ def adjoint(
 ) -> tuple[State, State]:
     """The rollout of ``scan``, with the same arguments and, up to rounding, the same results.
 
-    With ``remat``, only the states are kept, and everything else is computed again in blocks of so many steps.
+    It is that of ``scan`` itself for cells with side effects, for numbers of fewer than 32 bits, whose sums over time
+    need 32, and where types name axes of a mesh. With ``remat``, only the states are kept, and everything else is
+    computed again in blocks of so many steps.
     """
     x0 = jax.tree.map(one_step, (xs, flags))
     closed = jax.make_jaxpr(flagged_step(cell, params, fresh, idle))(h0, x0)
-    if closed.effects:  # such as jax.debug.print, which happens once a step
+    if closed.effects or has_layouts() or any(map(is_half, types_in(closed.jaxpr))):
         return scan(cell, params, h0, xs, flags, fresh, idle, reverse, unroll, remat)
 
     def step(shared: list, h: list, x: list) -> list:

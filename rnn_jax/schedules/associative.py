@@ -26,7 +26,16 @@ Flags = Bool[Array, "T ..."] | None
 
 
 def associative(
-    cell: Cell, params: Params, h0: State, xs: PyTree, flags: StepFlags, fresh: State, idle: PyTree, reverse: bool
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    flags: StepFlags,
+    fresh: State,
+    idle: PyTree,
+    reverse: bool,
+    unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[State, State]:
     """h_t = a_t ⊙ h_{t−1} + b_t of a cell with ``coefficients``, which are computed for all steps at once.
 
@@ -39,7 +48,7 @@ def associative(
     Arguments are those of ``scan``.
 
     Raises:
-        ValueError: for a cell without coefficients.
+        ValueError: for a cell without coefficients, or an unroll above 1, as there is no loop to unroll.
 
     Reference: Blelloch. Prefix sums and their applications. 1990; Martin, Cundy. Parallelizing linear recurrent neural
     nets over sequence length. 2018.
@@ -50,6 +59,8 @@ def associative(
             f"schedule got 'associative' for {params_name(params)}, which has no coefficients; want a cell that is "
             "linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
         )
+    if unroll > 1:
+        raise ValueError(f"unroll got {unroll} for schedule 'associative'; want 1, or another schedule")
     params, xs = widened((params, xs if flags.mask is None else unmasked(flags.mask, xs, idle)))
 
     def roll(h: State, steps: tuple[PyTree, StepFlags]) -> tuple[State, State]:
@@ -60,7 +71,7 @@ def associative(
         hs = map_parts(part, h, a, b, h if fresh is None else fresh)
         return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
 
-    length = block_length(h0, len(jax.tree.leaves(xs)[0]))
+    length = remat or block_length(h0, len(jax.tree.leaves(xs)[0]))
     return in_blocks(roll, h0, (xs, flags), length, reverse)
 
 

@@ -2,24 +2,36 @@
 
 import itertools
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Integer, PyTree
 
 from rnn_jax.keys import check_keys, require_draws, unkey
-from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.adjoint import adjoint
 from rnn_jax.schedules.associative import associative
+from rnn_jax.schedules.choice import default_schedule
 from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
 from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
 from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
-__all__ = ["SCHEDULES", "batch_shape", "outputs", "rollout"]
+__all__ = ["SCHEDULES", "Loops", "batch_shape", "outputs", "rollout"]
 
 SCHEDULES = {"scan": scan, "adjoint": adjoint, "associative": associative}
+
+
+class Loops(NamedTuple):
+    """How a rollout is computed; see there."""
+
+    schedule: str = "auto"
+    unroll: int = 1
+    remat: int | None = None
+
+
+AUTO = Loops()
 NARROW = re.compile(r"\b(float[48]_\w+|u?int[24])\b")  # types of a few bits
 
 
@@ -34,7 +46,9 @@ def rollout(
     resets: Bool[ArrayLike, "T ..."] | None = None,
     cuts: Bool[ArrayLike, "T ..."] | None = None,
     reverse: bool = False,
-    schedule: str = "scan",
+    schedule: str = "auto",
+    unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[State, State]:
     """Rolls a cell out over a sequence: h_t = f_W(h_{t−1}, x_t) for t = 1 … T.
 
@@ -55,14 +69,19 @@ def rollout(
             start that a reset puts there keeps its gradient.
         reverse: reads from the last step to the first, so that h_t depends on x_t … x_T, and h_T is the state after
             x_1. Masked steps keep the state, and borders stay where they are.
-        schedule: a name in ``SCHEDULES``.
+        schedule: a name in ``SCHEDULES``, or "auto": the one that ``default_schedule`` names. Schedules differ in cost,
+            and in results by rounding alone.
+        unroll: number of steps that the body of a compiled loop makes, as in ``jax.lax.scan``.
+        remat: number of steps of a block. For the gradient only states are then kept, and each block is computed again:
+            less memory for one more computation of the steps. None keeps what each step computes.
 
     Returns:
         ``(h_T, hs)``: the last state, and every state with time leading, ``(T, *batch, H)``.
 
     Raises:
         ValueError: when xs does not fit the cell, h0 not xs, mask, lengths, resets or cuts not xs, when mask and
-            lengths are both given, or when the schedule is unknown.
+            lengths are both given, when the schedule is unknown or cannot be used for this cell, or for an unroll or a
+            remat below 1.
 
     Example: a window of 2 cuts the gradient on its way to x_1 and x_2; the last step is padding.
 
@@ -76,17 +95,18 @@ def rollout(
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
     [False, False, True, False]
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule got {schedule!r}; want one of {', '.join(SCHEDULES)}")
+    if schedule not in ("auto", *SCHEDULES):
+        raise ValueError(f"schedule got {schedule!r}; want one of auto, {', '.join(SCHEDULES)}")
+    require_positive(unroll=unroll, **({} if remat is None else {"remat": remat}))
     require_cell("cell", cell)
     x, keys = unkey(xs)
     xs = x if keys is None else Keyed(x, keys)
     require_lengths(lengths, require_sequence(xs))
     mask, lengths, resets, cuts = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets, cuts))
-    return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, schedule)
+    return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, Loops(schedule, unroll, remat))
 
 
-@compiled("cell", "reverse", "schedule")
+@compiled("cell", "reverse", "loops")
 def _rolled(
     cell: Cell,
     params: Params,
@@ -97,12 +117,12 @@ def _rolled(
     resets: Array | None,
     cuts: Array | None,
     reverse: bool,
-    schedule: str,
+    loops: Loops,
 ) -> tuple[State, State]:
     """``rollout``, with the checks of shapes and types that are made when it is compiled."""
     require_fit(cell, params, h0, xs)
     flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
-    return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, schedule)
+    return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, loops)
 
 
 def run_schedule(
@@ -113,11 +133,13 @@ def run_schedule(
     flags: StepFlags,
     idle: PyTree,
     reverse: bool = False,
-    schedule: str = "scan",
+    loops: Loops = AUTO,
 ) -> tuple[State, State]:
     """A rollout of checked arguments; ``flags`` and ``idle`` as in a schedule."""
-    fresh = None if flags.resets is None else cell.start(params, batch_shape(cell, params, h0))
-    return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse)
+    batch = batch_shape(cell, params, h0)
+    fresh = None if flags.resets is None else cell.start(params, batch)
+    schedule = default_schedule(cell, batch) if loops.schedule == "auto" else loops.schedule
+    return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse, loops.unroll, loops.remat)
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:
