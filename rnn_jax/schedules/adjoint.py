@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 from jaxtyping import PyTree
 
+from rnn_jax.machinery.precision import is_half
 from rnn_jax.machinery.programs import (
     Timed,
     is_variable,
@@ -30,7 +31,6 @@ from rnn_jax.machinery.programs import (
     values_of,
     variables,
 )
-from rnn_jax.machinery.precision import is_half
 from rnn_jax.machinery.sharding import has_layouts, one_step
 from rnn_jax.schedules.blocks import cut_in_blocks, joined
 from rnn_jax.schedules.linear_step import Derivative, Moving, Step, is_inexact, taken_apart

@@ -16,14 +16,24 @@ from rnn_jax.schedules.gathered import SUMS, gathered
 
 __all__ = ["Derivative", "Step", "is_inexact", "taken_apart"]
 
-ARITHMETIC = (
-    "add sub mul div neg max min sign abs square integer_pow add_any eq ne lt le gt ge and or not xor is_finite"
-)
-SHAPING = (
-    "convert_element_type broadcast_in_dim reshape squeeze expand_dims slice split concatenate transpose rev pad copy"
-)
-CHEAP = frozenset([*ARITHMETIC.split(), *SHAPING.split(), "select_n", "clamp", "iota", "reduce_sum", "reduce_max"])
+SHAPING = "broadcast_in_dim reshape squeeze expand_dims slice split concatenate transpose rev pad copy select_n"
+ARITHMETIC = "add sub mul div neg max min abs square integer_pow add_any"
+CHEAP = frozenset([*SHAPING.split(), *ARITHMETIC.split()]) | {
+    "convert_element_type",
+    "and",
+    "or",
+    "not",
+    "xor",
+    "clamp",
+    "iota",
+    "reduce_sum",
+    "reduce_max",
+}
 """Primitives that are computed again where the derivative needs their results; those of all others are kept."""
+
+DECISIONS = "eq ne lt le gt ge sign is_finite floor ceil round argmax argmin sort top_k"
+DECIDING = frozenset(DECISIONS.split())
+"""Primitives whose results are always kept: computed again from rounded numbers, they could decide otherwise."""
 
 
 class Step(NamedTuple):
@@ -155,7 +165,9 @@ def kept_and_again(advance: list[JaxprEqn], after: list, read: list, keep: bool)
     kept: set[Var] = set()
 
     def is_cheap(eqn: JaxprEqn) -> bool:
-        return not keep or eqn.primitive.name in CHEAP or all(not is_variable(v) or v in states for v in eqn.invars)
+        if eqn.primitive.name in DECIDING:
+            return False
+        return not keep or eqn.primitive.name in CHEAP or states.issuperset(variables(eqn.invars))
 
     def sources(v: Var) -> tuple[set[Var], list[JaxprEqn]]:
         """The costly results that a variable is made of, and the equations that make it of them."""

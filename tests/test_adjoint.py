@@ -1,0 +1,227 @@
+"""The adjoint schedule: the numbers of ``scan`` under every transformation, and a loop that touches the state alone."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import rnn_jax as rnn
+from rnn_jax import cell_from_step, outputs, rollout
+from rnn_jax.schedules import adjoint as module
+from rnn_jax.schedules.driver import default_schedule
+from tests.cases import CASES, H, I
+from tests.laboratory import example, refused
+
+T, B = 7, 2
+
+
+def loss_of(cell, schedule, **options):
+    """Σ sin of every state and Σ of squares of outputs, as a function of params, first state and inputs."""
+
+    def loss(params, h0, xs):
+        h_T, hs = rollout(cell, params, h0, xs, schedule=schedule, **options)
+        flat, _ = ravel_pytree((h_T, hs))
+        return jnp.sum(jnp.sin(flat)) + jnp.sum(outputs(cell, params, hs) ** 2)
+
+    return loss
+
+
+def relative_error(found, wanted):
+    """The largest difference in a tree, relative to the largest number of its array."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    return max(float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-30)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_values_and_gradients_are_those_of_scan(name, monkeypatch):
+    cell, *given = example(name, T)
+
+    def both(*given):
+        of = [jax.value_and_grad(loss_of(cell, s), argnums=(0, 1, 2))(*given) for s in ("scan", "adjoint")]
+        monkeypatch.setattr(module, "CACHE", 0)
+        monkeypatch.setattr(module, "BLOCK", 3)  # two blocks and a rest
+        return *of, jax.value_and_grad(loss_of(cell, "adjoint"), argnums=(0, 1, 2))(*given)
+
+    wanted, at_once, in_blocks = jax.device_get(jax.jit(both)(*given))
+    assert relative_error(at_once, wanted) < 1e-12
+    assert relative_error(in_blocks, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("schedule", ["scan", "adjoint"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_remat_and_unroll_change_no_number(schedule, reverse):
+    cell, *given = example("stack", T)
+    flags = {"mask": jax.random.bernoulli(jax.random.key(1), 0.7, (T, B)), "reverse": reverse}
+    flags["resets"] = jnp.zeros((T, B), bool).at[3, 0].set(True)
+    options = [{}, {"remat": 1}, {"remat": 3}, {"remat": T + 1}, {"unroll": 3}, {"remat": 4, "unroll": 2}]
+
+    @jax.jit
+    def every(*given):
+        return [jax.value_and_grad(loss_of(cell, schedule, **o, **flags), argnums=(0, 1, 2))(*given) for o in options]
+
+    wanted, *others = jax.device_get(every(*given))
+    for found in others:
+        assert relative_error(found, wanted) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm layer norm", "learned start"])
+def test_forward_mode_second_derivatives_and_vmap_are_those_of_scan(name):
+    cell, params, h0, xs = example(name, 4)
+    flat, unravel = ravel_pytree(params)
+    direction = jax.random.normal(jax.random.key(3), flat.shape)
+    many = jnp.stack([flat, flat + 0.1 * direction])
+    window = jnp.zeros((4, B), bool).at[1, 0].set(True).at[2, 1].set(True)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def every(schedule):
+        def value(flat, xs=xs):
+            return loss_of(cell, schedule, cuts=window)(unravel(flat), h0, xs)
+
+        def of_one(h, x):  # vmap inside: every example alone
+            return ravel_pytree(rollout(cell, params, h, x, schedule=schedule)[0])[0]
+
+        return (
+            jax.jvp(value, (flat,), (direction,)),
+            jax.jvp(jax.grad(value), (flat,), (direction,)),
+            jax.hessian(lambda b: value(flat.at[:3].add(b)))(jnp.zeros(3)),
+            jax.vmap(jax.value_and_grad(value))(many),
+            jax.vmap(jax.grad(value, argnums=1), in_axes=(None, 0))(flat, jnp.stack([xs, 2 * xs])),
+            jax.jacrev(lambda h: jax.vmap(of_one, in_axes=(0, 1))(h, xs))(h0),
+        )
+
+    assert relative_error(*jax.device_get((every("adjoint"), every("scan")))) < 1e-11
+
+
+def loops_of(text):
+    """The bodies of the loops of a compiled program."""
+    names = re.findall(r"while\(.*?body=%?([\w.\-]+)", text)
+    return [re.search(rf"%{re.escape(name)} .*?\n}}", text, re.S).group() for name in names]
+
+
+@pytest.mark.parametrize("name", ["vanilla", "gru", "lstm"])
+def test_no_loop_of_the_gradient_makes_or_adds_up_anything_of_the_size_of_the_weights(name):
+    B, I, H = 3, 5, 16
+    cell = getattr(rnn, name)(I, H)
+    gates = {"vanilla": 1, "gru": 3, "lstm": 4}[name]
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((50, B, I))
+
+    def compiled(schedule):
+        def loss(params):
+            return jnp.sum(rollout(cell, params, cell.start(params, (B,)), xs, schedule=schedule)[0][0] ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+
+    of_weights = rf"= f64\[(1,)?({H},{gates * H}|{gates * H},{H}|{I},{gates * H}|{gates * H},{I})\]\S* (?!get-tuple)"
+    found = {s: sum(len(re.findall(of_weights, body)) for body in loops_of(compiled(s))) for s in ("scan", "adjoint")}
+    assert found["adjoint"] == 0
+    assert found["scan"] > 0  # the pattern finds such a product where there is one
+
+
+def test_recomputation_holds_less_than_a_plain_scan():
+    cell = rnn.lstm(16, 32)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((1000, 4, 16))
+
+    def temporaries(schedule, **options):
+        def loss(params):
+            hs = rollout(cell, params, cell.start(params, (4,)), xs, schedule=schedule, **options)[1]
+            return jnp.sum(outputs(cell, params, hs) ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    plain = temporaries("scan")
+    assert temporaries("adjoint", remat=16) <= 0.6 * plain
+    assert temporaries("scan", remat=32) <= 0.6 * plain
+
+
+def test_arrays_that_a_step_closes_over_have_their_gradient():
+    def value(scale, schedule):
+        cell = cell_from_step(
+            lambda key: jnp.eye(H),
+            lambda W, batch_shape=(): jnp.zeros((*batch_shape, H)),
+            lambda W, h, x: jnp.tanh(scale * (h @ W) + x),
+        )
+        return rollout(cell, jnp.eye(H), jnp.zeros((B, H)), jnp.ones((T, B, H)), schedule=schedule)[0].sum()
+
+    wanted, found = (jax.value_and_grad(value)(0.3, s) for s in ("scan", "adjoint"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
+
+
+def step_with_everything(params, h, x):
+    """A step with a loop, a branch, an integer in the state, a rule of its own, and weights on the left."""
+    value, count = h
+    inner = jax.lax.fori_loop(0, 2, lambda i, v: jnp.tanh(v @ params["W"]), value)
+    inner, _ = jax.lax.scan(lambda v, w: (v * w + x, None), inner, params["ws"])
+    branch = jax.lax.cond(count[0] % 2 == 0, jnp.sin, lambda v: v**2, inner)
+    left = jnp.einsum("ij,bj->bi", params["W"], jax.nn.relu(branch))
+    return jax.checkpoint(lambda v: jnp.exp(-(v**2)))(left) + 0.1 * value, count + 1
+
+
+def test_a_step_may_hold_loops_branches_integers_and_rules_of_its_own():
+    cell = cell_from_step(
+        lambda key: {"W": jax.random.normal(key, (H, H)), "ws": jnp.array([0.5, -0.4])},
+        lambda params, batch_shape=(): (jnp.zeros((*batch_shape, H)), jnp.zeros(batch_shape, int)),
+        step_with_everything,
+        lambda params, h: h[0],
+    )
+    params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, B, H))
+
+    def value(params, xs, schedule, **options):
+        (h, count), hs = rollout(cell, params, cell.start(params, (B,)), xs, schedule=schedule, **options)
+        return jnp.sum(h**2) + jnp.sum(hs[0] ** 3), count
+
+    wanted = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, xs, "scan")
+    for options in ({}, {"remat": 3}):
+        found = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, xs, "adjoint", **options)
+        assert found[0][1].tolist() == [T, T]
+        assert relative_error(found, wanted) < 1e-12
+
+
+def test_what_a_step_prints_is_printed_once_a_step(capfd):
+    def step(W, h, x):
+        jax.debug.print("step {}", x[0])
+        return jnp.tanh(h @ W + x)
+
+    cell = cell_from_step(lambda key: jnp.eye(1), lambda W, batch_shape=(): jnp.zeros((*batch_shape, 1)), step)
+    h_T, pullback = jax.vjp(
+        lambda W: rollout(cell, W, jnp.zeros(1), jnp.ones((3, 1)), schedule="adjoint")[0], jnp.eye(1)
+    )
+    jax.block_until_ready(pullback(h_T))
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("step") == 3
+
+
+def test_only_what_is_differentiated_is_computed():
+    cell, params, h0, xs = example("lstm", T)
+
+    def products(argnums):
+        f = jax.grad(loss_of(cell, "adjoint"), argnums=argnums)
+        text = jax.jit(f).lower(params, h0, xs).as_text()
+        return text.count("dot_general")
+
+    assert products(1) < products(0) < products((0, 1, 2))
+
+
+def test_the_default_is_that_of_the_rule():
+    assert default_schedule(rnn.lstm(I, H), (B,)) == default_schedule(rnn.lstm(I, H), ()) == "adjoint"
+    assert default_schedule(rnn.min_gru(I, H), ()) == default_schedule(rnn.min_gru(I, H), (1,)) == "associative"
+    assert default_schedule(rnn.min_gru(I, H), (B,)) == "adjoint"
+    cell, *given = example("lstm", T)
+    chex.assert_trees_all_equal(*(jax.grad(loss_of(cell, s))(*given) for s in ("auto", "adjoint")))
+
+
+def test_wrong_options_are_refused():
+    cell, *given = example("lstm", T)
+    roll = functools.partial(rollout, cell, *given)
+    refused(lambda: roll(schedule="fast"), "schedule got 'fast'; want one of auto, scan, adjoint, associative")
+    refused(lambda: roll(unroll=0), "unroll got 0; want a positive integer")
+    refused(lambda: roll(remat=-1), "remat got -1; want a positive integer")
+    linear, *given = example("diagonal", T)
+    refused(
+        lambda: rollout(linear, *given, schedule="associative", unroll=2),
+        "unroll got 2 for schedule 'associative'; want 1",
+    )
