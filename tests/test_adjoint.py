@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import rnn_jax as rnn
+from benchmarks.timing import memory_bytes
 from rnn_jax import cell_from_step, outputs, rollout
 from rnn_jax.schedules import adjoint as module
 from rnn_jax.schedules.driver import default_schedule
@@ -100,7 +101,7 @@ def test_forward_mode_second_derivatives_and_vmap_are_those_of_scan(name):
 def loops_of(text):
     """The bodies of the loops of a compiled program."""
     names = re.findall(r"while\(.*?body=%?([\w.\-]+)", text)
-    return [re.search(rf"%{re.escape(name)} .*?\n}}", text, re.S).group() for name in names]
+    return [re.findall(rf"%{re.escape(name)} .*?\n}}", text, re.S)[0] for name in names]
 
 
 @pytest.mark.parametrize("name", ["vanilla", "gru", "lstm"])
@@ -131,9 +132,10 @@ def test_recomputation_holds_less_than_a_plain_scan():
             hs = rollout(cell, params, cell.start(params, (4,)), xs, schedule=schedule, **options)[1]
             return jnp.sum(outputs(cell, params, hs) ** 2)
 
-        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+        return memory_bytes(jax.jit(jax.grad(loss)).lower(params).compile())[0] or 0
 
     plain = temporaries("scan")
+    assert plain > 0
     assert temporaries("adjoint", remat=16) <= 0.6 * plain
     assert temporaries("scan", remat=32) <= 0.6 * plain
 
@@ -142,7 +144,7 @@ def test_arrays_that_a_step_closes_over_have_their_gradient():
     def value(scale, schedule):
         cell = cell_from_step(
             lambda key: jnp.eye(H),
-            lambda W, batch_shape=(): jnp.zeros((*batch_shape, H)),
+            lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)),
             lambda W, h, x: jnp.tanh(scale * (h @ W) + x),
         )
         return rollout(cell, jnp.eye(H), jnp.zeros((B, H)), jnp.ones((T, B, H)), schedule=schedule)[0].sum()
@@ -186,7 +188,7 @@ def test_what_a_step_prints_is_printed_once_a_step(capfd):
         jax.debug.print("step {}", x[0])
         return jnp.tanh(h @ W + x)
 
-    cell = cell_from_step(lambda key: jnp.eye(1), lambda W, batch_shape=(): jnp.zeros((*batch_shape, 1)), step)
+    cell = cell_from_step(lambda key: jnp.eye(1), lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)), step)
     h_T, pullback = jax.vjp(
         lambda W: rollout(cell, W, jnp.zeros(1), jnp.ones((3, 1)), schedule="adjoint")[0], jnp.eye(1)
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_memory import updates_of_char_lm
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import command
 from benchmarks.timing import compare, compile_program, memory_settings, require_equal
@@ -88,9 +87,3 @@ def test_memory_that_stays_with_the_process_is_noticed(kept):
     env = clean | (settings if kept else {})
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(kept)
-
-
-def test_the_updates_of_char_lm_are_all_made():
-    state, info = updates_of_char_lm(B=2, H=4, T=3, updates=5).run()
-    assert int(state.step) == 5
-    assert (info.broken == -1).all()

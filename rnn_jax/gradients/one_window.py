@@ -26,11 +26,12 @@ def streaming(
     lengths: Integer[ArrayLike, "..."] | None = None,
     resets: Bool[ArrayLike, "T ..."] | None = None,
     has_aux: bool = False,
+    schedule: str = "auto",
 ) -> tuple[Float[Array, ""], Any]:
     """The loss of one window, for an update after each window.
 
     Args:
-        cell, params, mask, lengths, resets: as in ``cut``.
+        cell, params, mask, lengths, resets, schedule: as in ``cut``.
         h: the state where the window begins: h_0, or the state that the call for the window before returned.
         xs: k2 steps.
         targets: of the last k1 of them; k1 = k2 unless windows overlap.
@@ -59,7 +60,9 @@ def streaming(
     """
     k2 = require_sequence(xs)
     k1 = next((len(leaf) for leaf in jax.tree.leaves(targets)), k2)
-    plan, steps = plan_windows(cell, params, h, xs, targets, loss, k2, k1, mask, lengths, resets, counted_steps=k1)
+    plan, steps = plan_windows(
+        cell, params, h, xs, targets, loss, k2, k1, mask, lengths, resets, schedule, counted_steps=k1
+    )
     value, begin, aux = _one_window(plan, params, h, steps, k1, has_aux)
     return value, (begin, aux) if has_aux else begin
 

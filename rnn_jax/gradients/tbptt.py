@@ -75,11 +75,12 @@ def cut(
     mask: Bool[ArrayLike, "T ..."] | None = None,
     lengths: Integer[ArrayLike, "..."] | None = None,
     resets: Bool[ArrayLike, "T ..."] | None = None,
+    schedule: str = "auto",
 ) -> tuple[Float[Array, ""], State]:
     """The loss of one rollout whose gradient is cut at the beginning of every window: it defines the other programs.
 
     Args:
-        cell, params, h0, xs, mask, lengths, resets: as in ``rollout``.
+        cell, params, h0, xs, mask, lengths, resets, schedule: as in ``rollout``.
         targets: any pytree of arrays with time leading, or ``()``.
         loss: ``(ys, targets) -> scalar``, a sum over time.
         window: number of steps from one border to the next, k1 = k2; may be traced.
@@ -107,10 +108,10 @@ def cut(
     """
     T = require_sequence(xs)
     require_lengths(lengths, T)
-    return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window))
+    return _cut(cell, params, h0, xs, targets, loss, mask, lengths, resets, window_cuts(T, window), schedule)
 
 
-@compiled("cell", "loss")
+@compiled("cell", "loss", "schedule")
 def _cut(
     cell: Cell,
     params: Params,
@@ -122,9 +123,10 @@ def _cut(
     lengths: Any,
     resets: Any,
     cuts: Array,
+    schedule: str,
 ) -> tuple[Float[Array, ""], State]:
     require_steps(len(cuts), targets=targets)
-    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=cuts)
+    h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets, cuts=cuts, schedule=schedule)
     return require_scalar(loss(outputs(cell, params, hs), targets)), jax.lax.stop_gradient(h_T)
 
 
@@ -141,13 +143,14 @@ def chunked(
     mask: Bool[ArrayLike, "T ..."] | None = None,
     lengths: Integer[ArrayLike, "..."] | None = None,
     resets: Bool[ArrayLike, "T ..."] | None = None,
+    schedule: str = "auto",
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, with a gradient that is summed window by window: memory does not grow with T.
 
     Only reverse mode works on it. Arrays that ``cell`` and ``loss`` close over may be traced and differentiated.
 
     Args:
-        cell, params, h0, xs, targets, loss, mask, lengths, resets: as in ``cut``.
+        cell, params, h0, xs, targets, loss, mask, lengths, resets, schedule: as in ``cut``.
         window: k2, number of steps that the gradient goes back from the end of a window.
         k1: number of steps from the beginning of one window to the next, at most ``window``; by default k1 = k2, as in
             ``cut``. Each window counts the losses of its last k1 steps; the last window may be shorter.
@@ -170,7 +173,7 @@ def chunked(
     >>> jax.grad(squares)(cell.init(jax.random.key(0))).W_hh.shape
     (2, 6)
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
@@ -300,11 +303,12 @@ def parallel(
     mask: Bool[ArrayLike, "T ..."] | None = None,
     lengths: Integer[ArrayLike, "..."] | None = None,
     resets: Bool[ArrayLike, "T ..."] | None = None,
+    schedule: str = "auto",
 ) -> tuple[Float[Array, ""], State]:
     """The loss of ``cut``, whose gradient runs through all windows at once, after a rollout without gradient.
 
     Args:
-        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets: as in ``chunked``.
+        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule: as in ``chunked``.
 
     Returns:
         ``(loss, h_T)``, as ``cut``.
@@ -312,7 +316,7 @@ def parallel(
     Raises:
         ValueError: as in ``chunked``.
     """
-    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets)
+    plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule)
     if plan.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _in_parallel(plan, params, h0, steps)
@@ -325,7 +329,7 @@ def _in_parallel(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[F
     def on(h: State, number: Array) -> tuple[State, State]:
         all_steps = window_steps(plan, constant_steps, number, plan.k1)
         xs, flags = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.flags))
-        return run_schedule(plan.cell, constant_params, h, xs, flags, all_steps.idle)[0], h
+        return run_schedule(plan.cell, constant_params, h, xs, flags, all_steps.idle, loops=plan.loops)[0], h
 
     numbers = jnp.arange(plan.T // plan.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)

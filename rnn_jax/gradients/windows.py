@@ -10,7 +10,16 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
-from rnn_jax.schedules.driver import batch_shape, outputs, require_fit, run_schedule, step_flags
+from rnn_jax.schedules.driver import (
+    AUTO,
+    Loops,
+    batch_shape,
+    checked_loops,
+    outputs,
+    require_fit,
+    run_schedule,
+    step_flags,
+)
 from rnn_jax.schedules.scan import StepFlags, idle_inputs
 from rnn_jax.types import Cell, Params, State, require_cell
 
@@ -38,6 +47,7 @@ class Plan(NamedTuple):
     T: int
     k1: int
     k2: int
+    loops: Loops = AUTO
 
     def first_step(self, number: int | Array) -> int | Array:
         """The index of a window's first step; below 0 for the first windows where k1 < k2."""
@@ -69,12 +79,14 @@ def plan_windows(
     mask: Bool[ArrayLike, "T ..."] | None,
     lengths: Integer[ArrayLike, "..."] | None,
     resets: Bool[ArrayLike, "T ..."] | None,
+    schedule: str,
     counted_steps: int | None = None,
 ) -> tuple[Plan, Steps]:
     """The plan of a program's windows, none longer than necessary, and the data of its steps, both checked.
 
     Args:
-        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets: as in ``tbptt.chunked``.
+        cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule: as in
+            ``tbptt.chunked``.
         counted_steps: number of steps that have targets, if not all have.
 
     Raises:
@@ -97,7 +109,8 @@ def plan_windows(
     whole = -(-T // k1) * k1  # where the last window would end if it were not shorter
     begins_early = k1 < min(window, whole)  # the first windows begin with masked steps before the sequence
     all_or_some = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
-    return Plan(cell, loss, T, k1, min(window, whole)), Steps(xs, flags, targets, idle_inputs(all_or_some, xs))
+    loops = checked_loops(schedule)
+    return Plan(cell, loss, T, k1, min(window, whole), loops), Steps(xs, flags, targets, idle_inputs(all_or_some, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
@@ -157,7 +170,7 @@ def window_steps(plan: Plan, steps: Steps, number: int | Array, losses: int) -> 
 def window_outputs(plan: Plan, params: Params, h: State, steps: Steps, losses: int) -> tuple[PyTree, Ends]:
     """The outputs at a window's last steps, whose losses it counts, and the states that it computes."""
     require_fit(plan.cell, params, h, steps.xs)
-    h_T, hs = run_schedule(plan.cell, params, h, steps.xs, steps.flags, steps.idle)
+    h_T, hs = run_schedule(plan.cell, params, h, steps.xs, steps.flags, steps.idle, loops=plan.loops)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
     begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
     return outputs(plan.cell, params, counted), jax.lax.stop_gradient(Ends(begin, h_T))

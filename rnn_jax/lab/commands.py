@@ -22,8 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from rnn_jax.lab.allocation import keep_freed_memory
-
 __all__ = [
     "EXIT_CODES",
     "FAULTS",
@@ -71,14 +69,13 @@ def notebook_words() -> list[str]:
 def begin_command() -> None:
     """From now on an error of the script ends the process with one line and an exit code. Does nothing in a notebook.
 
-    Characters that the encoding of the terminal lacks are printed as escapes, and freed memory is kept
-    (``keep_freed_memory``).
+    Characters that the encoding of the terminal lacks are printed as escapes.
     """
     _COMMAND.update(is_running=not in_notebook(), run=None, handler=None)
     if in_notebook():
         return
     sys.excepthook = _end_with_one_line
-    _set_up_process()
+    _escape_unknown_characters()
 
 
 def run_begins(run: Any) -> None:
@@ -160,9 +157,7 @@ def _end_with_one_line(kind: type[BaseException], error: BaseException, trace: T
     raise SystemExit(code)
 
 
-def _set_up_process() -> None:
-    """What every command does first, before JAX starts."""
-    keep_freed_memory()
+def _escape_unknown_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -276,9 +271,9 @@ def uninterrupted() -> Iterator[None]:
 def wrong_use() -> Iterator[None]:
     """A context in which an error ends the process: exit code 2 and one line on stderr for a ValueError or OSError.
 
-    Memory that runs out ends it with exit code 1, and Ctrl-C with 130. Freed memory is kept (``keep_freed_memory``).
+    Memory that runs out ends it with exit code 1, and Ctrl-C with 130.
     """
-    _set_up_process()
+    _escape_unknown_characters()
     try:
         yield
     except (ValueError, OSError) as error:

@@ -95,15 +95,13 @@ def rollout(
     >>> (jax.grad(loss)(jnp.ones((4, 1))) != 0).ravel().tolist()
     [False, False, True, False]
     """
-    if schedule not in ("auto", *SCHEDULES):
-        raise ValueError(f"schedule got {schedule!r}; want one of auto, {', '.join(SCHEDULES)}")
-    require_positive(unroll=unroll, **({} if remat is None else {"remat": remat}))
+    loops = checked_loops(schedule, unroll, remat)
     require_cell("cell", cell)
     x, keys = unkey(xs)
     xs = x if keys is None else Keyed(x, keys)
     require_lengths(lengths, require_sequence(xs))
     mask, lengths, resets, cuts = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets, cuts))
-    return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, Loops(schedule, unroll, remat))
+    return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, loops)
 
 
 @compiled("cell", "reverse", "loops")
@@ -123,6 +121,14 @@ def _rolled(
     require_fit(cell, params, h0, xs)
     flags = step_flags(require_sequence(xs), batch_shape(cell, params, h0), mask, lengths, resets, cuts, reverse)
     return run_schedule(cell, params, h0, xs, flags, idle_inputs(flags.mask, xs), reverse, loops)
+
+
+def checked_loops(schedule: str, unroll: int = 1, remat: int | None = None) -> Loops:
+    """How a rollout is computed; a ValueError for an unknown schedule and for numbers below 1."""
+    if schedule not in ("auto", *SCHEDULES):
+        raise ValueError(f"schedule got {schedule!r}; want one of auto, {', '.join(SCHEDULES)}")
+    require_positive(unroll=unroll, **({} if remat is None else {"remat": remat}))
+    return Loops(schedule, unroll, remat)
 
 
 def run_schedule(

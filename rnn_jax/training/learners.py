@@ -17,7 +17,7 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_call
 from rnn_jax.machinery.sharding import laid_out, scan
-from rnn_jax.schedules.driver import batch_shape
+from rnn_jax.schedules.driver import batch_shape, checked_loops
 from rnn_jax.schedules.scan import where
 from rnn_jax.training.descent import (
     BatchResult,
@@ -85,6 +85,7 @@ def window_learner(
     clip: float | Float[Array, ""] | None = None,
     has_aux: bool = False,
     transform: Callable[[Params, PRNGKeyArray], Params] | None = None,
+    schedule: str = "auto",
 ) -> Learner:
     """Truncated back-propagation through time: one update after each window, the state carried on without its gradient.
 
@@ -103,11 +104,12 @@ def window_learner(
         transform: ``(params, key) -> params``: randomly changed params, such as by ``partial(weight_drop, rate=0.5)``,
             that replace the params throughout one window. Each window has a separate key, computed from the key of
             the state and its cursor. ``evaluate`` uses the params themselves.
+        schedule: of the rollout of a window, as in ``rollout``.
 
     Raises:
-        ValueError: for a clip that is not positive, an object that is not a cell or an optimizer; from ``init`` and
-            ``update``, for params that are not floating; from ``update``, for a batch that is not a ``Window``, and for
-            ids outside the vocabulary, unless they are traced.
+        ValueError: for an unknown schedule, a clip that is not positive, an object that is not a cell or an optimizer;
+            from ``init`` and ``update``, for params that are not floating; from ``update``, for a batch that is not a
+            ``Window``, and for ids outside the vocabulary, unless they are traced.
 
     Example: after many repetitions of "hello ", the next character is certain.
 
@@ -131,6 +133,7 @@ def window_learner(
     """
     require_cell("cell", cell)
     check_descent(optimizer, clip)
+    checked_loops(schedule)
 
     def init(key: PRNGKeyArray, batch_shape: tuple[int, ...] = ()) -> LearnerState:
         require_batch_shape(batch_shape)
@@ -146,7 +149,7 @@ def window_learner(
         start = laid_out(cell.start(params, batch), like=state.h)
         h = where(state.fresh, with_gradient_of(state.h, start), state.h)
         flags = {"mask": window.mask, "resets": window.resets}
-        value, rest = streaming(cell, params, h, xs, window.targets, loss, **flags, has_aux=has_aux)
+        value, rest = streaming(cell, params, h, xs, window.targets, loss, **flags, has_aux=has_aux, schedule=schedule)
         return value, rest if has_aux else (rest, ())
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
