@@ -1,6 +1,6 @@
 """``rollout`` against all that a user might take instead, interleaved in one process.
 
-``python -m benchmarks.peers [--quick] [--out FILE] [--cells lstm gru vanilla] [--schedule NAME] [--seconds 2.5]``.
+``python -m benchmarks.peers [--quick] [--out FILE] [--cells …] [--modes …] [--schedule NAME] [--seconds 2.5]``.
 """
 
 import dataclasses
@@ -32,7 +32,9 @@ class PeersOptions(Options):
 
     cells: tuple[Literal["vanilla", "gru", "lstm"], ...] = ("vanilla", "gru", "lstm")
     """The kinds of cells."""
-    schedule: str = "scan"
+    modes: tuple[Literal["forward", "forward+backward"], ...] = ("forward", "forward+backward")
+    """The rollout, and the gradient."""
+    schedule: str = "auto"
     """The schedule of our rollouts."""
     seconds: float = 2.5
     """Seconds for the rounds of one point and mode, without compilation."""
@@ -84,13 +86,18 @@ class PeersRecord(NamedTuple):
 
 
 def run(
-    quick: bool = False, cells: Sequence[str] = (), schedule: str = "scan", seconds: float = 2.5
+    quick: bool = False,
+    cells: Sequence[str] = (),
+    modes: Sequence[str] = tuple(MODES),
+    schedule: str = "auto",
+    seconds: float = 2.5,
 ) -> Iterator[PeersRecord]:
     """Records, one for each kind of cell, size and mode; the input has 64 features.
 
     Args:
         quick: one tiny size instead of thirteen, a few rounds.
         cells: names in ``CELLS``; by default all, of which the quick run takes the LSTM.
+        modes: names in ``MODES``.
         schedule: that of our rollouts.
         seconds: of the rounds of one point and mode.
 
@@ -103,7 +110,7 @@ def run(
     for kind, (B, H, T) in product(cells or (("lstm",) if quick else tuple(CELLS)), sizes(quick, here.platform)):
         point = point_of(kind, B, H, T, schedule)
         contenders, missing = contenders_of(point)
-        for mode in MODES:
+        for mode in modes:
             programs = {name: contender.program(mode) for name, contender in contenders.items()}
             results = {name: arrays_of(mode, contenders[name], program.run()) for name, program in programs.items()}
             require_sound(mode, contenders, results, TOLERANCE.get(here.platform, TOLERANCE["elsewhere"]))
@@ -233,9 +240,10 @@ def main() -> None:
     """The command line; exits with 2 on wrong use."""
     with wrong_use():
         options = parse(PeersOptions)
-        if options.schedule not in SCHEDULES:
-            raise ValueError(f"--schedule got {options.schedule}; want one of {', '.join(SCHEDULES)}")
-    show(append(run(options.quick, options.cells, options.schedule, options.seconds), options.out))
+        if options.schedule not in ("auto", *SCHEDULES):
+            raise ValueError(f"--schedule got {options.schedule}; want one of auto, {', '.join(SCHEDULES)}")
+    records = run(options.quick, options.cells, options.modes, options.schedule, options.seconds)
+    show(append(records, options.out))
 
 
 if __name__ == "__main__":

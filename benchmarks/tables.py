@@ -141,7 +141,7 @@ def bold(value: float | None) -> str:
 
 def peers_picture(kind: str, schedule: str) -> str:
     """The name of the file of a figure."""
-    return f"peers-{kind}.svg" if schedule == "scan" else f"peers-{kind}-{schedule}.svg"
+    return f"peers-{kind}.svg" if schedule == "auto" else f"peers-{kind}-{schedule}.svg"
 
 
 def scaling_block(folder: Path = RESULTS) -> str:

@@ -70,6 +70,14 @@ def test_loop_scan_vmap_and_batch_agree(it: Lab):
         chex.assert_trees_all_close(way, looped, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(("name", "schedule"), [of for of in with_schedules(CASES) if of[1] != "scan"])
+def test_every_schedule_has_the_values_and_the_gradients_of_scan(name, schedule):
+    question = {**random_flags(5), "seen": 1.0}
+    wanted, found = (lab(name, s).ask(**question) for s in ("scan", schedule))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(np.max(np.abs(b)), 1e-3))
+
+
 def test_the_output_is_the_same_in_one_call_as_step_by_step(it: Lab):
     answer = it.ask()
     seen = jax.jit(it.cell.output)
