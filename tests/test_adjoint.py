@@ -152,6 +152,22 @@ def test_arrays_that_a_step_closes_over_have_their_gradient():
     np.testing.assert_allclose(found, wanted, rtol=1e-13)
 
 
+def test_a_bias_that_is_broadcast_over_the_batch_after_a_split_has_its_gradient():
+    def step(params, h, x):
+        W, V, b = params
+        (r, z, n), (x_r, x_z, x_n) = (jnp.split(a, 3, axis=-1) for a in (h @ W, x @ V))
+        r, z = jax.nn.sigmoid(r + x_r), jax.nn.sigmoid(x_z + z)
+        return z * h + (1 - z) * jnp.tanh(x_n + r * (n + b[None]))
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(H, 3 * H), (I, 3 * H), (H,), (T, B, I)]
+    *params, xs = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    cell = cell_from_step(lambda key: tuple(params), lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)), step)
+    given = tuple(params), jnp.zeros((B, H)), xs
+    wanted, found = (jax.grad(loss_of(cell, s), argnums=(0, 1, 2))(*given) for s in ("scan", "adjoint"))
+    assert relative_error(found, wanted) < 1e-12
+
+
 def step_with_everything(params, h, x):
     """A step with a loop, a branch, an integer in the state, a rule of its own, and weights on the left."""
     value, count = h

@@ -90,7 +90,7 @@ def adders_of_one_part(program: Jaxpr, of_state: set[Var]) -> dict[Var, tuple[Va
         operands = variables(eqn.invars)
         if eqn.primitive.name in SUMS and len(of_state.intersection(operands)) == 1 == len(operands) - 1:
             part, other = sorted(operands, key=lambda v: v not in of_state)
-            if uses[part] == 1:
+            if uses[part] == 1 and type_of(part).shape == type_of(eqn.outvars[0]).shape:
                 found[part] = eqn.outvars[0], other
     return found
 
@@ -100,7 +100,7 @@ def of_sums(eqn: JaxprEqn, values: dict[Var, Any], adders: dict[Var, Any], of_st
     terms, name = values_of(eqn.invars, values), eqn.primitive.name
     first = terms[0]
     if name in SUMS:
-        return {eqn.outvars[0]: sum_of(*terms)}
+        return {eqn.outvars[0]: sum_of(*(spread(term, type_of(eqn.outvars[0]).shape) for term in terms))}
     if name == "split":
         return parts_of(eqn, first, values, adders)
     if name in SHAPING:
@@ -118,7 +118,7 @@ def parts_of(eqn: JaxprEqn, whole: Sum, values: dict[Var, Any], adders: dict[Var
     names = [v if of is None else of[0] for v, of in zip(eqn.outvars, found, strict=True)]
     if any(found):
         added = [
-            jnp.zeros(type_of(v).shape, type_of(v).dtype) if of is None else values[of[1]]
+            jnp.zeros(type_of(v).shape, type_of(v).dtype) if of is None else spread(values[of[1]], type_of(v).shape)
             for v, of in zip(eqn.outvars, found, strict=True)
         ]
         whole = whole.plus(jnp.concatenate(added, eqn.params["axis"]))
@@ -128,6 +128,13 @@ def parts_of(eqn: JaxprEqn, whole: Sum, values: dict[Var, Any], adders: dict[Var
 def total(a: Any) -> Any:
     """A value, added up if it is a sum."""
     return a.total() if isinstance(a, Sum) else a
+
+
+def spread(a: Any, shape: tuple[int, ...]) -> Any:
+    """A term of a sum in the shape of the sum, as an axis of one element may stand for one of many."""
+    if not isinstance(a, Sum):
+        return jnp.broadcast_to(a, shape)
+    return Sum(*(part if part is None else jnp.broadcast_to(part, shape) for part in (a.of_state, a.rest)))
 
 
 def sum_of(a: Any, b: Any) -> Sum:
