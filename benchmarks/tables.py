@@ -91,7 +91,7 @@ def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
         f"### Schedule `{schedule}`, {kind}",
         f"{where(last)}; {others}. Memory: {settings}; freed memory is {kept}."
         + (f" Missing: {'; '.join(sorted(missing))}." if missing else ""),
-        "Geometric means, over all points of both modes, of the seconds of ours over those of each contender:",
+        "Geometric means, over all points below, of the seconds of ours over those of each contender:",
         table(["cell", *names], means),
         f"![Seconds over the floor, by shape](results/{peers_picture(kind, schedule)})",
         *(points_table(cell, names, rows) for cell, rows in groups.items()),

@@ -169,16 +169,31 @@ def test_a_bias_that_is_broadcast_over_the_batch_after_a_split_has_its_gradient(
 
 
 def step_with_everything(params, h, x):
-    """A step with a loop, a branch, an integer in the state, a rule of its own, and weights on the left."""
+    """A step with loops, an integer in the state, rules of its own, weights on the left, and a number as an index."""
     value, count = h
     inner = jax.lax.fori_loop(0, 2, lambda i, v: jnp.tanh(v @ params["W"]), value)
     inner, _ = jax.lax.scan(lambda v, w: (v * w + x, None), inner, params["ws"])
-    branch = jax.lax.cond(count[0] % 2 == 0, jnp.sin, lambda v: v**2, inner)
-    left = jnp.einsum("ij,bj->bi", params["W"], jax.nn.relu(branch))
-    return jax.checkpoint(lambda v: jnp.exp(-(v**2)))(left) + 0.1 * value, count + 1
+    left = jnp.einsum("ij,bj->bi", params["W"], jax.nn.relu(surrogate(inner)))
+    factor = jnp.asarray([0.5, 1.0, 2.0])[(jnp.abs(inner[:, :1]) * 3).astype(int) % 3]
+    return jax.checkpoint(lambda v: jnp.exp(-(v**2)))(factor * left) + 0.1 * value, count + 1
 
 
-def test_a_step_may_hold_loops_branches_integers_and_rules_of_its_own():
+SLOPES = np.linspace(0.5, 1.0, H)[None]
+
+
+@jax.custom_jvp
+def surrogate(x):
+    """tanh with slopes of its own, which are an array that the rule closes over."""
+    return jnp.tanh(x)
+
+
+@surrogate.defjvp
+def _(primals, tangents):
+    return jnp.tanh(primals[0]), tangents[0] * SLOPES
+
+
+@pytest.mark.parametrize("options", [{}, {"remat": 3}])
+def test_a_step_may_hold_loops_integers_and_rules_of_its_own(options):
     cell = cell_from_step(
         lambda key: {"W": jax.random.normal(key, (H, H)), "ws": jnp.array([0.5, -0.4])},
         lambda params, batch_shape=(): (jnp.zeros((*batch_shape, H)), jnp.zeros(batch_shape, int)),
@@ -192,10 +207,70 @@ def test_a_step_may_hold_loops_branches_integers_and_rules_of_its_own():
         return jnp.sum(h**2) + jnp.sum(hs[0] ** 3), count
 
     wanted = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, xs, "scan")
-    for options in ({}, {"remat": 3}):
-        found = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, xs, "adjoint", **options)
-        assert found[0][1].tolist() == [T, T]
-        assert relative_error(found, wanted) < 1e-12
+    found = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, xs, "adjoint", **options)
+    assert found[0][1].tolist() == [T, T]
+    assert relative_error(found, wanted) < 1e-12
+
+
+@jax.custom_vjp
+def clipped(x):
+    """The identity, whose gradient is clipped at each step."""
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, to_y: (jnp.clip(to_y, -0.1, 0.1),))
+
+
+def random_keep(key):
+    """A mask of H numbers."""
+    return jax.random.bernoulli(key, 0.5, (H,)).astype(float)
+
+
+AS_WRITTEN = {
+    "a clipped gradient of params": lambda W, h, x: jnp.tanh(h @ clipped(W) + x["value"]),
+    "a clipped gradient of the input": lambda W, h, x: jnp.tanh(h @ W + clipped(x["value"] @ W)),
+    "a branch": lambda W, h, x: jnp.tanh(
+        h @ W + jax.lax.cond(jnp.sum(h) > 0, lambda x: x @ W, lambda x: 2 * x, x["value"])
+    ),
+    "a callback": lambda W, h, x: jnp.tanh(
+        h @ W + jax.pure_callback(np.sin, jax.ShapeDtypeStruct((B, H), float), jax.lax.stop_gradient(x["value"]))
+    ),
+    "random numbers of other keys": lambda W, h, x: jnp.tanh(h @ W + x["value"]) * jax.vmap(random_keep)(x["key"]),
+}
+
+
+@pytest.mark.parametrize("name", list(AS_WRITTEN))
+def test_a_step_that_may_not_be_taken_apart_is_computed_as_it_is_written(name):
+    keys = jax.random.split(jax.random.key(5, impl="rbg"), (T, B))
+    xs = {"value": jax.random.normal(jax.random.key(0), (T, B, H))}
+    if "random" in name:
+        xs["key"] = keys
+    cell = cell_from_step(
+        lambda key: jnp.eye(H), lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)), AS_WRITTEN[name]
+    )
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def gradient(scale, schedule):
+        def value(scale):
+            return jnp.sum(rollout(cell, scale * jnp.eye(H), jnp.zeros((B, H)), xs, schedule=schedule)[1] ** 2)
+
+        return jax.value_and_grad(value)(scale)
+
+    assert relative_error(gradient(0.5, "adjoint"), gradient(0.5, "scan")) < 1e-12
+
+
+@pytest.mark.parametrize("schedule", ["scan", "adjoint"])
+def test_there_may_be_no_features_and_no_examples(schedule):
+    def step(params, h, x):
+        W, V = params
+        return jnp.tanh(h @ W + x @ V)
+
+    cell = cell_from_step(lambda key: (), lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)), step)
+    for batch, features in ((B, 0), (0, I)):
+        params, xs = (jnp.eye(H), jnp.ones((features, H))), jnp.ones((T, batch, features))
+        for options in ({}, {"remat": 2}):
+            grads = jax.grad(loss_of(cell, schedule, **options))(params, jnp.zeros((batch, H)), xs)
+            chex.assert_tree_all_finite(grads)
 
 
 def test_what_a_step_prints_is_printed_once_a_step(capfd):
@@ -223,12 +298,17 @@ def test_only_what_is_differentiated_is_computed():
     assert products(1) < products(0) < products((0, 1, 2))
 
 
-def test_the_default_is_that_of_the_rule():
-    assert default_schedule(rnn.lstm(I, H), (B,)) == default_schedule(rnn.lstm(I, H), ()) == "adjoint"
-    assert default_schedule(rnn.min_gru(I, H), ()) == default_schedule(rnn.min_gru(I, H), (1,)) == "associative"
-    assert default_schedule(rnn.min_gru(I, H), (B,)) == "adjoint"
+def test_the_default_is_that_of_the_rule(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    one, few, many = (jnp.zeros((*batch, H)) for batch in ((), (B,), (2**14,)))
+    assert default_schedule(rnn.gru(I, H), one, ()) == default_schedule(rnn.gru(I, H), few, (B,)) == "adjoint"
+    assert default_schedule(rnn.gru(I, H), many, (2**14,)) == "scan"
+    assert default_schedule(rnn.min_gru(I, H), one, ()) == "associative"
+    assert default_schedule(rnn.min_gru(I, H), few, (B,)) == "adjoint"
     cell, *given = example("lstm", T)
     chex.assert_trees_all_equal(*(jax.grad(loss_of(cell, s))(*given) for s in ("auto", "adjoint")))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert default_schedule(rnn.gru(I, H), few, (B,)) == "scan"
 
 
 def test_wrong_options_are_refused():

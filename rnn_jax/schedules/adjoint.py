@@ -21,20 +21,20 @@ from jaxtyping import PyTree
 from rnn_jax.machinery.precision import is_half
 from rnn_jax.machinery.programs import (
     Timed,
+    all_equations,
     is_variable,
     made_and_read,
     needed,
     over_time,
     run,
     type_of,
-    types_in,
     values_of,
     variables,
 )
 from rnn_jax.machinery.sharding import has_layouts, one_step
 from rnn_jax.schedules.blocks import cut_in_blocks, joined
 from rnn_jax.schedules.linear_step import Derivative, Moving, Step, is_inexact, taken_apart
-from rnn_jax.schedules.scan import StepFlags, flagged_step, scan
+from rnn_jax.schedules.scan import StepFlags, flagged_step, is_key, scan
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["adjoint"]
@@ -76,13 +76,13 @@ def adjoint(
 ) -> tuple[State, State]:
     """The rollout of ``scan``, with the same arguments and, up to rounding, the same results.
 
-    It is that of ``scan`` itself for cells with side effects, for numbers of fewer than 32 bits, whose sums over time
-    need 32, and where types name axes of a mesh. With ``remat``, only the states are kept, and everything else is
-    computed again in blocks of so many steps.
+    It is that of ``scan`` itself where types name axes of a mesh, and for steps that may not be taken apart: see
+    ``may_be_taken_apart``. With ``remat``, only the states are kept, and everything else is computed again in blocks
+    of so many steps.
     """
     x0 = jax.tree.map(one_step, (xs, flags))
     closed = jax.make_jaxpr(flagged_step(cell, params, fresh, idle))(h0, x0)
-    if closed.effects or has_layouts() or any(map(is_half, types_in(closed.jaxpr))):
+    if has_layouts() or not may_be_taken_apart(closed):
         return scan(cell, params, h0, xs, flags, fresh, idle, reverse, unroll, remat)
 
     def step(shared: list, h: list, x: list) -> list:
@@ -91,6 +91,25 @@ def adjoint(
     h, tree = jax.tree.flatten(h0)
     h_T, hs = rolled(step, reverse, unroll, remat)(closed.consts, h, jax.tree.leaves((xs, flags)))
     return jax.tree.unflatten(tree, h_T), jax.tree.unflatten(tree, hs)
+
+
+AS_WRITTEN = frozenset({"cond", "custom_vjp_call", "custom_vjp_call_jaxpr", "pure_callback", "rng_bit_generator"})
+
+
+def may_be_taken_apart(step: ClosedJaxpr) -> bool:
+    """Whether the equations of a step may be computed for all steps at once, and its gradients be added up first.
+
+    Not so with side effects, such as ``jax.debug.print``, which happen once a step; with numbers of fewer than 32 bits,
+    whose sums over time need 32; with branches, callbacks, and random numbers that differ in batches (keys other than
+    threefry); and with rules for reverse mode of one's own, which need not be linear.
+    """
+    arrays = [type_of(v) for v in [*step.jaxpr.invars, *step.jaxpr.constvars]]
+    for eqn in all_equations(step.jaxpr):
+        if eqn.primitive.name in AS_WRITTEN:
+            return False
+        arrays += map(type_of, eqn.outvars)
+    other_keys = [a for a in arrays if is_key(a) and "fry" not in str(a.dtype)]
+    return not (step.effects or other_keys or any(map(is_half, arrays)))
 
 
 def rolled(step: Callable[..., list], reverse: bool, unroll: int, remat: int | None) -> Callable[..., Any]:
@@ -109,7 +128,8 @@ def rolled(step: Callable[..., list], reverse: bool, unroll: int, remat: int | N
         moving = Moving(*([moves(t) for t in part] for part in tangents))
         moving = moving._replace(h=[is_inexact(h) for h in h0])
         taken, linear = taken_apart(step, shared, h0, list(map(one_step, xs)), moving, keep=remat is None)
-        once = run(taken.once, dict(zip(taken.shared, shared, strict=True)))
+        constants = taken.constants | linear.constants
+        once = run(taken.once, constants | dict(zip(taken.shared, shared, strict=True)))
         written = [type_of(v) for v in [*taken.h, *taken.kept, *linear.injected]]
         at_once = len(xs[0]) * sum(a.size * a.dtype.itemsize for a in written) <= CACHE
         plan = Plan(taken, linear, once, reverse, unroll, remat or (None if at_once else BLOCK))

@@ -96,14 +96,14 @@ def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int, re
         return roll(h, steps)
     rest = T % length
     first = jax.tree.map(lambda a: a[:rest], steps)
-    blocks = jax.tree.map(lambda a: a[rest:].reshape(-1, length, *a.shape[1:]), steps)
+    blocks = jax.tree.map(lambda a: a[rest:].reshape(T // length, length, *a.shape[1:]), steps)
     if reverse:
         h, late = sharding.scan(jax.checkpoint(roll), h, blocks, reverse)
         h, early = roll(h, first)
     else:
         h, early = roll(h, first)
         h, late = sharding.scan(jax.checkpoint(roll), h, blocks)
-    late = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), late)
+    late = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), late)
     return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late) if rest else late
 
 

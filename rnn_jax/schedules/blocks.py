@@ -25,7 +25,7 @@ def joined(
     carry: Any, ys: PyTree, on_block: Callable[[Any, Any], tuple[Any, Any]], rest: PyTree, reverse: bool
 ) -> tuple[Any, Any]:
     """The results of whole blocks ``(n, block, …)``, with those of the rest, as ``(T, …)``."""
-    ys = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), ys)
+    ys = jax.tree.map(lambda y: y.reshape(y.shape[0] * y.shape[1], *y.shape[2:]), ys)
     if len(jax.tree.leaves(rest)[-1]) == 0:
         return carry, ys
     carry, more = on_block(carry, rest)

@@ -4,29 +4,35 @@ import math
 
 import jax
 
-from rnn_jax.types import Cell
+from rnn_jax.types import Cell, State
 
 __all__ = ["default_schedule"]
 
 
-def default_schedule(cell: Cell, batch: tuple[int, ...]) -> str:
+LARGE = 2**16
+"""Numbers in a part of a state (B 128, H 512) from which one product for all steps is no faster than one a step."""
+
+
+def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...]) -> str:
     """The name of the schedule that ``rollout`` uses by default.
 
-    ==========  =========================================  =============
-    device      cell and batch                             schedule
-    ==========  =========================================  =============
-    CPU         with ``coefficients``, one example         associative
-    CPU         all others                                 adjoint
-    others                                                 scan
-    ==========  =========================================  =============
+    ==========  ===============================================  =============
+    device      cell and state                                   schedule
+    ==========  ===============================================  =============
+    CPU         with ``coefficients``, one example               associative
+    CPU         65,536 numbers or more in a part of the state    scan
+    CPU         all others                                       adjoint
+    others                                                       scan
+    ==========  ===============================================  =============
 
     Results are the same up to rounding. The rule is that of measurements on a CPU, in ``benchmarks/README.md``; on
     other devices nothing was measured, so they keep the reference.
 
     Args:
         cell: the recurrence.
-        batch: the batch axes; those of ``jax.vmap`` around the rollout are not seen.
+        h0: a state.
+        batch: its batch axes; those of ``jax.vmap`` around the rollout are not seen.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or any(h.size >= LARGE for h in jax.tree.leaves(h0)):
         return "scan"
     return "associative" if cell.coefficients is not None and math.prod(batch) == 1 else "adjoint"

@@ -144,7 +144,7 @@ def run_schedule(
     """A rollout of checked arguments; ``flags`` and ``idle`` as in a schedule."""
     batch = batch_shape(cell, params, h0)
     fresh = None if flags.resets is None else cell.start(params, batch)
-    schedule = default_schedule(cell, batch) if loops.schedule == "auto" else loops.schedule
+    schedule = default_schedule(cell, h0, batch) if loops.schedule == "auto" else loops.schedule
     return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse, loops.unroll, loops.remat)
 
 

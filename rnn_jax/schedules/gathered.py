@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import JaxprEqn, Var
 
 from rnn_jax.machinery.programs import (
+    Program,
     apply_equation,
     dependent,
     equations_of,
@@ -22,7 +22,7 @@ from rnn_jax.machinery.programs import (
 
 __all__ = ["SUMS", "gathered"]
 
-SHAPING = frozenset(
+OF_ONE_ARRAY = frozenset(
     ("reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "convert_element_type", "neg")
 )
 """Linear functions of one array, of which that of a sum is the sum of two."""
@@ -49,7 +49,7 @@ class Sum:
 
 def gathered(
     f: Callable[..., Any], residuals: list, tangents: list, changing: Sequence[bool], on_state: Sequence[bool]
-) -> Jaxpr:
+) -> Program:
     """The program of a linear function ``(residuals, tangents) -> tangents``, in which sums are postponed.
 
     Where a + v is added to w, and only a depends on the state, the program computes a + (v + w); where its parts are
@@ -62,13 +62,13 @@ def gathered(
         on_state: for each tangent whether it is one of the state.
     """
     plain = equations_of(f, residuals, tangents)
-    given, moved = plain.invars[: len(residuals)], plain.invars[len(residuals) :]
+    given, moved = plain.args[: len(residuals)], plain.args[len(residuals) :]
     of_step = dependent(plain.eqns, [*moved, *(v for v, changes in zip(given, changing, strict=True) if changes)])
     of_state = dependent(plain.eqns, [v for v, is_state in zip(moved, on_state, strict=True) if is_state])
     later = [eqn for eqn in plain.eqns if not of_state.isdisjoint(eqn.outvars)]
 
     def program(*arrays: Any) -> list:
-        values: dict[Var, Any] = dict(zip(plain.invars, arrays, strict=True))
+        values: dict[Var, Any] = plain.constants | dict(zip(plain.args, arrays, strict=True))
         for eqn in plain.eqns:
             if of_state.isdisjoint(eqn.outvars):
                 values.update(zip(eqn.outvars, apply_equation(eqn, *values_of(eqn.invars, values)), strict=True))
@@ -77,14 +77,14 @@ def gathered(
         for eqn in later:
             if eqn.outvars[0] not in values:
                 values.update(of_sums(eqn, values, adders, of_step))
-        return list(map(total, values_of(plain.outvars, values)))
+        return list(map(total, values_of(plain.results, values)))
 
-    return jax.make_jaxpr(program)(*residuals, *tangents).jaxpr
+    return equations_of(program, *residuals, *tangents)
 
 
-def adders_of_one_part(program: Jaxpr, of_state: set[Var]) -> dict[Var, tuple[Var, Var]]:
+def adders_of_one_part(program: Program, of_state: set[Var]) -> dict[Var, tuple[Var, Var]]:
     """For a variable that one sum reads and nothing else: the sum, and what is added, if that is not of the state."""
-    uses = Counter([*(v for eqn in program.eqns for v in variables(eqn.invars)), *variables(program.outvars)])
+    uses = Counter([*(v for eqn in program.eqns for v in variables(eqn.invars)), *variables(program.results)])
     found = {}
     for eqn in program.eqns:
         operands = variables(eqn.invars)
@@ -103,7 +103,7 @@ def of_sums(eqn: JaxprEqn, values: dict[Var, Any], adders: dict[Var, Any], of_st
         return {eqn.outvars[0]: sum_of(*(spread(term, type_of(eqn.outvars[0]).shape) for term in terms))}
     if name == "split":
         return parts_of(eqn, first, values, adders)
-    if name in SHAPING:
+    if name in OF_ONE_ARRAY:
         parts = [None if a is None else apply_equation(eqn, a)[0] for a in (first.of_state, first.rest)]
         return {eqn.outvars[0]: Sum(*parts)}
     if is_product_with_matrix(eqn) and isinstance(first, Sum) and eqn.invars[1] not in of_step:

@@ -31,14 +31,16 @@ CHEAP = frozenset([*SHAPING.split(), *ARITHMETIC.split()]) | {
 }
 """Primitives that are computed again where the derivative needs their results; those of all others are kept."""
 
-DECISIONS = "eq ne lt le gt ge sign is_finite floor ceil round argmax argmin sort top_k"
-DECIDING = frozenset(DECISIONS.split())
-"""Primitives whose results are always kept: computed again from rounded numbers, they could decide otherwise."""
+DECIDING = frozenset({"sign", "floor", "ceil", "round", "sort", "top_k"})
+"""Primitives whose results are always kept, as are those that make integers or booleans of floating numbers, such as
+comparisons: computed again from rounded numbers, they could decide otherwise."""
 
 
 class Step(NamedTuple):
     """The equations of a step ``(shared, h, x) -> h``."""
 
+    constants: dict[Var, Any]
+    """Arrays of the step that are no params."""
     shared: list[Var]
     h: list[Var]
     x: list[Var]
@@ -59,6 +61,7 @@ class Step(NamedTuple):
 class Derivative(NamedTuple):
     """The equations of the derivative of a step, ``(shared, h, x; dshared, dh, dx) -> dh``."""
 
+    constants: dict[Var, Any]
     residuals: list[tuple[Var, Any]]
     """Variables, and the variables or numbers of the step that are their values."""
     d_shared: list[Var]
@@ -114,15 +117,15 @@ def taken_apart(
         return after, leaves
 
     program = equations_of(with_residuals, shared, h, x)
-    of_shared, of_h, of_x = parts_like((shared, h, x), program.invars)
-    after, read = program.outvars[: len(h)], program.outvars[len(h) :]
+    of_shared, of_h, of_x = parts_like((shared, h, x), program.args)
+    after, read = program.results[: len(h)], program.results[len(h) :]
     on_h, on_x = dependent(program.eqns, of_h), dependent(program.eqns, of_x)
     once, ahead, advance = [], [], []
     for eqn in program.eqns:
         group = advance if on_h & set(eqn.outvars) else ahead if on_x & set(eqn.outvars) else once
         group.append(eqn)
     kept, again = kept_and_again(advance, after, read, keep)
-    taken = Step(of_shared, of_h, of_x, after, once, ahead, advance, kept, again)
+    taken = Step(program.constants, of_shared, of_h, of_x, after, once, ahead, advance, kept, again)
     changing = [is_variable(v) and v in on_h | on_x for v in read]
     return taken, derivative_of(forms[0], read, changing, forms[1], moving)
 
@@ -137,22 +140,24 @@ def derivative_of(tree: Any, read: list, changing: list[bool], some: list, movin
         return jax.tree.unflatten(tree, residuals)(*tangents)
 
     linear = gathered(derivative, list(map(type_of, read)), some, changing, on_state)
-    residuals, tangents = linear.invars[: len(read)], linear.invars[len(read) :]
+    residuals, tangents = linear.args[: len(read)], linear.args[len(read) :]
     counts = [[None] * sum(flags) for flags in moving]
     d_shared, d_h, d_x = parts_like(counts, tangents)
-    eqns = needed(linear.eqns, linear.outvars)
+    eqns = needed(linear.eqns, linear.results)
     on_tangents, on_h = dependent(eqns, tangents), dependent(eqns, d_h)
     prepare, inject, carry = [], [], []
     for eqn in eqns:
         group = carry if on_h & set(eqn.outvars) else inject if on_tangents & set(eqn.outvars) else prepare
         group.append(eqn)
     entering = {*d_shared, *d_x}.union(*(e.outvars for e in inject))
-    reads = [*(v for e in carry for v in e.invars), *linear.outvars]
+    reads = [*(v for e in carry for v in e.invars), *linear.results]
     injected = [v for v in dict.fromkeys(variables(reads)) if v in entering]
-    sums = [*(v for e in carry if e.primitive.name in SUMS for v in e.invars), *linear.outvars]
+    sums = [*(v for e in carry if e.primitive.name in SUMS for v in e.invars), *linear.results]
     added = [v for v in injected if v in set(variables(sums))]
     pairs = list(zip(residuals, read, strict=True))
-    return Derivative(pairs, d_shared, d_h, d_x, linear.outvars, prepare, inject, carry, injected, added)
+    return Derivative(
+        linear.constants, pairs, d_shared, d_h, d_x, linear.results, prepare, inject, carry, injected, added
+    )
 
 
 def kept_and_again(advance: list[JaxprEqn], after: list, read: list, keep: bool) -> tuple[list[Var], list[JaxprEqn]]:
@@ -165,7 +170,9 @@ def kept_and_again(advance: list[JaxprEqn], after: list, read: list, keep: bool)
     kept: set[Var] = set()
 
     def is_cheap(eqn: JaxprEqn) -> bool:
-        if eqn.primitive.name in DECIDING:
+        if eqn.primitive.name in DECIDING or (
+            is_inexact(type_of(eqn.invars[0])) and not is_inexact(type_of(eqn.outvars[0]))
+        ):
             return False
         return not keep or eqn.primitive.name in CHEAP or states.issuperset(variables(eqn.invars))
 

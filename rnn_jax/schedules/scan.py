@@ -1,7 +1,7 @@
 """The reference schedule: one step after another inside ``jax.lax.scan``."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.schedules.blocks import scan_in_blocks
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["StepFlags", "flagged_step", "scan"]
+__all__ = ["StepFlags", "flagged_step", "is_key", "scan"]
 
 
 class StepFlags(NamedTuple):
@@ -118,6 +118,6 @@ def unmasked(mask: Bool[Array, "..."], x: PyTree, idle: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: a if is_key(a) else where(mask, a, b), x, idle)
 
 
-def is_key(a: Array) -> bool:
-    """Whether an array holds typed keys."""
+def is_key(a: Any) -> bool:
+    """Whether an array, or the type of one, is of typed keys."""
     return jnp.issubdtype(a.dtype, jax.dtypes.prng_key)

@@ -148,8 +148,8 @@ def window_learner(
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
         start = laid_out(cell.start(params, batch), like=state.h)
         h = where(state.fresh, with_gradient_of(state.h, start), state.h)
-        flags = {"mask": window.mask, "resets": window.resets}
-        value, rest = streaming(cell, params, h, xs, window.targets, loss, **flags, has_aux=has_aux, schedule=schedule)
+        options = {"mask": window.mask, "resets": window.resets, "has_aux": has_aux, "schedule": schedule}
+        value, rest = streaming(cell, params, h, xs, window.targets, loss, **options)
         return value, rest if has_aux else (rest, ())
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
@@ -159,9 +159,8 @@ def window_learner(
 
     @compiled("reads")
     def updated(reads: Any, state: LearnerState, window: Window) -> tuple[LearnerState, LearnerInfo]:
-        batch = batch_shape(cell, state.params, state.h)
+        batch, y = batch_shape(cell, state.params, state.h), jax.eval_shape(cell.output, state.params, state.h)
         (value, (h, aux)), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, window)
-        y = jax.eval_shape(cell.output, state.params, state.h)
         result = BatchResult(
             loss=value,
             grads=grads,
