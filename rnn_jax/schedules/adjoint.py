@@ -85,8 +85,10 @@ def adjoint(
     if has_layouts() or not may_be_taken_apart(closed):
         return scan(cell, params, h0, xs, flags, fresh, idle, reverse, unroll, remat)
 
+    program = closed.jaxpr  # without the arrays that it closes over, which would outlive their trace
+
     def step(shared: list, h: list, x: list) -> list:
-        return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, shared))(*h, *x)
+        return jaxpr_as_fun(ClosedJaxpr(program, shared))(*h, *x)
 
     h, tree = jax.tree.flatten(h0)
     h_T, hs = rolled(step, reverse, unroll, remat)(closed.consts, h, jax.tree.leaves((xs, flags)))
