@@ -132,7 +132,7 @@ def test_an_unknown_schedule_is_wrong_use(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         peers.main()
     assert stopped.value.code == 2
-    assert "--schedule got scann; want one of scan" in "".join(capsys.readouterr())
+    assert "--schedule got scann; want one of auto, scan" in "".join(capsys.readouterr())
 
 
 def test_exponents_are_those_of_the_last_points_that_have_a_value():

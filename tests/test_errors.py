@@ -151,7 +151,7 @@ def test_images_of_bytes_given_to_a_convolution_are_named():
 def test_an_unknown_schedule_lists_the_known():
     cell = vanilla(I, H)
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=r"^schedule got 'magic'; want one of scan"):
+    with pytest.raises(ValueError, match=r"^schedule got 'magic'; want one of auto, scan, adjoint, associative$"):
         rollout(cell, params, cell.start(params), jnp.zeros((5, I)), schedule="magic")
 
 

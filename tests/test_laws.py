@@ -250,9 +250,10 @@ def test_a_window_of_at_least_T_is_full_back_propagation_learned_start_included(
 
 def test_a_rollout_is_pure_and_compiles_once(it: Lab):
     first = it.ask(seen=1.0)
+    before = it.traces.count(False)  # more than 1 where the programs of this process were forgotten in between
     it.ask(params=jax.tree.map(np.zeros_like, it.params), xs=it.xs + 1, mask=False)
     chex.assert_trees_all_equal(it.ask(seen=1.0), first)
-    assert it.traces.count(False) == 1
+    assert it.traces.count(False) == before
 
 
 @pytest.mark.parametrize(("name", "schedule"), with_schedules(name for name, case in CASES.items() if case.ids))

@@ -85,6 +85,7 @@ SIZES = {
     "matching_size parameters": lambda n: matching_size(lambda H: rnn.gru(3, H), n),
     "evaluate window": lambda n: evaluate(model, model_params, ids, (), squares, window=n),
     "window_cuts window": lambda n: rnn.window_cuts(6, n),
+    "rollout unroll": lambda n: rnn.rollout(cell, params, h, xs, unroll=n),
     "cut window": lambda n: program("cut", window=n),
     "chunked window": lambda n: program("chunked", window=n),
     "parallel window": lambda n: program("parallel", window=n),
@@ -156,6 +157,11 @@ OTHERS = {
         lambda q: summarise_lags(jnp.zeros((4, 2)), q),
         [(1.1,), (-0.1,), (NAN,), 0.5, ("a",), (True,)],
         [(0.5,), (0, 1), ()],
+    ),
+    "rollout remat": (
+        lambda n: rnn.rollout(cell, params, h, xs, remat=n),
+        [0, 2.0, NAN, *NEITHER],
+        [1, np.int8(2), None],
     ),
     "pad steps": (
         lambda n: data.pad([[1]], steps=n),
