@@ -304,6 +304,7 @@ def test_the_default_is_that_of_the_rule(monkeypatch):
     assert default_schedule(rnn.gru(I, H), one, ()) == default_schedule(rnn.gru(I, H), few, (B,)) == "adjoint"
     assert default_schedule(rnn.gru(I, H), many, (2**14,)) == "scan"
     assert default_schedule(rnn.min_gru(I, H), one, ()) == "associative"
+    assert default_schedule(rnn.min_gru(I, H), one, (), unroll=2) == "adjoint"
     assert default_schedule(rnn.min_gru(I, H), few, (B,)) == "adjoint"
     cell, *given = example("lstm", T)
     chex.assert_trees_all_equal(*(jax.grad(loss_of(cell, s))(*given) for s in ("auto", "adjoint")))

@@ -16,7 +16,6 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
-from jaxtyping import PyTree
 
 from rnn_jax.machinery.precision import is_half
 from rnn_jax.machinery.programs import (
@@ -34,8 +33,8 @@ from rnn_jax.machinery.programs import (
 from rnn_jax.machinery.sharding import has_layouts, one_step
 from rnn_jax.schedules.blocks import cut_in_blocks, joined
 from rnn_jax.schedules.linear_step import Derivative, Moving, Step, is_inexact, taken_apart
-from rnn_jax.schedules.scan import StepFlags, flagged_step, is_key, scan
-from rnn_jax.types import Cell, Params, State
+from rnn_jax.schedules.scan import Loops, Rollout, flagged_step, is_key, scan
+from rnn_jax.types import State
 
 __all__ = ["adjoint"]
 
@@ -62,28 +61,17 @@ class Plan(NamedTuple):
     """Steps of a block of the derivative; None for all at once."""
 
 
-def adjoint(
-    cell: Cell,
-    params: Params,
-    h0: State,
-    xs: PyTree,
-    flags: StepFlags,
-    fresh: State,
-    idle: PyTree,
-    reverse: bool,
-    unroll: int = 1,
-    remat: int | None = None,
-) -> tuple[State, State]:
-    """The rollout of ``scan``, with the same arguments and, up to rounding, the same results.
+def adjoint(task: Rollout) -> tuple[State, State]:
+    """The rollout of ``scan``: up to rounding, the same results.
 
     It is that of ``scan`` itself where types name axes of a mesh, and for steps that may not be taken apart: see
     ``may_be_taken_apart``. With ``remat``, only the states are kept, and everything else is computed again in blocks
     of so many steps.
     """
-    x0 = jax.tree.map(one_step, (xs, flags))
-    closed = jax.make_jaxpr(flagged_step(cell, params, fresh, idle))(h0, x0)
+    h0, inputs = task.h0, (task.xs, task.flags)
+    closed = jax.make_jaxpr(flagged_step(task))(h0, jax.tree.map(one_step, inputs))
     if has_layouts() or not may_be_taken_apart(closed):
-        return scan(cell, params, h0, xs, flags, fresh, idle, reverse, unroll, remat)
+        return scan(task)
 
     program = closed.jaxpr  # without the arrays that it closes over, which would outlive their trace
 
@@ -91,7 +79,7 @@ def adjoint(
         return jaxpr_as_fun(ClosedJaxpr(program, shared))(*h, *x)
 
     h, tree = jax.tree.flatten(h0)
-    h_T, hs = rolled(step, reverse, unroll, remat)(closed.consts, h, jax.tree.leaves((xs, flags)))
+    h_T, hs = rolled(step, task.reverse, task.loops)(closed.consts, h, jax.tree.leaves(inputs))
     return jax.tree.unflatten(tree, h_T), jax.tree.unflatten(tree, hs)
 
 
@@ -114,7 +102,7 @@ def may_be_taken_apart(step: ClosedJaxpr) -> bool:
     return not (step.effects or other_keys or any(map(is_half, arrays)))
 
 
-def rolled(step: Callable[..., list], reverse: bool, unroll: int, remat: int | None) -> Callable[..., Any]:
+def rolled(step: Callable[..., list], reverse: bool, loops: Loops) -> Callable[..., Any]:
     """The rollout ``(shared, h0, xs) -> (h_T, hs)`` of a step of lists, with its derivative."""
 
     @jax.custom_jvp
@@ -123,18 +111,18 @@ def rolled(step: Callable[..., list], reverse: bool, unroll: int, remat: int | N
             h = step(shared, h, x)
             return h, h
 
-        return lax.scan(on, h0, xs, reverse=reverse, unroll=unroll)
+        return lax.scan(on, h0, xs, reverse=reverse, unroll=loops.unroll)
 
     def derivative(primals: Any, tangents: Any) -> Any:
         shared, h0, xs = primals
         moving = Moving(*([moves(t) for t in part] for part in tangents))
         moving = moving._replace(h=[is_inexact(h) for h in h0])
-        taken, linear = taken_apart(step, shared, h0, list(map(one_step, xs)), moving, keep=remat is None)
+        taken, linear = taken_apart(step, shared, h0, list(map(one_step, xs)), moving, keep=loops.remat is None)
         constants = taken.constants | linear.constants
         once = run(taken.once, constants | dict(zip(taken.shared, shared, strict=True)))
         written = [type_of(v) for v in [*taken.h, *taken.kept, *linear.injected]]
         at_once = len(xs[0]) * sum(a.size * a.dtype.itemsize for a in written) <= CACHE
-        plan = Plan(taken, linear, once, reverse, unroll, remat or (None if at_once else BLOCK))
+        plan = Plan(taken, linear, once, reverse, loops.unroll, loops.remat or (None if at_once else BLOCK))
         h_T, hs, kept = forward(plan, h0, xs)
         d_shared, d_xs = ([t for t in part if moves(t)] for part in (tangents[0], tangents[2]))
         d_h0 = [t if moves(t) else jnp.zeros_like(h) for h, t in zip(h0, tangents[1], strict=True) if is_inexact(h)]

@@ -1,7 +1,6 @@
 """The schedule of cells that are linear in their state: all inputs at once, then one linear recurrence."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +12,9 @@ from rnn_jax.combinators import params_name
 from rnn_jax.machinery import sharding
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import where
-from rnn_jax.schedules.scan import StepFlags, stop_gradient_where, unmasked
-from rnn_jax.types import Cell, ComplexState, Params, State, map_parts
+from rnn_jax.schedules.blocks import scan_in_blocks
+from rnn_jax.schedules.scan import Rollout, StepFlags, stop_gradient_where, unmasked
+from rnn_jax.types import ComplexState, State, map_parts
 
 __all__ = ["associative"]
 
@@ -25,18 +25,7 @@ Flags = Bool[Array, "T ..."] | None
 """One for each step, broadcast over the last axes of a state; None for no such flags."""
 
 
-def associative(
-    cell: Cell,
-    params: Params,
-    h0: State,
-    xs: PyTree,
-    flags: StepFlags,
-    fresh: State,
-    idle: PyTree,
-    reverse: bool,
-    unroll: int = 1,
-    remat: int | None = None,
-) -> tuple[State, State]:
+def associative(task: Rollout) -> tuple[State, State]:
     """h_t = a_t ⊙ h_{t−1} + b_t of a cell with ``coefficients``, which are computed for all steps at once.
 
     Two such steps, one after the other, are again one: a = a_2 ⊙ a_1, b = a_2 ⊙ b_1 + b_2. An accelerator therefore
@@ -45,34 +34,36 @@ def associative(
     The gradient is a recurrence of the same kind in the other direction. Params and inputs of fewer than 32 bits
     are widened to 32, and each state is rounded once.
 
-    Arguments are those of ``scan``.
-
     Raises:
         ValueError: for a cell without coefficients, or an unroll above 1, as there is no loop to unroll.
 
     Reference: Blelloch. Prefix sums and their applications. 1990; Martin, Cundy. Parallelizing linear recurrent neural
     nets over sequence length. 2018.
     """
-    coefficients = cell.coefficients
+    project, coefficients, flags, reverse = task.cell.project, task.cell.coefficients, task.flags, task.reverse
     if coefficients is None:
         raise ValueError(
-            f"schedule got 'associative' for {params_name(params)}, which has no coefficients; want a cell that is "
-            "linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
+            f"schedule got 'associative' for {params_name(task.params)}, which has no coefficients; want a cell that "
+            "is linear in its state: diagonal, lru, min_gru, min_lstm, or one of your own made by linear_cell"
         )
-    if unroll > 1:
-        raise ValueError(f"unroll got {unroll} for schedule 'associative'; want 1, or another schedule")
-    params, xs = widened((params, xs if flags.mask is None else unmasked(flags.mask, xs, idle)))
+    if task.loops.unroll > 1:
+        raise ValueError(f"unroll got {task.loops.unroll} for schedule 'associative'; want 1, or another schedule")
+    xs = task.xs if flags.mask is None else unmasked(flags.mask, task.xs, task.idle)
+    params, xs = widened((task.params, xs))
 
     def roll(h: State, steps: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         xs, flags = steps
         T = len(jax.tree.leaves(xs)[0])
-        a, b = coefficients(params, cell.project(params, xs))
+        a, b = coefficients(params, project(params, xs))
         part = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
-        hs = map_parts(part, h, a, b, h if fresh is None else fresh)
+        hs = map_parts(part, h, a, b, h if task.fresh is None else task.fresh)
         return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
 
-    length = remat or block_length(h0, len(jax.tree.leaves(xs)[0]))
-    return in_blocks(roll, h0, (xs, flags), length, reverse)
+    T = len(jax.tree.leaves(xs)[0])
+    length = task.loops.remat or block_length(task.h0, T)
+    if length >= T:
+        return roll(task.h0, (xs, flags))
+    return scan_in_blocks(roll, task.h0, (xs, flags), length, reverse)
 
 
 def block_length(h0: State, T: int) -> int:
@@ -84,27 +75,6 @@ def block_length(h0: State, T: int) -> int:
     if jax.default_backend() != "cpu" or most >= T:
         return T
     return next((length for length in range(most, most // 2, -1) if T % length == 0), most)
-
-
-def in_blocks(roll: Callable[..., Any], h: State, steps: PyTree, length: int, reverse: bool) -> Any:
-    """``roll(h, steps) -> (h_T, hs)``, one block of steps after the other; for its gradient each is computed again.
-
-    The rest of the division by the length comes first in time.
-    """
-    T = len(jax.tree.leaves(steps)[0])
-    if length >= T:
-        return roll(h, steps)
-    rest = T % length
-    first = jax.tree.map(lambda a: a[:rest], steps)
-    blocks = jax.tree.map(lambda a: a[rest:].reshape(T // length, length, *a.shape[1:]), steps)
-    if reverse:
-        h, late = sharding.scan(jax.checkpoint(roll), h, blocks, reverse)
-        h, early = roll(h, first)
-    else:
-        h, early = roll(h, first)
-        h, late = sharding.scan(jax.checkpoint(roll), h, blocks)
-    late = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), late)
-    return h, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), early, late) if rest else late
 
 
 def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps: int, reverse: bool) -> Any:

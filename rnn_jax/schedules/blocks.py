@@ -15,7 +15,11 @@ __all__ = ["cut_in_blocks", "joined", "scan_in_blocks"]
 def scan_in_blocks(
     on_block: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree, block: int, reverse: bool
 ) -> tuple[Any, Any]:
-    """``jax.lax.scan`` of a function that takes blocks ``(block, …)`` of xs and returns such blocks of results."""
+    """``jax.lax.scan`` of a function that takes blocks ``(block, …)`` of xs and returns such blocks of results.
+
+    For the gradient only the carry between blocks is kept, and each block is computed again.
+    """
+    on_block = jax.checkpoint(on_block, prevent_cse=False)
     whole, rest = cut_in_blocks(xs, block, reverse)
     carry, ys = sharding.scan(on_block, carry, whole, reverse)
     return joined(carry, ys, on_block, rest, reverse)

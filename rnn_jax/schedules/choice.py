@@ -13,17 +13,17 @@ LARGE = 2**16
 """Numbers in a part of a state (B 128, H 512) from which one product for all steps is no faster than one a step."""
 
 
-def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...]) -> str:
+def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...], unroll: int = 1) -> str:
     """The name of the schedule that ``rollout`` uses by default.
 
-    ==========  ===============================================  =============
-    device      cell and state                                   schedule
-    ==========  ===============================================  =============
-    CPU         with ``coefficients``, one example               associative
-    CPU         65,536 numbers or more in a part of the state    scan
-    CPU         all others                                       adjoint
-    others                                                       scan
-    ==========  ===============================================  =============
+    ==========  ====================================================  =============
+    device      cell and state                                        schedule
+    ==========  ====================================================  =============
+    CPU         with ``coefficients``, one example, nothing unrolled  associative
+    CPU         65,536 numbers or more in a part of the state         scan
+    CPU         all others                                            adjoint
+    others                                                            scan
+    ==========  ====================================================  =============
 
     Results are the same up to rounding. The rule comes from measurements on one CPU, of which ``benchmarks/README.md``
     has those of cells without coefficients; on other devices nothing was measured, so they keep the reference.
@@ -32,7 +32,9 @@ def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...]) -> str:
         cell: the recurrence.
         h0: a state.
         batch: its batch axes; those of ``jax.vmap`` around the rollout are not seen.
+        unroll: steps that the body of a loop makes.
     """
     if jax.default_backend() != "cpu" or any(h.size >= LARGE for h in jax.tree.leaves(h0)):
         return "scan"
-    return "associative" if cell.coefficients is not None and math.prod(batch) == 1 else "adjoint"
+    linear = cell.coefficients is not None and math.prod(batch) == 1 and unroll == 1
+    return "associative" if linear else "adjoint"

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,13 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.adjoint import adjoint
 from rnn_jax.schedules.associative import associative
 from rnn_jax.schedules.choice import default_schedule
-from rnn_jax.schedules.scan import StepFlags, idle_inputs, scan
+from rnn_jax.schedules.scan import Loops, Rollout, StepFlags, idle_inputs, scan
 from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
 from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
 __all__ = ["SCHEDULES", "Loops", "batch_shape", "outputs", "rollout"]
 
 SCHEDULES = {"scan": scan, "adjoint": adjoint, "associative": associative}
-
-
-class Loops(NamedTuple):
-    """How a rollout is computed; see there."""
-
-    schedule: str = "auto"
-    unroll: int = 1
-    remat: int | None = None
 
 
 AUTO = Loops()
@@ -141,11 +133,11 @@ def run_schedule(
     reverse: bool = False,
     loops: Loops = AUTO,
 ) -> tuple[State, State]:
-    """A rollout of checked arguments; ``flags`` and ``idle`` as in a schedule."""
+    """A rollout of checked arguments; ``flags`` and ``idle`` as in ``Rollout``."""
     batch = batch_shape(cell, params, h0)
     fresh = None if flags.resets is None else cell.start(params, batch)
-    schedule = default_schedule(cell, h0, batch) if loops.schedule == "auto" else loops.schedule
-    return SCHEDULES[schedule](cell, params, h0, xs, flags, fresh, idle, reverse, loops.unroll, loops.remat)
+    schedule = default_schedule(cell, h0, batch, loops.unroll) if loops.schedule == "auto" else loops.schedule
+    return SCHEDULES[schedule](Rollout(cell, params, h0, xs, flags, fresh, idle, reverse, loops))
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:

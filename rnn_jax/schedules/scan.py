@@ -13,7 +13,7 @@ from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.schedules.blocks import scan_in_blocks
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["StepFlags", "flagged_step", "is_key", "scan"]
+__all__ = ["Loops", "Rollout", "StepFlags", "flagged_step", "is_key", "scan"]
 
 
 class StepFlags(NamedTuple):
@@ -27,56 +27,61 @@ class StepFlags(NamedTuple):
     """True: no gradient flows into the state before the step."""
 
 
-def scan(
-    cell: Cell,
-    params: Params,
-    h0: State,
-    xs: PyTree,
-    flags: StepFlags,
-    fresh: State,
-    idle: PyTree,
-    reverse: bool,
-    unroll: int = 1,
-    remat: int | None = None,
-) -> tuple[State, State]:
-    """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it.
+class Loops(NamedTuple):
+    """How a rollout is computed; see there."""
 
-    Args:
-        cell, params, h0, xs: as in ``rollout``.
-        flags: as in ``StepFlags``; borders are those before the step in the order of reading.
-        fresh: the state after a reset.
-        idle: the inputs at masked steps, from ``idle_inputs``.
-        reverse: from the last step to the first.
-        unroll, remat: as in ``rollout``.
-    """
-    step = flagged_step(cell, params, fresh, idle)
+    schedule: str = "auto"
+    unroll: int = 1
+    remat: int | None = None
+
+
+class Rollout(NamedTuple):
+    """What a schedule computes, with checked arguments."""
+
+    cell: Cell
+    params: Params
+    h0: State
+    xs: PyTree
+    flags: StepFlags
+    """Borders are those before the step in the order of reading."""
+    fresh: State
+    """The state after a reset; None without resets."""
+    idle: PyTree
+    """The inputs at masked steps, from ``idle_inputs``."""
+    reverse: bool
+    """From the last step to the first."""
+    loops: Loops
+
+
+def scan(task: Rollout) -> tuple[State, State]:
+    """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it."""
+    step = flagged_step(task)
 
     def on(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         h = step(h, inputs)
         return h, h
 
     def on_block(h: State, inputs: tuple[PyTree, StepFlags]) -> tuple[State, State]:
-        return sharding.scan(on, h, inputs, reverse, unroll)
+        return sharding.scan(on, h, inputs, task.reverse, task.loops.unroll)
 
-    if remat is None:
-        return on_block(h0, (xs, flags))
-    return scan_in_blocks(jax.checkpoint(on_block, prevent_cse=False), h0, (xs, flags), remat, reverse)
+    inputs, block = (task.xs, task.flags), task.loops.remat
+    if block is None:
+        return on_block(task.h0, inputs)
+    return scan_in_blocks(on_block, task.h0, inputs, block, task.reverse)
 
 
-def flagged_step(
-    cell: Cell, params: Params, fresh: State, idle: PyTree
-) -> Callable[[State, tuple[PyTree, StepFlags]], State]:
-    """One step ``(h, (x, flags)) -> h`` with its mask, reset and cut; arguments as in ``scan``."""
-    wide, wide_fresh = widened(params), widened(fresh)
+def flagged_step(task: Rollout) -> Callable[[State, tuple[PyTree, StepFlags]], State]:
+    """One step ``(h, (x, flags)) -> h`` with its mask, reset and cut."""
+    wide, wide_fresh = widened(task.params), widened(task.fresh)
 
     def step(h: State, inputs: tuple[PyTree, StepFlags]) -> State:
         x, (mask, reset, cut) = inputs
-        narrow = narrowed(wide, params)
+        narrow = narrowed(wide, task.params)
         if cut is not None:
             h = stop_gradient_where(cut, h)
         if reset is not None:
-            h = where(reset, narrowed(wide_fresh, fresh), h)
-        stepped = cell.step(narrow, h, x if mask is None else unmasked(mask, x, idle))
+            h = where(reset, narrowed(wide_fresh, task.fresh), h)
+        stepped = task.cell.step(narrow, h, x if mask is None else unmasked(mask, x, task.idle))
         return stepped if mask is None else where(mask, stepped, h)
 
     return step
