@@ -68,15 +68,15 @@ def equations_of(f: Callable[..., Any], *args: Any) -> Program:
     """
     closed = jax.make_jaxpr(f)(*args)
     plain = closed.jaxpr.replace(constvars=(), invars=[*closed.jaxpr.constvars, *closed.jaxpr.invars])
-    flat = jax.make_jaxpr(lambda consts, args: opened(plain, [*consts, *args]))(closed.consts, closed.in_avals).jaxpr
-    consts, args = flat.invars[: len(closed.consts)], flat.invars[len(closed.consts) :]
-    return Program(list(args), list(flat.outvars), list(flat.eqns), dict(zip(consts, closed.consts, strict=True)))
+    if any(eqn.primitive.name in CALLS for eqn in plain.eqns):
+        plain = jax.make_jaxpr(lambda *args: opened(plain, args))(*closed.consts, *closed.in_avals).jaxpr
+    consts, args = plain.invars[: len(closed.consts)], plain.invars[len(closed.consts) :]
+    return Program(list(args), list(plain.outvars), list(plain.eqns), dict(zip(consts, closed.consts, strict=True)))
 
 
 def apply_equation(eqn: JaxprEqn, *values: Any) -> Sequence[Any]:
     """The results of one equation; None for those that nothing reads."""
-    given: dict[Any, Any] = {v: value for v, value in zip(eqn.invars, values, strict=True) if is_variable(v)}
-    made = run([eqn], given)
+    made = run([eqn], {v: a for v, a in zip(eqn.invars, values, strict=True) if not isinstance(v, Literal)})
     return [made.get(v) for v in eqn.outvars]
 
 
@@ -98,21 +98,21 @@ def made_and_read(eqns: Equations) -> tuple[list[Var], list[Var]]:
 
 def values_of(atoms: Iterable[Any], values: dict[Var, Any]) -> list[Any]:
     """The values of variables, and numbers as they stand."""
-    return [values[atom] if is_variable(atom) else atom.val for atom in atoms]
+    return [atom.val if isinstance(atom, Literal) else values[atom] for atom in atoms]
 
 
 def dependent(eqns: Equations, on: Iterable[Var]) -> set[Var]:
     """The variables that depend on any of ``on``, these included."""
     found = set(on)
     for eqn in eqns:
-        if any(is_variable(v) and v in found for v in eqn.invars):
+        if any(v in found for v in variables(eqn.invars)):
             found.update(eqn.outvars)
     return found
 
 
 def needed(eqns: Equations, results: Iterable[Any]) -> list[JaxprEqn]:
     """The equations without which these results cannot be computed, in order."""
-    wanted, kept = {v for v in results if is_variable(v)}, []
+    wanted, kept = set(variables(results)), []
     for eqn in reversed(eqns):
         if any(v in wanted for v in eqn.outvars):
             kept.append(eqn)
@@ -135,7 +135,7 @@ def all_equations(program: Jaxpr) -> Iterator[JaxprEqn]:
 
 def variables(atoms: Iterable[Any]) -> list[Any]:
     """Those operands that are variables, not numbers."""
-    return [v for v in atoms if is_variable(v)]
+    return [v for v in atoms if not isinstance(v, Literal)]
 
 
 def is_variable(atom: Any) -> bool:
@@ -162,7 +162,7 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
         waiting.clear()
 
     for eqn in eqns:
-        if not any(is_variable(v) and v in timed for v in eqn.invars):
+        if not any(v in timed for v in variables(eqn.invars)):
             once = run([eqn], once)
         elif in_rows and is_product_with_matrix(eqn) and eqn.invars[0] in timed and eqn.invars[1] not in timed:
             finish()
