@@ -107,3 +107,8 @@ def schedules_of(name: str) -> list[str]:
 def with_schedules(names: Iterable[str]) -> list[tuple[str, str]]:
     """Each of these cases with each of its schedules."""
     return [(name, schedule) for name in names for schedule in schedules_of(name)]
+
+
+def with_few_schedules(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each of these cases with ``scan``, and a few with the other schedules: for laws that compile programs apart."""
+    return [(name, of) for name, of in with_schedules(names) if of == "scan" or name in A_FEW]
