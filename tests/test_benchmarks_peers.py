@@ -156,10 +156,10 @@ def test_a_program_with_large_temporaries_is_not_run_and_the_record_says_why(mon
 
 
 def test_a_schedule_is_measured_with_the_cells_that_it_takes(monkeypatch):
-    def picky(cell, *args):
-        if cell.coefficients is None:
+    def picky(task):
+        if task.cell.coefficients is None:
             raise ValueError("cell got no coefficients; want some")
-        return bench_scaling.SCHEDULES["scan"](cell, *args)
+        return bench_scaling.SCHEDULES["scan"](task)
 
     monkeypatch.setitem(bench_scaling.SCHEDULES, "picky", picky)
     assert not bench_scaling.takes(lstm(bench_scaling.I, 4, dtype=jnp.float32), "picky")
