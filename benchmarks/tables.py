@@ -1,6 +1,7 @@
 """Tables and figures of the results: ``python -m benchmarks.tables`` writes them into benchmarks/README.md.
 
-Only results that are not quick count, and of two for the same case the later one.
+Only results that are not quick count. Of several of one case, times and ratios of peers are the medians, and of other
+benchmarks the latest counts.
 """
 
 import json
@@ -9,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.pictures import peers_figure, scaling_figure
 from benchmarks.report import LOSING
@@ -27,10 +30,33 @@ def results_of(benchmark: str, folder: Path = RESULTS) -> dict[str, Rows]:
     found = {}
     for file in sorted(folder.glob(f"{benchmark}-*.jsonl")):
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        latest = {json.dumps(record["case"], sort_keys=True): record for record in records if not record["quick"]}
-        if latest:
-            found[file.stem.removeprefix(f"{benchmark}-")] = list(latest.values())
+        cases: dict[str, Rows] = {}
+        for record in records:
+            if not record["quick"]:
+                cases.setdefault(json.dumps(record["case"], sort_keys=True), []).append(record)
+        if cases:
+            found[file.stem.removeprefix(f"{benchmark}-")] = list(map(middle, cases.values()))
     return found
+
+
+MEDIANS = ("median", "ratio", "compile_seconds", "floor_seconds", "own_cell_ratio")
+"""The entries of records of peers, and of contenders in them, that are medians over several records of one case."""
+
+
+def middle(records: Rows) -> dict[str, Any]:
+    """The last of the records of one case; of peers, with the medians of all their times and ratios."""
+    last = records[-1]
+    if "contenders" not in last:
+        return last
+
+    def medians(entries: Rows) -> dict[str, float]:
+        return {name: float(np.median([entry[name] for entry in entries])) for name in MEDIANS if name in entries[0]}
+
+    timed = {
+        name: times | medians([record["contenders"][name] for record in records if name in record["contenders"]])
+        for name, times in last["contenders"].items()
+    }
+    return last | medians(records) | {"contenders": timed, "runs": len(records)}
 
 
 def by_case(records: Rows, name: str) -> dict[str, Rows]:
@@ -86,10 +112,15 @@ def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
     settings = " ".join(f"{k}={v}" for k, v in last["memory"]["settings"].items()) or "as usual"
     kept = {True: "kept", False: "given back", None: "not known"}[last["memory"]["keeps_freed"]]
     groups = by_case(records, "cell")
-    means = ([cell, *(bold(mean(rows, name)) for name in names)] for cell, rows in groups.items())
+    means = (
+        [f"{cell}, {mode}", *(bold(mean(rows, name)) for name in names)]
+        for cell, of_cell in groups.items()
+        for mode, rows in by_case(of_cell, "mode").items()
+    )
+    runs = " to ".join(map(str, sorted({record["runs"] for record in records})))
     return [
         f"### Schedule `{schedule}`, {kind}",
-        f"{where(last)}; {others}. Memory: {settings}; freed memory is {kept}."
+        f"{where(last)}; {others}. Runs: {runs}. Memory: {settings}; freed memory is {kept}."
         + (f" Missing: {'; '.join(sorted(missing))}." if missing else ""),
         "Geometric means, over all points below, of the seconds of ours over those of each contender:",
         table(["cell", *names], means),

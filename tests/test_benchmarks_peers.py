@@ -199,16 +199,18 @@ def rows_of(block: str, first: str) -> list[list[str]]:
 
 
 def test_the_table_of_peers_has_geometric_means_and_losing_cases_in_bold(tmp_path):
-    records = [peers_record(0.9, 64), peers_record(2.0, 64), peers_record(0.72, 128), peers_record(9.0, 64, quick=True)]
+    records = [peers_record(ratio, 64) for ratio in (0.9, 2.0, 7.0)]
+    records += [peers_record(0.72, 128), peers_record(9.0, 64, quick=True)]
     write(tmp_path, "peers-cpu.jsonl", records)
     block = tables.peers_block(tmp_path)
-    assert rows_of(block, "gru |") == [["gru", f"**{math.sqrt(2.0 * 0.72):.2f}**", "1.05"]]  # 2.0 replaced 0.9
+    assert rows_of(block, "gru, forward |") == [["gru, forward", f"**{math.sqrt(2.0 * 0.72):.2f}**", "1.05"]]
+    assert "Runs: 1 to 3." in block
     assert rows_of(block, "forward") == [
         ["forward, B 1, H 64, T 100", "2", "4", "**2.00**", "1.05"],
         ["forward, B 1, H 128, T 100", "2", "4", "0.72", "1.05"],
     ]
     assert "PyTorch: torch is not installed" in block
-    (panel,) = peers_figure(records[1:3]).axes
+    (panel,) = peers_figure([records[1], records[3]]).axes
     assert [line.get_label() for line in panel.get_lines()] == ["ours", "lax.scan"]
     assert panel.get_lines()[0].get_ydata() == pytest.approx([4.0, 4.0])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import rnn_jax
+from benchmarks.tables import results_of
 from docs import gallery
 from rnn_jax import gru, rollout
 from tests.test_house import FLOORS
@@ -96,8 +97,7 @@ def test_the_speed_in_the_readme_is_that_of_the_benchmarks():
     def rows(file):
         return [json.loads(line) for line in (results / file).read_text().splitlines()]
 
-    latest = {json.dumps(row["case"]): row for row in rows("peers-cpu.jsonl")}
-    peers = [row for row in latest.values() if row["case"]["mode"] == "forward+backward"]
+    peers = [row for row in results_of("peers")["cpu"] if row["case"]["mode"] == "forward+backward"]
     for cell in ("vanilla", "gru", "lstm"):
         logs = [math.log(row["contenders"]["lax.scan"]["ratio"]) for row in peers if row["case"]["cell"] == cell]
         assert len(logs) == 13
