@@ -240,8 +240,7 @@ def linear_cell(
         init: ``(key) -> params``.
         start: ``(params, batch_shape=()) -> h``, an array, a ``ComplexState``, or a pytree of them.
         coefficients: ``(params, u) -> (a, b)``, each like the state or broadcast to it; see ``Cell.coefficients``.
-        project: ``(params, x) -> u``; without it u is x. It and the coefficients are given one step, or all steps at
-            once as a leading axis.
+        project: ``(params, x) -> u``; without it u is x.
         output: ``(params, h) -> y``; without it y is the whole state.
 
     Example: a leaky integrator whose leak each input sets.

@@ -14,7 +14,8 @@ import rnn_jax as rnn
 from benchmarks.timing import memory_bytes
 from rnn_jax import cell_from_step, outputs, rollout
 from rnn_jax.schedules import adjoint as module
-from rnn_jax.schedules.driver import default_schedule
+from rnn_jax.schedules.choice import default_schedule
+from rnn_jax.schedules.linear_step import taken_apart
 from tests.cases import H, I
 from tests.laboratory import example, refused
 
@@ -103,9 +104,9 @@ def loops_of(text):
     return [re.findall(rf"%{re.escape(name)} .*?\n}}", text, re.S)[0] for name in names]
 
 
-@pytest.mark.parametrize("name", ["vanilla", "gru", "lstm"])
-def test_no_loop_of_the_gradient_makes_or_adds_up_anything_of_the_size_of_the_weights(name):
-    B, I, H = 3, 5, 16
+@pytest.mark.parametrize(("name", "B"), [("vanilla", 3), ("gru", 9), ("lstm", 3), ("lstm", 9)])
+def test_no_loop_of_the_gradient_makes_or_adds_up_anything_of_the_size_of_the_weights(name, B):
+    I, H = 5, 16
     cell = getattr(rnn, name)(I, H)
     gates = {"vanilla": 1, "gru": 3, "lstm": 4}[name]
     params, xs = cell.init(jax.random.key(0)), jnp.ones((50, B, I))
@@ -150,6 +151,34 @@ def test_arrays_that_a_step_closes_over_have_their_gradient():
 
     wanted, found = (jax.value_and_grad(value)(0.3, s) for s in ("scan", "adjoint"))
     np.testing.assert_allclose(found, wanted, rtol=1e-13)
+
+
+def test_a_product_with_a_constant_matrix_has_the_gradients_of_scan():
+    W, many = np.random.default_rng(0).normal(size=(H, H)), 9  # rows from which the transposed matrix is copied
+
+    def step(v, h, x):
+        return jnp.tanh(h @ W + v * x @ W)
+
+    cell = cell_from_step(lambda key: 0.5, lambda v, batch_shape=(): jnp.zeros((*batch_shape, H)), step)
+    given = jnp.asarray(0.5), jnp.full((many, H), 0.1), jax.random.normal(jax.random.key(0), (T, many, H))
+    wanted = jax.grad(loss_of(cell, "scan"), argnums=(0, 1, 2))(*given)
+    before = jax.config.jax_use_simplified_jaxpr_constants
+    try:
+        for literal in (False, True):  # whether arrays that a step closes over are literals of its equations
+            jax.config.update("jax_use_simplified_jaxpr_constants", literal)
+            assert relative_error(jax.grad(loss_of(cell, "adjoint"), argnums=(0, 1, 2))(*given), wanted) < 1e-12
+    finally:
+        jax.config.update("jax_use_simplified_jaxpr_constants", before)
+
+
+def test_cuts_keep_nothing_more_of_a_step(monkeypatch):
+    cell, params, h0, xs = example("lstm", T)
+    found = []
+    monkeypatch.setattr(module, "taken_apart", lambda *a, **k: found.append(taken_apart(*a, **k)) or found[-1])
+    for flags in ({}, {"cuts": jnp.zeros(T, bool).at[3].set(True)}):
+        jax.make_jaxpr(jax.grad(loss_of(cell, "adjoint", **flags)))(params, h0, xs)
+    free, cut = ([v.aval.shape for v in step.kept] for step, _ in found)
+    assert cut == free != []
 
 
 def test_a_bias_that_is_broadcast_over_the_batch_after_a_split_has_its_gradient():
@@ -269,8 +298,14 @@ def test_there_may_be_no_features_and_no_examples(schedule):
     for batch, features in ((B, 0), (0, I)):
         params, xs = (jnp.eye(H), jnp.ones((features, H))), jnp.ones((T, batch, features))
         for options in ({}, {"remat": 2}):
-            grads = jax.grad(loss_of(cell, schedule, **options))(params, jnp.zeros((batch, H)), xs)
-            chex.assert_tree_all_finite(grads)
+
+            def by_hand(params, h, xs, step=step):
+                _, hs = jax.lax.scan(lambda h, x: (step(params, h, x),) * 2, h, xs)
+                return jnp.sum(jnp.sin(hs)) + jnp.sum(jnp.sin(hs[-1])) + jnp.sum(hs**2)
+
+            given = params, jnp.full((batch, H), 0.3), xs
+            grads, wanted = (jax.grad(loss)(*given) for loss in (loss_of(cell, schedule, **options), by_hand))
+            chex.assert_trees_all_close(grads, wanted, rtol=1e-12)
 
 
 def test_what_a_step_prints_is_printed_once_a_step(capfd):

@@ -30,6 +30,30 @@ def pulses(**flags):
     return {name: np.eye(T, dtype=bool)[step][:, None] & (np.arange(B) == 0) for name, step in flags.items()}
 
 
+@pytest.mark.parametrize("steps", [3, 5])  # as many as the state has rows, and others
+@pytest.mark.parametrize("complex_state", [False, True])
+def test_coefficients_are_broadcast_to_the_state_at_each_step(steps, complex_state):
+    def start(params, batch_shape=()):
+        zeros = jnp.zeros((*batch_shape, 3, 2))
+        return rnn.types.ComplexState(zeros, zeros) if complex_state else zeros
+
+    def coefficients(w, u):  # (2,) and (), for a state (3, 2)
+        b = jnp.sin(u)
+        return (rnn.types.ComplexState(w * b, b[0]),) * 2 if complex_state else (w * b[0], b)
+
+    cell = rnn.linear_cell(lambda key: jnp.ones(()), start, coefficients)
+    xs = jnp.arange(1.0, 2 * steps + 1).reshape(steps, 2)
+
+    def value(schedule, w):
+        _, hs = rollout(cell, w, cell.start(w), xs, schedule=schedule)
+        return sum(jnp.sum(jnp.cos(h + jnp.arange(6.0).reshape(1, 3, 2))) for h in jax.tree.leaves(hs)), hs
+
+    wanted, found = (
+        jax.value_and_grad(functools.partial(value, s), has_aux=True)(jnp.asarray(0.7)) for s in ("scan", "associative")
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_values_and_gradients_are_those_of_scan_with_borders_at_every_step_in_both_directions(name):
     scan, associative = (lab(name, schedule) for schedule in BOTH)

@@ -15,7 +15,7 @@ from rnn_jax.counting import sequential_depth
 from rnn_jax.gradients import PROGRAMS, chunked, cut, parallel, streaming
 from rnn_jax.training import window_learner
 from tests.cases import A_FEW, CASES
-from tests.laboratory import B, any_nonzero, example
+from tests.laboratory import B, any_nonzero, example, refused
 
 STEPS = 8  # and windows of 3: the last one is shorter
 
@@ -68,15 +68,18 @@ def by_blocks(cell, params, h0, xs, weights, loss, *, window, k1, mask, resets):
     return total, h_T
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_three_programs_compute_one_gradient_with_ragged_masks_and_resets(name):
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [*((name, "auto") for name in CASES), ("lstm", "scan"), ("min gru", "scan"), ("min gru", "associative")],
+)
+def test_three_programs_compute_one_gradient_with_ragged_masks_and_resets(name, schedule):
     steps = STEPS if name in A_FEW else 6  # a shorter last window is compiled apart
     cell, params, h0, xs = example(name, steps=steps)
     weights, flags = ragged(steps=steps)
     wanted = gradients(cut, cell, params, h0, xs, weights, window=3, **flags)
     assert any_nonzero(wanted[1][0])
     for program in (chunked, parallel):
-        found = gradients(program, cell, params, h0, xs, weights, window=3, **flags)
+        found = gradients(program, cell, params, h0, xs, weights, window=3, schedule=schedule, **flags)
         chex.assert_trees_all_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -380,3 +383,13 @@ def test_a_gradient_by_windows_may_be_differentiated_again():
 
     x_3 = 0.2**3 * 0.9  # where the last window begins: x_5 = w² x_3
     np.testing.assert_allclose([twice(cut), twice(chunked), twice(parallel)], 2 * x_3, rtol=1e-12)
+
+
+def test_an_unknown_schedule_is_refused_by_every_program_and_learner():
+    cell, params, h0, xs = example("lstm", steps=STEPS)
+    weights, _ = ragged()
+    calls = [partial(PROGRAMS[name], cell, params, h0, xs, weights, squares, window=3) for name in PROGRAMS]
+    calls += [partial(streaming, cell, params, h0, xs, weights, squares)]
+    calls += [partial(window_learner, cell, squares, optax.sgd(0.1))]
+    for call in calls:
+        refused(partial(call, schedule="fast"), "schedule got 'fast'; want one of auto, scan")

@@ -164,10 +164,10 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
     for eqn in eqns:
         if not any(v in timed for v in variables(eqn.invars)):
             once = run([eqn], once)
-        elif in_rows and is_product_with_matrix(eqn) and eqn.invars[0] in timed and eqn.invars[1] not in timed:
+        elif in_rows and is_product_with_matrix(eqn) and timed.isdisjoint(variables(eqn.invars[1:])):
             finish()
-            h, W = variables(eqn.invars)
-            each[eqn.outvars[0]] = product_of_rows(eqn, each[h], once[W])
+            (W,) = values_of(eqn.invars[1:], once)
+            each[eqn.outvars[0]] = product_of_rows(eqn, each[eqn.invars[0]], W)
         else:
             waiting.append(eqn)
     finish()

@@ -2,8 +2,8 @@
 
 The gradient of a plain scan adds a product of the size of the weights to a sum of that size at every step. Here the
 loop back through time computes the adjoint of the state and nothing else, and the gradients of the params are one
-contraction over time and batch. This holds for every cell: ``linear_step`` takes its step apart, which is written as an
-equation and no more.
+contraction over time and batch. This holds for every cell whose step is written in plain operations:
+``linear_step`` takes its equations apart. A loop inside a step stays whole.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from rnn_jax.machinery.programs import (
 from rnn_jax.machinery.sharding import has_layouts, one_step
 from rnn_jax.schedules.blocks import cut_in_blocks, joined
 from rnn_jax.schedules.linear_step import Derivative, Moving, Step, is_inexact, taken_apart
-from rnn_jax.schedules.scan import Loops, Rollout, flagged_step, is_key, scan
+from rnn_jax.schedules.scan import Loops, RolloutTask, flagged_step, is_key, scan
 from rnn_jax.types import State
 
 __all__ = ["adjoint"]
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     """Steps of a block of the derivative; None for all at once."""
 
 
-def adjoint(task: Rollout) -> tuple[State, State]:
+def adjoint(task: RolloutTask) -> tuple[State, State]:
     """The rollout of ``scan``: up to rounding, the same results.
 
     It is that of ``scan`` itself where types name axes of a mesh, and for steps that may not be taken apart: see

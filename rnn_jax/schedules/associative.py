@@ -13,7 +13,7 @@ from rnn_jax.machinery import sharding
 from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.machinery.sharding import where
 from rnn_jax.schedules.blocks import scan_in_blocks
-from rnn_jax.schedules.scan import Rollout, StepFlags, stop_gradient_where, unmasked
+from rnn_jax.schedules.scan import RolloutTask, StepFlags, stop_gradient_where, unmasked
 from rnn_jax.types import ComplexState, State, map_parts
 
 __all__ = ["associative"]
@@ -25,8 +25,8 @@ Flags = Bool[Array, "T ..."] | None
 """One for each step, broadcast over the last axes of a state; None for no such flags."""
 
 
-def associative(task: Rollout) -> tuple[State, State]:
-    """h_t = a_t ⊙ h_{t−1} + b_t of a cell with ``coefficients``, which are computed for all steps at once.
+def associative(task: RolloutTask) -> tuple[State, State]:
+    """The states h_t = a_t ⊙ h_{t−1} + b_t of a cell with ``coefficients``, which are computed for all steps at once.
 
     Two such steps, one after the other, are again one: a = a_2 ⊙ a_1, b = a_2 ⊙ b_1 + b_2. An accelerator therefore
     computes T steps in a tree of depth log T; a CPU, which gains nothing by that, computes them one after the other, a
@@ -54,7 +54,7 @@ def associative(task: Rollout) -> tuple[State, State]:
     def roll(h: State, steps: tuple[PyTree, StepFlags]) -> tuple[State, State]:
         xs, flags = steps
         T = len(jax.tree.leaves(xs)[0])
-        a, b = coefficients(params, project(params, xs))
+        a, b = jax.vmap(lambda x: coefficients(params, project(params, x)))(xs)
         part = functools.partial(rolled_part, flags=flags, steps=T, reverse=reverse)
         hs = map_parts(part, h, a, b, h if task.fresh is None else task.fresh)
         return jax.tree.map(lambda h: h[0 if reverse else -1], hs) if T else h, hs
@@ -79,15 +79,15 @@ def block_length(h0: State, T: int) -> int:
 
 def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps: int, reverse: bool) -> Any:
     """All states of one part of a state, ``(T, *batch, …)``, from its coefficients; ``a`` may be None."""
-    old, start, b = map(as_array, (h0, fresh, b))
-    b = jnp.broadcast_to(b, (steps, *old.shape)).astype(old.dtype)
+    old, start = map(as_array, (h0, fresh))
+    b = of_every_step(b, steps, old)
     mask, resets, cuts = (f if f is None else jnp.expand_dims(f, range(f.ndim, b.ndim)) for f in flags)
     if not steps or (a is None and mask is None):
         return as_part(b, like=h0)
     stops, first = resets, -1 if reverse else 0
     if a is None and mask is not None:  # h_t is b_t, or the state that a mask holds
         a, stops = jnp.zeros_like(b), mask if resets is None else mask | resets
-    a = jnp.broadcast_to(as_array(a), b.shape).astype(b.dtype)
+    a = of_every_step(a, steps, old)
     if mask is not None:
         a, b = where(mask, a, jnp.ones_like(a)), where(mask, b, jnp.zeros_like(b))
     if resets is not None:
@@ -98,6 +98,16 @@ def rolled_part(h0: Any, a: Any, b: Any, fresh: Any, *, flags: StepFlags, steps:
         old = stop_gradient_where(cuts[first], old)
     b = b.at[first].add(a[first] * old)
     return as_part(recurrence(a, b, stops, cuts, reverse), like=h0)
+
+
+def of_every_step(coefficient: Any, steps: int, h: Array) -> Num[Array, "T ..."]:
+    """A coefficient ``(T, …)``, of which each step is broadcast to the shape of the state, in the type of the state."""
+
+    def broadcast(c: Array) -> Array:
+        axes = range(1, 1 + h.ndim - (c.ndim - 1))
+        return jnp.broadcast_to(jnp.expand_dims(c, axes), (steps, *h.shape))
+
+    return as_array(jax.tree.map(broadcast, coefficient)).astype(h.dtype)
 
 
 def as_array(part: Any) -> Num[Array, "..."]:
@@ -115,7 +125,7 @@ def as_part(hs: Num[Array, "T ..."], like: Any) -> Any:
 def recurrence(
     a: Num[Array, "T ..."], b: Num[Array, "T ..."], stops: Flags, cuts: Flags, reverse: bool
 ) -> Num[Array, "T ..."]:
-    """h_t = a_t ⊙ h_{t−1} + b_t from h_0 = 0, and h_t = b_t where a stop is; no gradient flows over a cut.
+    """The states h_t = a_t ⊙ h_{t−1} + b_t from h_0 = 0, with h_t = b_t where a stop is; no gradient crosses a cut.
 
     These are linear equations h_t − a_t ⊙ h_{t−1} = b_t. The recurrence solves them, and the one in the other direction
     the transposed equations.
@@ -137,7 +147,7 @@ def recurrence(
 
 @recurrence.defjvp
 def recurrence_jvp(reverse: bool, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """dh_t = a_t ⊙ dh_{t−1} + da_t ⊙ h_{t−1} + db_t, in which a cut stops like a reset."""
+    """The derivative dh_t = a_t ⊙ dh_{t−1} + da_t ⊙ h_{t−1} + db_t, in which a cut stops like a reset."""
     (a, b, stops, cuts), (da, db, *_) = primals, tangents
     hs = recurrence(a, b, stops, cuts, reverse)
     before = unless(stops, previous(hs, reverse))

@@ -19,8 +19,8 @@ def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...], unroll: int 
     ==========  ====================================================  =============
     device      cell and state                                        schedule
     ==========  ====================================================  =============
-    CPU         with ``coefficients``, one example, nothing unrolled  associative
     CPU         65,536 numbers or more in a part of the state         scan
+    CPU         with ``coefficients``, one example, nothing unrolled  associative
     CPU         all others                                            adjoint
     others                                                            scan
     ==========  ====================================================  =============

@@ -14,7 +14,7 @@ from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.adjoint import adjoint
 from rnn_jax.schedules.associative import associative
 from rnn_jax.schedules.choice import default_schedule
-from rnn_jax.schedules.scan import Loops, Rollout, StepFlags, idle_inputs, scan
+from rnn_jax.schedules.scan import Loops, RolloutTask, StepFlags, idle_inputs, scan
 from rnn_jax.sequences import length_mask, require_lengths, reversed_borders
 from rnn_jax.types import Cell, Keyed, Params, State, batch_shape, require_cell
 
@@ -65,7 +65,7 @@ def rollout(
             and in results by rounding alone.
         unroll: number of steps that the body of a compiled loop makes, as in ``jax.lax.scan``.
         remat: number of steps of a block. For the gradient only states are then kept, and each block is computed again:
-            less memory for one more computation of the steps. None keeps what each step computes.
+            less memory for one more computation of the steps. None leaves it to the schedule what is kept.
 
     Returns:
         ``(h_T, hs)``: the last state, and every state with time leading, ``(T, *batch, H)``.
@@ -119,7 +119,7 @@ def checked_loops(schedule: str, unroll: int = 1, remat: int | None = None) -> L
     """How a rollout is computed; a ValueError for an unknown schedule and for numbers below 1."""
     if schedule not in ("auto", *SCHEDULES):
         raise ValueError(f"schedule got {schedule!r}; want one of auto, {', '.join(SCHEDULES)}")
-    require_positive(unroll=unroll, **({} if remat is None else {"remat": remat}))
+    require_positive(unroll=unroll, remat=1 if remat is None else remat)
     return Loops(schedule, unroll, remat)
 
 
@@ -133,11 +133,11 @@ def run_schedule(
     reverse: bool = False,
     loops: Loops = AUTO,
 ) -> tuple[State, State]:
-    """A rollout of checked arguments; ``flags`` and ``idle`` as in ``Rollout``."""
+    """A rollout of checked arguments; ``flags`` and ``idle`` as in ``RolloutTask``."""
     batch = batch_shape(cell, params, h0)
     fresh = None if flags.resets is None else cell.start(params, batch)
     schedule = default_schedule(cell, h0, batch, loops.unroll) if loops.schedule == "auto" else loops.schedule
-    return SCHEDULES[schedule](Rollout(cell, params, h0, xs, flags, fresh, idle, reverse, loops))
+    return SCHEDULES[schedule](RolloutTask(cell, params, h0, xs, flags, fresh, idle, reverse, loops))
 
 
 def outputs(cell: Cell, params: Params, hs: State) -> Any:

@@ -106,7 +106,7 @@ def of_sums(eqn: JaxprEqn, values: dict[Var, Any], adders: dict[Var, Any], of_st
     if name in OF_ONE_ARRAY:
         parts = [None if a is None else apply_equation(eqn, a)[0] for a in (first.of_state, first.rest)]
         return {eqn.outvars[0]: Sum(*parts)}
-    if is_product_with_matrix(eqn) and isinstance(first, Sum) and eqn.invars[1] not in of_step:
+    if is_product_with_matrix(eqn) and isinstance(first, Sum) and of_step.isdisjoint(variables(eqn.invars[1:])):
         return {eqn.outvars[0]: Sum(transposed_product(eqn, first.total(), terms[1]))}
     made = apply_equation(eqn, *map(total, terms))
     return {v: Sum(a) for v, a in zip(eqn.outvars, made, strict=True)}

@@ -28,12 +28,13 @@ CHEAP = frozenset([*SHAPING.split(), *ARITHMETIC.split()]) | {
     "iota",
     "reduce_sum",
     "reduce_max",
+    "stop_gradient",
 }
 """Primitives that are computed again where the derivative needs their results; those of all others are kept."""
 
 DECIDING = frozenset({"sign", "floor", "ceil", "round", "sort", "top_k"})
-"""Primitives whose results are always kept, as are those that make integers or booleans of floating numbers, such as
-comparisons: computed again from rounded numbers, they could decide otherwise."""
+"""Primitives whose results are always kept where they depend on the state, as are those that make integers or booleans
+of floating numbers, such as comparisons: computed again from rounded numbers, they could decide otherwise."""
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from rnn_jax.machinery.sharding import where_leading as where
 from rnn_jax.schedules.blocks import scan_in_blocks
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["Loops", "Rollout", "StepFlags", "flagged_step", "is_key", "scan"]
+__all__ = ["Loops", "RolloutTask", "StepFlags", "flagged_step", "is_key", "scan"]
 
 
 class StepFlags(NamedTuple):
@@ -35,7 +35,7 @@ class Loops(NamedTuple):
     remat: int | None = None
 
 
-class Rollout(NamedTuple):
+class RolloutTask(NamedTuple):
     """What a schedule computes, with checked arguments."""
 
     cell: Cell
@@ -53,7 +53,7 @@ class Rollout(NamedTuple):
     loops: Loops
 
 
-def scan(task: Rollout) -> tuple[State, State]:
+def scan(task: RolloutTask) -> tuple[State, State]:
     """h_t = f_W(h_{t−1}, x_t), step by step, from either end; every JAX transformation works on it."""
     step = flagged_step(task)
 
@@ -70,7 +70,7 @@ def scan(task: Rollout) -> tuple[State, State]:
     return scan_in_blocks(on_block, task.h0, inputs, block, task.reverse)
 
 
-def flagged_step(task: Rollout) -> Callable[[State, tuple[PyTree, StepFlags]], State]:
+def flagged_step(task: RolloutTask) -> Callable[[State, tuple[PyTree, StepFlags]], State]:
     """One step ``(h, (x, flags)) -> h`` with its mask, reset and cut."""
     wide, wide_fresh = widened(task.params), widened(task.fresh)
 
