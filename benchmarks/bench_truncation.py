@@ -29,7 +29,7 @@ def squares(ys: Array, targets: Array) -> Array:
     return jnp.sum((ys - targets) ** 2)
 
 
-def full(cell: Cell, loss: Loss, schedule: str = "scan") -> Gradient:
+def full(cell: Cell, loss: Loss, schedule: str = "auto") -> Gradient:
     """Back-propagation through the whole sequence."""
 
     def value(params: Params, xs: Array, targets: Array) -> Array:

@@ -30,16 +30,18 @@ def results_of(benchmark: str, folder: Path = RESULTS) -> dict[str, Rows]:
     found = {}
     for file in sorted(folder.glob(f"{benchmark}-*.jsonl")):
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if len({json.dumps([r["memory"], r["environment"]["commit"]]) for r in records if "memory" in r}) > 1:
+            raise ValueError(f"{file.name} got records of several commits or settings of memory; want those of one")
         cases: dict[str, Rows] = {}
         for record in records:
             if not record["quick"]:
                 cases.setdefault(json.dumps(record["case"], sort_keys=True), []).append(record)
         if cases:
-            found[file.stem.removeprefix(f"{benchmark}-")] = list(map(middle, cases.values()))
+            found[file.stem.removeprefix(f"{benchmark}-")] = with_floors(list(map(middle, cases.values())))
     return found
 
 
-MEDIANS = ("median", "ratio", "compile_seconds", "floor_seconds", "own_cell_ratio")
+MEDIANS = ("median", "ratio", "compile_seconds", "own_cell_ratio")
 """The entries of records of peers, and of contenders in them, that are medians over several records of one case."""
 
 
@@ -56,7 +58,14 @@ def middle(records: Rows) -> dict[str, Any]:
         name: times | medians([record["contenders"][name] for record in records if name in record["contenders"]])
         for name, times in last["contenders"].items()
     }
-    return last | medians(records) | {"contenders": timed, "runs": len(records)}
+    rate = max(record["flops_per_second"] for record in records)
+    return last | medians(records) | {"contenders": timed, "runs": len(records), "flops_per_second": rate}
+
+
+def with_floors(records: Rows) -> Rows:
+    """Records with their floors at the best rate of all; records without floors are returned unchanged."""
+    rates = [record["flops_per_second"] for record in records if "flops_per_second" in record]
+    return [r | {"floor_seconds": r["flops"] / max(rates)} if "flops" in r else r for r in records]
 
 
 def by_case(records: Rows, name: str) -> dict[str, Rows]:
@@ -113,7 +122,7 @@ def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
     kept = {True: "kept", False: "given back", None: "not known"}[last["memory"]["keeps_freed"]]
     groups = by_case(records, "cell")
     means = (
-        [f"{cell}, {mode}", *(bold(mean(rows, name)) for name in names)]
+        [f"{cell}, {mode}", *(bold(mean(rows, name)) for name in [*names, COMPILATION])]
         for cell, of_cell in groups.items()
         for mode, rows in by_case(of_cell, "mode").items()
     )
@@ -123,7 +132,7 @@ def peers_section(kind: str, schedule: str, records: Rows) -> list[str]:
         f"{where(last)}; {others}. Runs: {runs}. Memory: {settings}; freed memory is {kept}."
         + (f" Missing: {'; '.join(sorted(missing))}." if missing else ""),
         "Geometric means, over all points below, of the seconds of ours over those of each contender:",
-        table(["cell", *names], means),
+        table(["cell", *names, COMPILATION], means),
         f"![Seconds over the floor, by shape](results/{peers_picture(kind, schedule)})",
         *(points_table(cell, names, rows) for cell, rows in groups.items()),
     ]
@@ -143,6 +152,9 @@ def points_table(cell: str, names: list[str], records: Rows) -> str:
 OWN = "own cell / its lax.scan"
 """The column of ``rollout`` of a user's own cell over ``lax.scan`` of the same step."""
 
+COMPILATION = "compilation / lax.scan"
+"""The column of the time that our program takes to compile over that of ``lax.scan``."""
+
 
 def peers_of(records: Rows) -> list[str]:
     """The contenders of any of the records but ours, in their order, and the column of the own cell."""
@@ -154,6 +166,9 @@ def ratio(record: dict[str, Any], name: str) -> float | None:
     """The ratio of a column in a record; None where the contender is missing."""
     if name == OWN:
         return record["own_cell_ratio"]
+    if name == COMPILATION:
+        ours, scan = (record["contenders"][of]["compile_seconds"] for of in ("ours", "lax.scan"))
+        return ours / scan
     return record["contenders"][name]["ratio"] if name in record["contenders"] else None
 
 

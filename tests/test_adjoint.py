@@ -159,10 +159,10 @@ def test_a_product_with_a_constant_matrix_has_the_gradients_of_scan():
     def step(v, h, x):
         return jnp.tanh(h @ W + v * x @ W)
 
-    cell = cell_from_step(lambda key: 0.5, lambda v, batch_shape=(): jnp.zeros((*batch_shape, H)), step)
+    cell = cell_from_step(lambda key: 0.5, lambda params, batch_shape=(): jnp.zeros((*batch_shape, H)), step)
     given = jnp.asarray(0.5), jnp.full((many, H), 0.1), jax.random.normal(jax.random.key(0), (T, many, H))
     wanted = jax.grad(loss_of(cell, "scan"), argnums=(0, 1, 2))(*given)
-    before = jax.config.jax_use_simplified_jaxpr_constants
+    before = jax.config.values["jax_use_simplified_jaxpr_constants"]
     try:
         for literal in (False, True):  # whether arrays that a step closes over are literals of its equations
             jax.config.update("jax_use_simplified_jaxpr_constants", literal)

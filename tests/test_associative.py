@@ -39,7 +39,10 @@ def test_coefficients_are_broadcast_to_the_state_at_each_step(steps, complex_sta
 
     def coefficients(w, u):  # (2,) and (), for a state (3, 2)
         b = jnp.sin(u)
-        return (rnn.types.ComplexState(w * b, b[0]),) * 2 if complex_state else (w * b[0], b)
+        if not complex_state:
+            return w * b[0], b
+        both = rnn.types.ComplexState(w * b, b[0])
+        return both, both
 
     cell = rnn.linear_cell(lambda key: jnp.ones(()), start, coefficients)
     xs = jnp.arange(1.0, 2 * steps + 1).reshape(steps, 2)

@@ -22,6 +22,7 @@ from benchmarks.floor import product_flops
 from benchmarks.pictures import peers_figure, scaling_figure
 from benchmarks.timing import Program
 from rnn_jax import diagonal, lstm
+from tests.laboratory import refused
 
 
 @contextlib.contextmanager
@@ -183,6 +184,8 @@ def peers_record(ratio: float, H: int, *, mode: str = "forward", quick: bool = F
         },
         "missing": {"PyTorch": "torch is not installed"},
         "own_cell_ratio": 1.05,
+        "flops": 1000,
+        "flops_per_second": 2e6,
         "floor_seconds": 0.0005,
         "memory": {"settings": {}, "keeps_freed": None},
         "versions": {},
@@ -203,13 +206,19 @@ def test_the_table_of_peers_has_geometric_means_and_losing_cases_in_bold(tmp_pat
     records += [peers_record(0.72, 128), peers_record(9.0, 64, quick=True)]
     write(tmp_path, "peers-cpu.jsonl", records)
     block = tables.peers_block(tmp_path)
-    assert rows_of(block, "gru, forward |") == [["gru, forward", f"**{math.sqrt(2.0 * 0.72):.2f}**", "1.05"]]
+    assert rows_of(block, "gru, forward |") == [["gru, forward", f"**{math.sqrt(2.0 * 0.72):.2f}**", "1.05", "1.00"]]
     assert "Runs: 1 to 3." in block
     assert rows_of(block, "forward") == [
         ["forward, B 1, H 64, T 100", "2", "4", "**2.00**", "1.05"],
         ["forward, B 1, H 128, T 100", "2", "4", "0.72", "1.05"],
     ]
     assert "PyTorch: torch is not installed" in block
+    faster = peers_record(0.72, 128) | {"flops_per_second": 4e6}
+    write(tmp_path, "peers-cpu.jsonl", [*records[:3], faster])
+    assert [row[2] for row in rows_of(tables.peers_block(tmp_path), "forward")] == ["8", "8"]  # at the best rate of all
+    later = records[0] | {"environment": ENVIRONMENT | {"commit": "b"}}
+    write(tmp_path, "peers-cpu.jsonl", [records[0], later])
+    refused(lambda: tables.peers_block(tmp_path), "peers-cpu.jsonl got records of several commits or settings of")
     (panel,) = peers_figure([records[1], records[3]]).axes
     assert [line.get_label() for line in panel.get_lines()] == ["ours", "lax.scan"]
     assert panel.get_lines()[0].get_ydata() == pytest.approx([4.0, 4.0])

@@ -166,8 +166,8 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
             once = run([eqn], once)
         elif in_rows and is_product_with_matrix(eqn) and timed.isdisjoint(variables(eqn.invars[1:])):
             finish()
-            (W,) = values_of(eqn.invars[1:], once)
-            each[eqn.outvars[0]] = product_of_rows(eqn, each[eqn.invars[0]], W)
+            h, W = values_of(eqn.invars, once | each)
+            each[eqn.outvars[0]] = product_of_rows(eqn, h, W)
         else:
             waiting.append(eqn)
     finish()
