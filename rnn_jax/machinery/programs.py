@@ -29,7 +29,7 @@ __all__ = [
 
 Equations = Sequence[JaxprEqn]
 
-CALLS = frozenset({"jit", "pjit", "checkpoint", "remat2"})
+CALLS = frozenset({"jit", "remat2"})
 """Primitives that run one inner program as it stands."""
 
 

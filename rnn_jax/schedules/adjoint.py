@@ -83,7 +83,8 @@ def adjoint(task: RolloutTask) -> tuple[State, State]:
     return jax.tree.unflatten(tree, h_T), jax.tree.unflatten(tree, hs)
 
 
-AS_WRITTEN = frozenset({"cond", "custom_vjp_call", "custom_vjp_call_jaxpr", "pure_callback", "rng_bit_generator"})
+AS_WRITTEN = frozenset({"cond", "custom_vjp_call", "pure_callback", "rng_bit_generator"})
+"""Primitives of steps that may not be taken apart."""
 
 
 def may_be_taken_apart(step: ClosedJaxpr) -> bool:

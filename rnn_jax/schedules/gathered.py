@@ -22,9 +22,7 @@ from rnn_jax.machinery.programs import (
 
 __all__ = ["SUMS", "gathered"]
 
-OF_ONE_ARRAY = frozenset(
-    ("reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "convert_element_type", "neg")
-)
+OF_ONE_ARRAY = frozenset(("reshape", "squeeze", "transpose", "broadcast_in_dim", "convert_element_type", "neg"))
 """Linear functions of one array, of which that of a sum is the sum of two."""
 
 SUMS = frozenset(("add", "add_any"))

@@ -16,7 +16,7 @@ from rnn_jax.schedules.gathered import SUMS, gathered
 
 __all__ = ["Derivative", "Step", "is_inexact", "taken_apart"]
 
-SHAPING = "broadcast_in_dim reshape squeeze expand_dims slice split concatenate transpose rev pad copy select_n"
+SHAPING = "broadcast_in_dim reshape squeeze slice split concatenate transpose rev pad copy select_n"
 ARITHMETIC = "add sub mul div neg max min abs square integer_pow add_any"
 CHEAP = frozenset([*SHAPING.split(), *ARITHMETIC.split()]) | {
     "convert_element_type",
