@@ -4,6 +4,7 @@ Only results that are not quick count. Of several of one case, times and ratios 
 benchmarks the latest counts.
 """
 
+import functools
 import json
 import math
 import re
@@ -87,7 +88,8 @@ def filled(text: str, name: str, block: str) -> str:
 
 def filled_readme(text: str, folder: Path = RESULTS) -> str:
     """The text of the README with the tables of the results in a folder."""
-    return filled(filled(text, "peers", peers_block(folder)), "scaling", scaling_block(folder))
+    blocks = {"peers": peers_block, "pairs": pairs_block, "scaling": scaling_block}
+    return functools.reduce(lambda text, name: filled(text, name, blocks[name](folder)), blocks, text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -201,6 +203,33 @@ def scaling_block(folder: Path = RESULTS) -> str:
             *skipped(records),
             f"![Time and memory of the gradient by T, B and H](results/scaling-{kind}.svg)",
         ]
+    return "\n\n".join(parts)
+
+
+PAIRS = ("training", "flags", "associative")
+"""Benchmarks of two programs whose results are shown."""
+
+
+def pairs_block(folder: Path = RESULTS) -> str:
+    """Tables of the seconds of ours over those of the baseline, for each benchmark of pairs and kind of device."""
+    parts = []
+    for benchmark in PAIRS:
+        for kind, records in results_of(benchmark, folder).items():
+            last = records[-1]
+            names = list(last["case"])
+            rows = [
+                [
+                    *(str(record["case"][name]) for name in names),
+                    f"{1e3 * record['figures']['ours']['seconds']['median']:.3g}",
+                    bold(record["figures"]["ratio"]["median"]),
+                ]
+                for record in records
+            ]
+            parts += [
+                f"### {benchmark.capitalize()} against {last['baseline']}, {kind}",
+                f"{where(last)}.",
+                table([*names, "ours, ms", "ratio"], rows),
+            ]
     return "\n\n".join(parts)
 
 

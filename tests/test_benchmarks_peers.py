@@ -248,6 +248,11 @@ def test_the_tables_in_the_readme_are_those_of_the_results_and_empty_where_there
     empty = tables.filled_readme(text, tmp_path)
     assert "<!-- peers -->\n<!-- /peers -->" in empty
     assert "<!-- scaling -->\n<!-- /scaling -->" in empty
+    assert "<!-- pairs -->\n<!-- /pairs -->" in empty
+    pair = {"case": {"cell": "gru", "T": 5}, "quick": False, "baseline": "by hand", "environment": ENVIRONMENT}
+    pair |= {"figures": {"ours": {"seconds": {"median": 0.002}}, "ratio": {"median": 1.2}}}
+    write(tmp_path, "flags-cpu.jsonl", [pair])
+    assert rows_of(tables.pairs_block(tmp_path), "gru") == [["gru", "5", "2", "**1.20**"]]
     write(tmp_path, "peers-cpu.jsonl", [peers_record(2.0, 64)])
     assert tables.filled_readme(tables.filled_readme(text, tmp_path), tmp_path) == tables.filled_readme(text, tmp_path)
     with pytest.raises(ValueError, match="markers"):

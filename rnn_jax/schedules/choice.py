@@ -25,8 +25,8 @@ def default_schedule(cell: Cell, h0: State, batch: tuple[int, ...], unroll: int 
     others                                                            scan
     ==========  ====================================================  =============
 
-    Results are the same up to rounding. The rule comes from measurements on one CPU, of which ``benchmarks/README.md``
-    has those of cells without coefficients; on other devices nothing was measured, so they keep the reference.
+    Results are the same up to rounding. The rule comes from measurements on one CPU, which ``benchmarks/README.md``
+    has; on other devices nothing was measured, so they keep the reference.
 
     Args:
         cell: the recurrence.
