@@ -97,6 +97,31 @@ CASES = {
 A_FEW = ["vanilla tanh", "lstm", "learned start", "stack", "min gru"]
 """For laws of the driver alone, which no cell can break."""
 
+SAME_OUTSIDE = [
+    "vanilla relu",
+    "vanilla callable",
+    "irnn",
+    "indrnn",
+    "antisymmetric",
+    "ctrnn",
+    "gru reset before",
+    "gru chrono",
+    "mgu",
+    "ugrnn",
+    "janet",
+    "lstm chrono",
+    "lstm activations",
+    "lstm peephole",
+    "lstm cifg",
+    "lstm clipped",
+    "min lstm",
+    "conv lstm 2d",
+    "conv lstm 3d",
+]
+"""Cells with equations of their own, but with state, params and input like those of another case."""
+BY_STRUCTURE = [name for name in CASES if name not in SAME_OUTSIDE]
+"""For programs around a rollout, which see no equation."""
+
 
 def schedules_of(name: str) -> list[str]:
     """The names of the schedules that take a case's cell."""
@@ -110,5 +135,5 @@ def with_schedules(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def with_few_schedules(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Each of these cases with ``scan``, and a few with the other schedules: for laws that compile programs apart."""
+    """Each of these cases with ``scan``, and a few with the other schedules: for laws with programs of their own."""
     return [(name, of) for name, of in with_schedules(names) if of == "scan" or name in A_FEW]

@@ -14,7 +14,7 @@ from rnn_jax import cell_from_step, gru, keyed, output_dropout, outputs, rollout
 from rnn_jax.counting import sequential_depth
 from rnn_jax.gradients import PROGRAMS, chunked, cut, parallel, streaming
 from rnn_jax.training import window_learner
-from tests.cases import A_FEW, CASES
+from tests.cases import A_FEW, BY_STRUCTURE
 from tests.laboratory import B, any_nonzero, example, refused
 
 STEPS = 8  # and windows of 3: the last one is shorter
@@ -70,7 +70,7 @@ def by_blocks(cell, params, h0, xs, weights, loss, *, window, k1, mask, resets):
 
 @pytest.mark.parametrize(
     ("name", "schedule"),
-    [*((name, "auto") for name in CASES), ("lstm", "scan"), ("min gru", "scan"), ("min gru", "associative")],
+    [*((name, "auto") for name in BY_STRUCTURE), ("lstm", "scan"), ("min gru", "scan"), ("min gru", "associative")],
 )
 def test_three_programs_compute_one_gradient_with_ragged_masks_and_resets(name, schedule):
     steps = STEPS if name in A_FEW else 6  # a shorter last window is compiled apart
