@@ -52,3 +52,9 @@ def test_what_is_closed_over_may_be_mapped(program, wanted):
     found = jax.vmap(loss_of(PROGRAMS[program], jax.jit), in_axes=(None, None, 0, None))(params, key, scales, power)
     chex.assert_trees_all_close(jax.tree.map(lambda g: g[0], found), wanted, rtol=1e-10)
     chex.assert_trees_all_close(jax.tree.map(lambda g: g[1], found[0]), jax.tree.map(lambda g: 3 * g, wanted[0]))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_that_is_closed_over_outlives_its_trace(program):
+    with jax.check_tracer_leaks():
+        chex.assert_tree_all_finite(jax.jit(loss_of(PROGRAMS[program], lambda f: f))(*arguments()))

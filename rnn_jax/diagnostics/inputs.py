@@ -11,8 +11,6 @@ from rnn_jax.machinery.checks import require_integers
 
 __all__ = ["input_gradients", "log_odds"]
 
-__all__ = ["input_gradients"]
-
 
 def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "T ..."]) -> Float[Array, "K T"]:
     """‖∂f_k/∂x_t‖ for every output f_k of a function of one sequence, and every step: an alignment without attention.

@@ -42,6 +42,7 @@ from rnn_jax.gradients.windows import (
     Loss,
     Plan,
     Steps,
+    Windows,
     combine,
     partition,
     plan_windows,
@@ -174,7 +175,7 @@ def chunked(
     (2, 6)
     """
     plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule)
-    if plan.T == 0:
+    if plan.windows.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _by_windows(plan, params, h0, steps)
 
@@ -184,14 +185,14 @@ def _by_windows(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Fl
     # each device has a gradient of its own until JAX sums them, as the losses of each may have another weight
     floats, others = partition((params, h0, steps))
     params, h0, steps = combine(varying_over(floats, varying_axes((floats, others))), others)
-    programs, closed_over = {}, {}
-    for losses in filter(None, {plan.k1, plan.T % plan.k1}):
-        example = jax.eval_shape(lambda steps, losses=losses: window_steps(plan, steps, 0, losses), steps)
+    windows, programs, closed_over = plan.windows, {}, {}
+    for losses in filter(None, {windows.k1, windows.T % windows.k1}):
+        example = jax.eval_shape(lambda steps, losses=losses: window_steps(windows, steps, 0, losses), steps)
         programs[losses], closed_over[losses] = with_constants_as_argument(
             partial(window_loss, plan, losses=losses), params, h0, example
         )
     floats, others = partition((Weights(params, closed_over), h0, steps))
-    result: Any = _chunked(plan, programs, floats, others)
+    result: Any = _chunked(windows, programs, floats, others)
     return result[0], jax.lax.stop_gradient(result[1])
 
 
@@ -208,19 +209,19 @@ Programs = dict[int, Callable[..., tuple[Float[Array, ""], Ends]]]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
+def _chunked(windows: Windows, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Float[Array, ""], State]:
     """The loss without its gradient, as a function of weights, first state and steps, partitioned into two trees."""
     weights, h0, steps = combine(floats, others)
 
     def on(ends: Ends, number: int | Array, losses: int) -> tuple[Ends, Float[Array, ""]]:
-        inside = window_steps(plan, steps, number, losses)
+        inside = window_steps(windows, steps, number, losses)
         value, ends = programs[losses](weights.closed_over[losses], weights.params, ends.begin, inside)
         return ends, value
 
-    ends, values = scan(partial(on, losses=plan.k1), Ends(h0, h0), jnp.arange(plan.T // plan.k1))
+    ends, values = scan(partial(on, losses=windows.k1), Ends(h0, h0), jnp.arange(windows.T // windows.k1))
     total = values.sum()
-    if rest := plan.T % plan.k1:
-        ends, value = on(ends, plan.T // plan.k1, rest)
+    if rest := windows.T % windows.k1:
+        ends, value = on(ends, windows.T // windows.k1, rest)
         total += value
     return total, ends.last
 
@@ -233,35 +234,37 @@ class Sums(NamedTuple):
     """Of the weights, of the first state, and of the steps; in at least 32 bits."""
 
 
-def _chunked_forward(plan: Plan, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Any, PyTree]:
+def _chunked_forward(windows: Windows, programs: Programs, floats: PyTree, others: PyTree) -> tuple[Any, PyTree]:
     """The loss, and its gradient as the residual of reverse mode."""
     weights, h0, steps = combine(floats, others)
 
     def on(carry: tuple[Ends, Sums], number: int | Array, losses: int) -> tuple[tuple[Ends, Sums], None]:
         ends, sums = carry
-        floats, others = partition((weights, ends.begin, window_steps(plan, steps, number, losses)))
+        floats, others = partition((weights, ends.begin, window_steps(windows, steps, number, losses)))
 
         def of_window(floats: PyTree) -> tuple[Float[Array, ""], Ends]:
             weights, h, inside = combine(floats, others)
             return programs[losses](weights.closed_over[losses], weights.params, h, inside)
 
         (value, ends), grads = jax.value_and_grad(of_window, has_aux=True)(floats)
-        return (ends, with_window(plan, sums, value, grads, number, losses)), None
+        return (ends, with_window(windows, sums, value, grads, number, losses)), None
 
-    value = jax.eval_shape(partial(_chunked, plan, programs), floats, others)[0]
+    value = jax.eval_shape(partial(_chunked, windows, programs), floats, others)[0]
     carry = Ends(h0, h0), Sums(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
-    carry, _ = scan(partial(on, losses=plan.k1), carry, jnp.arange(plan.T // plan.k1))
-    if rest := plan.T % plan.k1:
-        carry, _ = on(carry, plan.T // plan.k1, rest)
+    carry, _ = scan(partial(on, losses=windows.k1), carry, jnp.arange(windows.T // windows.k1))
+    if rest := windows.T % windows.k1:
+        carry, _ = on(carry, windows.T // windows.k1, rest)
     ends, sums = carry
     return (sums.value, ends.last), laid_out(narrowed(sums.grads, floats), like=floats)
 
 
-def with_window(plan: Plan, sums: Sums, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int) -> Sums:
+def with_window(
+    windows: Windows, sums: Sums, value: Array, grads: tuple[Any, ...], number: int | Array, losses: int
+) -> Sums:
     """The sums with one window added: gradients of the weights, of h0 if no border separates it, and of the inputs."""
     of_weights, of_h0, of_steps = sums.grads
     to_weights, to_h, to_steps = widened(grads)
-    uncut, t = jnp.asarray(plan.first_step(number) <= 0), plan.step_indices(number, losses)
+    uncut, t = jnp.asarray(windows.first_step(number) <= 0), windows.step_indices(number, losses)
 
     def add_at_its_steps(total: Array, g: Array) -> Array:
         return total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g)
@@ -280,7 +283,7 @@ def with_window(plan: Plan, sums: Sums, value: Array, grads: tuple[Any, ...], nu
 
 
 def _chunked_backward(
-    plan: Plan, programs: Programs, grads: PyTree, to_results: tuple[Array, State]
+    windows: Windows, programs: Programs, grads: PyTree, to_results: tuple[Array, State]
 ) -> tuple[Any, ...]:
     """The gradient, times the cotangent of the loss."""
     to_loss, _ = to_results
@@ -317,33 +320,34 @@ def parallel(
         ValueError: as in ``chunked``.
     """
     plan, steps = plan_windows(cell, params, h0, xs, targets, loss, window, k1, mask, lengths, resets, schedule)
-    if plan.T == 0:
+    if plan.windows.T == 0:
         return cut(cell, params, h0, xs, targets, loss, window=1)
     return _in_parallel(plan, params, h0, steps)
 
 
 @compiled("plan")
 def _in_parallel(plan: Plan, params: Params, h0: State, steps: Steps) -> tuple[Float[Array, ""], State]:
+    windows = plan.windows
     constant_params, constant_steps = jax.lax.stop_gradient((params, steps))
 
     def on(h: State, number: Array) -> tuple[State, State]:
-        all_steps = window_steps(plan, constant_steps, number, plan.k1)
-        xs, flags = jax.tree.map(lambda a: a[: plan.k1], (all_steps.xs, all_steps.flags))
+        all_steps = window_steps(windows, constant_steps, number, windows.k1)
+        xs, flags = jax.tree.map(lambda a: a[: windows.k1], (all_steps.xs, all_steps.flags))
         return run_schedule(plan.cell, constant_params, h, xs, flags, all_steps.idle, loops=plan.loops)[0], h
 
-    numbers = jnp.arange(plan.T // plan.k1)
+    numbers = jnp.arange(windows.T // windows.k1)
     begin, begins = scan(on, jax.lax.stop_gradient(h0), numbers)
-    uncut = jnp.asarray(plan.first_step(numbers) <= 0)
+    uncut = jnp.asarray(windows.first_step(numbers) <= 0)
     begins = where(uncut, jax.tree.map(lambda h: jnp.broadcast_to(h, (len(numbers), *h.shape)), h0), begins)
 
     def loss_of(h: State, number: int | Array, losses: int) -> tuple[Float[Array, ""], Ends]:
-        return window_loss(plan, params, h, window_steps(plan, steps, number, losses), losses)
+        return window_loss(plan, params, h, window_steps(windows, steps, number, losses), losses)
 
-    values, ends = jax.vmap(partial(loss_of, losses=plan.k1))(begins, numbers)
+    values, ends = jax.vmap(partial(loss_of, losses=windows.k1))(begins, numbers)
     total, last = values.sum(), jax.tree.map(lambda h: h[-1], ends.last)
-    if rest := plan.T % plan.k1:
-        number = plan.T // plan.k1
-        begin = h0 if plan.first_step(number) <= 0 else begin
+    if rest := windows.T % windows.k1:
+        number = windows.T // windows.k1
+        begin = h0 if windows.first_step(number) <= 0 else begin
         value, (_, last) = loss_of(begin, number, rest)
         total += value
     return total, last

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
 from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
+from rnn_jax.machinery.programs import function_of
 from rnn_jax.schedules.driver import (
     AUTO,
     Loops,
@@ -39,15 +39,12 @@ class Steps(NamedTuple):
     """Inputs at masked steps, ``(*batch, …)``, from the whole sequence: a window may have no unmasked step."""
 
 
-class Plan(NamedTuple):
-    """Facts that all windows share. Window ``number`` ends with step (number + 1) k1 of the sequence."""
+class Windows(NamedTuple):
+    """Where windows lie. Window ``number`` ends with step (number + 1) k1 of the sequence."""
 
-    cell: Cell
-    loss: Loss
     T: int
     k1: int
     k2: int
-    loops: Loops = AUTO
 
     def first_step(self, number: int | Array) -> int | Array:
         """The index of a window's first step; below 0 for the first windows where k1 < k2."""
@@ -56,6 +53,15 @@ class Plan(NamedTuple):
     def step_indices(self, number: int | Array, losses: int) -> Array:
         """The indices of a window's steps, of which the last ``losses`` are counted."""
         return self.first_step(number) + jnp.arange(self.k2 - self.k1 + losses)
+
+
+class Plan(NamedTuple):
+    """What all windows share."""
+
+    cell: Cell
+    loss: Loss
+    windows: Windows
+    loops: Loops = AUTO
 
 
 class Ends(NamedTuple):
@@ -110,7 +116,8 @@ def plan_windows(
     begins_early = k1 < min(window, whole)  # the first windows begin with masked steps before the sequence
     all_or_some = jnp.ones(T, bool) if flags.mask is None and begins_early else flags.mask
     loops = checked_loops(schedule)
-    return Plan(cell, loss, T, k1, min(window, whole), loops), Steps(xs, flags, targets, idle_inputs(all_or_some, xs))
+    windows = Windows(T, k1, min(window, whole))
+    return Plan(cell, loss, windows, loops), Steps(xs, flags, targets, idle_inputs(all_or_some, xs))
 
 
 def require_steps(steps: int, **trees: PyTree) -> None:
@@ -149,18 +156,18 @@ def value_and_aux(returned: Any, has_aux: bool) -> tuple[Any, PyTree]:
     return returned
 
 
-def window_steps(plan: Plan, steps: Steps, number: int | Array, losses: int) -> Steps:
+def window_steps(windows: Windows, steps: Steps, number: int | Array, losses: int) -> Steps:
     """The data of one window: all its steps, and the targets of the last ``losses``.
 
     Steps before the beginning of the sequence are masked.
     """
-    t = plan.step_indices(number, losses)
+    t = windows.step_indices(number, losses)
 
     def at(t: Array, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda a: jnp.take(a, t, axis=0, mode="clip"), tree)
 
     flags = at(t, steps.flags)
-    if plan.k1 < plan.k2:
+    if windows.k1 < windows.k2:
         begun = t >= 0
         mask = begun if flags.mask is None else flags.mask & begun.reshape(-1, *[1] * (flags.mask.ndim - 1))
         flags = flags._replace(mask=mask)
@@ -172,7 +179,8 @@ def window_outputs(plan: Plan, params: Params, h: State, steps: Steps, losses: i
     require_fit(plan.cell, params, h, steps.xs)
     h_T, hs = run_schedule(plan.cell, params, h, steps.xs, steps.flags, steps.idle, loops=plan.loops)
     counted = jax.tree.map(lambda h: h[len(h) - losses :], hs)
-    begin = h_T if plan.k1 == plan.k2 else jax.tree.map(lambda h: h[plan.k1 - 1], hs)
+    k1, k2 = plan.windows.k1, plan.windows.k2
+    begin = h_T if k1 == k2 else jax.tree.map(lambda h: h[k1 - 1], hs)
     return outputs(plan.cell, params, counted), jax.lax.stop_gradient(Ends(begin, h_T))
 
 
@@ -189,11 +197,10 @@ def with_constants_as_argument(f: Callable[..., Any], *args: PyTree) -> tuple[Ca
     expired by then.
     """
     closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
-    structure = jax.tree.structure(shape)
+    structure, run = jax.tree.structure(shape), function_of(closed)
 
     def g(consts: list[Any], *args: PyTree) -> Any:
-        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
-        return jax.tree.unflatten(structure, run(*jax.tree.leaves(args)))
+        return jax.tree.unflatten(structure, run(*consts, *jax.tree.leaves(args)))
 
     return g, closed.consts
 

@@ -16,6 +16,7 @@ __all__ = [
     "apply_equation",
     "dependent",
     "equations_of",
+    "function_of",
     "is_product_with_matrix",
     "is_variable",
     "made_and_read",
@@ -51,12 +52,23 @@ def opened(jaxpr: Jaxpr, args: Sequence[Any]) -> list:
         given = values_of(eqn.invars, values)
         if eqn.primitive.name in CALLS:
             inner = eqn.params["jaxpr"]
-            inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
-            results = opened(inner.replace(constvars=(), invars=[*inner.constvars, *inner.invars]), [*consts, *given])
+            consts = inner.consts if isinstance(inner, ClosedJaxpr) else ()
+            results = opened(without_constants(inner), [*consts, *given])
         else:
             results = apply_equation(eqn, *given)
         values.update(zip(eqn.outvars, results, strict=True))
     return values_of(jaxpr.outvars, values)
+
+
+def without_constants(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    """A program that is given the arrays that it closes over as its first arguments, and does not hold them."""
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    return jaxpr.replace(constvars=(), invars=[*jaxpr.constvars, *jaxpr.invars])
+
+
+def function_of(program: ClosedJaxpr) -> Callable[..., list]:
+    """The function ``(*constants, *args) -> results`` of a program, which may outlive the trace of its constants."""
+    return jaxpr_as_fun(ClosedJaxpr(without_constants(program), ()))
 
 
 def equations_of(f: Callable[..., Any], *args: Any) -> Program:
@@ -67,7 +79,7 @@ def equations_of(f: Callable[..., Any], *args: Any) -> Program:
         args: arrays, or their shapes and types.
     """
     closed = jax.make_jaxpr(f)(*args)
-    plain = closed.jaxpr.replace(constvars=(), invars=[*closed.jaxpr.constvars, *closed.jaxpr.invars])
+    plain = without_constants(closed)
     if any(eqn.primitive.name in CALLS for eqn in plain.eqns):
         plain = jax.make_jaxpr(lambda *args: opened(plain, args))(*closed.consts, *closed.in_avals).jaxpr
     consts, args = plain.invars[: len(closed.consts)], plain.invars[len(closed.consts) :]

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Var
 
 from rnn_jax.machinery.precision import is_half
 from rnn_jax.machinery.programs import (
     Timed,
     all_equations,
+    function_of,
     is_variable,
     made_and_read,
     needed,
@@ -73,10 +74,10 @@ def adjoint(task: RolloutTask) -> tuple[State, State]:
     if has_layouts() or not may_be_taken_apart(closed):
         return scan(task)
 
-    program = closed.jaxpr  # without the arrays that it closes over, which would outlive their trace
+    run_step = function_of(closed)
 
     def step(shared: list, h: list, x: list) -> list:
-        return jaxpr_as_fun(ClosedJaxpr(program, shared))(*h, *x)
+        return run_step(*shared, *h, *x)
 
     h, tree = jax.tree.flatten(h0)
     h_T, hs = rolled(step, task.reverse, task.loops)(closed.consts, h, jax.tree.leaves(inputs))
