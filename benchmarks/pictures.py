@@ -1,9 +1,11 @@
-"""Figures of the results: contenders by shape, and costs by size."""
+"""Figures of the results: contenders by shape, costs by size, gradients by lag."""
 
 from collections.abc import Callable
 from math import nan
 from operator import ne
 from typing import Any
+
+import numpy as np
 
 from rnn_jax.lab.figures import COLOURS, Picture, figure_label, with_fonts
 from rnn_jax.lab.figures.style import add_grid
@@ -98,3 +100,46 @@ def scaling_figure(records: list[dict[str, Any]], name_of: Callable[[dict[str, A
     lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=9)
     return with_fonts(figure)
+
+
+def vanishing_figure(records: list[dict[str, Any]], lowest: float = -40.0) -> Picture:
+    """Gradient left by lag, before and after training, and the error by length: medians and ranges of the seeds.
+
+    Args:
+        records: of one kind of device, as they stand in the results.
+        lowest: nats at which the vertical axis of the gradients ends.
+    """
+    figure = Picture(figsize=(13.5, 4.2), layout="constrained")
+    *by_lag, by_length = figure.subplots(1, 3)
+    for index, record in enumerate(records):
+        name, colour = record["case"]["cell"], COLOURED[index % len(COLOURED)]
+        for axis, when in zip(by_lag, ("before", "after"), strict=True):
+            draw_seeds(axis, record[when]["left"], figure_label(name), colour)
+        if record["closed_form"] is not None:
+            lags = np.geomspace(1, max(map(int, record["before"]["left"])), 200)
+            by_lag[0].plot(lags, record["closed_form"] * lags, color=colour, linewidth=1.0, linestyle=(0, (2, 2)))
+        draw_seeds(by_length, record["errors"], figure_label(name), colour)
+    for axis, title in zip(by_lag, ("At initialisation (dotted: closed form)", "After training"), strict=True):
+        axis.set_ylim(lowest, 10)
+        axis.set_xlabel("lag, steps")
+        axis.set_title(title, fontsize=10)
+    by_lag[0].set_ylabel("ln of the gradient left")
+    by_length.set_yscale("log")
+    by_length.set_xlabel("length T of the adding problem")
+    by_length.set_ylabel("mean squared error")
+    by_length.legend(frameon=False, fontsize=9)
+    for axis in (*by_lag, by_length):
+        axis.set_xscale("log")
+        add_grid(axis)
+    return with_fonts(figure)
+
+
+def draw_seeds(axis: Any, values: dict[str, list[float | None]], label: str, colour: str) -> None:
+    """The median of the seeds by the number that is the key, and their range; seeds without a value are left out."""
+    known = {int(at): [v for v in of if v is not None] for at, of in values.items() if any(v is not None for v in of)}
+    axis.plot(
+        list(known), [np.median(of) for of in known.values()], color=colour, marker="o", markersize=3, label=label
+    )
+    axis.fill_between(
+        list(known), [min(of) for of in known.values()], [max(of) for of in known.values()], color=colour, alpha=0.15
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pictures import peers_figure, scaling_figure
+from benchmarks.pictures import peers_figure, scaling_figure, vanishing_figure
 from benchmarks.report import LOSING
 from benchmarks.timing import ROOT
 from rnn_jax.lab.figures import images_of
@@ -88,7 +88,7 @@ def filled(text: str, name: str, block: str) -> str:
 
 def filled_readme(text: str, folder: Path = RESULTS) -> str:
     """The text of the README with the tables of the results in a folder."""
-    blocks = {"peers": peers_block, "pairs": pairs_block, "scaling": scaling_block}
+    blocks = {"peers": peers_block, "vanishing": vanishing_block, "pairs": pairs_block, "scaling": scaling_block}
     return functools.reduce(lambda text, name: filled(text, name, blocks[name](folder)), blocks, text)
 
 
@@ -192,6 +192,46 @@ def peers_picture(kind: str, schedule: str) -> str:
     return f"peers-{kind}.svg" if schedule == "auto" else f"peers-{kind}-{schedule}.svg"
 
 
+def vanishing_block(folder: Path = RESULTS) -> str:
+    """Tables of gradients before and after training and of the longest lengths learned, for each kind of device."""
+    parts = []
+    for kind, records in results_of("vanishing", folder).items():
+        lags = [lag for lag in ("10", "100", "1000") if lag in records[0]["before"]["left"]]
+        rows = [
+            row for record in records for row in (vanishing_row(record, when, lags) for when in ("before", "after"))
+        ]
+        left = [f"ln left at {int(lag):,}" for lag in lags]
+        parts += [
+            f"### {kind}",
+            f"{where(records[-1])}.",
+            table(["cell, training", "units", "slope", "closed form", "half-life", *left, "longest T learned"], rows),
+            f"![Gradient left by lag, and error by length](results/vanishing-{kind}.svg)",
+        ]
+    return "\n\n".join(parts)
+
+
+def vanishing_row(record: dict[str, Any], when: str, lags: Sequence[str]) -> list[str]:
+    """A row of one cell before or after training; the closed form is of networks before, the length of those after."""
+    gradient, theory = record[when], record["closed_form"]
+    return [
+        f"{record['case']['cell']}, {when}",
+        str(record["case"]["H"]),
+        of_seeds(gradient["slope"], "+.3f"),
+        f"{theory:+.3f}" if when == "before" and theory is not None else "–",
+        of_seeds(gradient["half_life"], ".1f"),
+        *(of_seeds(gradient["left"][lag], "+.1f") for lag in lags),
+        of_seeds(record["longest"], "g") if when == "after" else "–",
+    ]
+
+
+def of_seeds(values: Sequence[float | None], form: str) -> str:
+    """The median of seeds and their range; a dash where any is not known."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return "–"
+    return f"{np.median(known):{form}} ({min(known):{form}} … {max(known):{form}})"
+
+
 def scaling_block(folder: Path = RESULTS) -> str:
     """Tables of exponents, for each kind of device."""
     parts = []
@@ -279,6 +319,9 @@ def main() -> None:
     for kind, records in results_of("scaling").items():
         picture = images_of(scaling_figure(records, curve_name), ("svg",))["svg"]
         (RESULTS / f"scaling-{kind}.svg").write_bytes(picture)
+    for kind, records in results_of("vanishing").items():
+        picture = images_of(vanishing_figure(records), ("svg",))["svg"]
+        (RESULTS / f"vanishing-{kind}.svg").write_bytes(picture)
     README.write_text(filled_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

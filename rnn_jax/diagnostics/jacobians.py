@@ -1,16 +1,36 @@
 """The Jacobian of one step, with respect to the parts of the state on which later states depend."""
 
+from functools import partial
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import JaxprEqn, Var
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.states import layout_of, recurrent_parts
+from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
+from rnn_jax.machinery.checks import require_number
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.programs import apply_equation, dependent, equations_of, is_variable, run, type_of, values_of
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["leading_gain", "step_jacobian"]
+__all__ = ["JacobianNumbers", "jacobian_numbers", "leading_gain", "saturation", "step_jacobian"]
+
+
+class JacobianNumbers(NamedTuple):
+    """Properties of the Jacobian J = ∂state_t/∂state_{t−1} of one step."""
+
+    gain: Float[Array, ""]
+    """The largest singular value, as ``leading_gain``: the largest factor of one step."""
+    radius: Float[Array, ""]
+    """The spectral radius, the largest |λ|: the factor a step that many equal steps approach."""
+    log_abs_det: Float[Array, ""]
+    """ln|det J|, the sum of the logarithms of all singular values; −∞ where a direction is lost."""
+    non_normality: Float[Array, ""]
+    """Henrici's departure from normality relative to J, √(‖J‖² − Σ|λ|²)/‖J‖ with Frobenius norms, in [0, 1]: 0 if J is
+    normal, so that its gain equals its radius; 1 if all eigenvalues are 0."""
 
 
 @compiled("cell")
@@ -38,7 +58,7 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
     True
     """
     layout = layout_of(cell, params, h)
-    recurrent = np.repeat(recurrent_parts(cell, params, h, x), [part.size for part in layout.split(layout.row(h))])
+    recurrent = np.repeat(recurrent_parts(cell, params, h, x), list(map(part_size, layout.parts)))
     with jax.default_matmul_precision("highest"):  # as in lag_gradients
         J = jax.jacrev(lambda row: layout.row(cell.step(params, layout.state(row), x)))(layout.row(h))
     return J[np.ix_(recurrent, recurrent)]
@@ -60,3 +80,113 @@ def leading_gain(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Array
     """
     J = step_jacobian(cell, params, h, x)
     return jnp.linalg.norm(widened(J), ord=2)
+
+
+@compiled("cell")
+def jacobian_numbers(cell: Cell, params: Params, h: State, x: PyTree) -> JacobianNumbers:
+    """Gain, spectral radius, determinant and non-normality of the Jacobian of one step.
+
+    Args:
+        cell, params, h, x: as in ``step_jacobian``; of many steps by ``jax.vmap``.
+
+    Raises:
+        ValueError: as ``step_jacobian``.
+
+    Example: a chain, whose radius is 0 though one step keeps the gradient of each unit but the last.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import vanilla
+    >>> cell = vanilla(input_size=1, hidden_size=3, activation="linear")
+    >>> params = cell.init(jax.random.key(0))._replace(W_hh=jnp.eye(3, k=1))
+    >>> print(*jacobian_numbers(cell, params, cell.start(params), jnp.zeros(1)))
+    1.0 0.0 -inf 1.0
+
+    Reference: Henrici. Bounds for iterates, inverses, spectral variation and fields of values of non-normal matrices.
+    1962; of recurrent networks: Kerg and others. Non-normal recurrent neural network (nnRNN). 2019.
+    """
+    J = widened(step_jacobian(cell, params, h, x))
+    size = jnp.abs(jnp.linalg.eigvals(J))
+    norm = jnp.linalg.norm(J)
+    departure = jnp.sqrt(jnp.maximum(jnp.square(norm) - jnp.sum(jnp.square(size)), 0))
+    non_normality = jnp.where(norm == 0, 0, departure / jnp.where(norm == 0, 1, norm))
+    radius = jnp.max(size, initial=0)
+    return JacobianNumbers(jnp.linalg.norm(J, ord=2), radius, jnp.linalg.slogdet(J)[1], non_normality)
+
+
+NONLINEARITIES = frozenset({"tanh", "logistic", "erf", "max", "min", "custom_jvp_call"})
+"""Primitives whose slopes are compared, where they have one operand beside constants; relu is among the last."""
+
+
+def saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float = 0.1) -> Float[Array, ""]:
+    """The share of nonlinearities of a step that pass almost no gradient, with a slope below ``slope`` of the largest.
+
+    Every number that depends on the state and that the step puts through a nonlinearity such as tanh, σ or ReLU counts:
+    units and gates. The largest slope is 1 of tanh, ¼ of σ, and 1 of ReLU, whose slope is 0 where the unit is off. With
+    the default, tanh is saturated beyond |h| = 0.95, and σ below 0.026 or above 0.974.
+
+    Args:
+        cell, params: any cell and its weights.
+        h, x: a state and one input, with or without batch axes.
+        slope: in (0, 1].
+
+    Returns:
+        A share in [0, 1]; NaN for a cell without such nonlinearities.
+
+    Raises:
+        ValueError: for a layer, or a slope outside (0, 1].
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import vanilla
+    >>> cell = vanilla(input_size=4, hidden_size=4)
+    >>> params = cell.init(jax.random.key(0))._replace(W_xh=jnp.eye(4))
+    >>> print(saturation(cell, params, cell.start(params), jnp.array([0.0, 1.0, 2.0, -3.0])))
+    0.5
+
+    Reference: Karpathy, Johnson, Fei-Fei. Visualizing and understanding recurrent networks. 2016.
+    """
+    require_number("slope", slope, lambda s: 0 < s <= 1, "a share of the largest slope, above 0 and at most 1")
+    layout_of(cell, params, h)
+    return _saturation(cell, params, h, x, slope)
+
+
+@compiled("cell")
+def _saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float | Array) -> Float[Array, ""]:
+    """``saturation`` of checked arguments."""
+    leaves, tree = jax.tree.flatten(h)
+
+    def step(x: PyTree, *leaves: Array) -> State:
+        return cell.step(params, jax.tree.unflatten(tree, leaves), x)
+
+    program = equations_of(step, x, *leaves)
+    given = [*jax.tree.leaves(x), *leaves]
+    values = run(program.eqns, program.constants | dict(zip(program.args, given, strict=True)))
+    on_state = dependent(program.eqns, program.args[len(given) - len(leaves) :])
+    flat, total = jnp.zeros((), int), 0
+    for eqn in program.eqns:
+        operands = [v for v in eqn.invars if is_variable(v) and v in on_state]
+        if eqn.primitive.name in NONLINEARITIES and len(operands) == 1:
+            a = values[operands[0]]
+            if type_of(eqn.outvars[0]).shape == a.shape and jnp.issubdtype(a.dtype, jnp.floating):
+                of = partial(slopes, eqn, operands[0], values)
+                largest = jnp.max(jax.vmap(of)(jnp.broadcast_to(grid_like(a), (len(GRID), *a.shape))))
+                flat += jnp.sum(of(a) < slope * largest)
+                total += a.size
+    return flat / total if total else jnp.asarray(jnp.nan)
+
+
+GRID = np.linspace(-5, 5, 101)
+"""Where the largest slope is searched for; it contains 0."""
+
+
+def grid_like(a: Array) -> Float[Array, "N ..."]:
+    """The grid, with axes for an array."""
+    return jnp.asarray(GRID, a.dtype).reshape(-1, *[1] * a.ndim)
+
+
+def slopes(eqn: JaxprEqn, operand: Var, values: dict[Var, Any], a: Array) -> Array:
+    """The absolute slope of an elementwise equation at ``a``."""
+
+    def at(a: Array) -> Array:
+        return apply_equation(eqn, *values_of(eqn.invars, values | {operand: a}))[0]
+
+    return jnp.abs(jax.jvp(at, (a,), (jnp.ones_like(a),))[1])

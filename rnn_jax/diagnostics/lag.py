@@ -1,14 +1,15 @@
 """The norm of the gradient at every lag, from one backward pass, in log space."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.scaled import Scaled, log_norm_of, map_in_bands, scaled
-from rnn_jax.diagnostics.states import layout_of, recurrent_parts, require_steps
+from rnn_jax.diagnostics.scaled import Scaled, add, log_norm_of, map_in_bands, scaled
+from rnn_jax.diagnostics.states import Layout, layout_of, parts_read, require_steps
 from rnn_jax.machinery.checks import require_numbers
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
@@ -85,35 +86,61 @@ def lag_gradients(
     """
     require_steps(xs)
     layout = layout_of(cell, params, h0)
-
-    def log_norms(adjoint: Scaled) -> list[Float[Array, "*batch"]]:
-        return [log_norm_of(Scaled(*part)) for part in zip(*map(layout.split, adjoint), strict=True)]
-
     with jax.default_matmul_precision("highest"):  # the fast modes of accelerators round more
         h_T, hs = rollout(cell, params, h0, xs)
         h0 = laid_out(h0, like=h_T)
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
-        if L_T.shape != batch_shape(cell, params, h0):
-            raise ValueError(f"loss got shape {L_T.shape}; want one number for each example: sum over features only")
+        require_one_for_each(L_T, batch_shape(cell, params, h0))
         last = scaled(layout.row(loss_pullback(jnp.ones_like(L_T))[0]))
+        return norms_back(partial(cell.step, params), layout, last, states_before(h0, hs), xs)
 
-        def back(adjoint: Scaled, h_and_x: tuple[State, PyTree]) -> tuple[Scaled, list[Array]]:
-            h, x = h_and_x
-            _, pullback = jax.vjp(lambda h: cell.step(params, h, x), h)
-            before = map_in_bands(lambda row: layout.row(pullback(layout.state(row))[0]), adjoint, layout.maxexp // 4)
-            return before, log_norms(before)
 
-        h_before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
-        _, before = scan(back, last, (h_before, xs), reverse=True)
+def norms_back(
+    step: Callable[[State, PyTree], State],
+    layout: Layout,
+    last: Scaled,
+    before: State,
+    inputs: PyTree,
+    direct: Float[Array, "T *batch S"] | None = None,
+) -> LagGradients:
+    """The norm of the adjoint at every lag, from that of the last state.
 
-    parts = [
-        jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), before, strict=True)
-    ]
-    recurrent = recurrent_parts(
-        cell, params, h0, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    )
+    Args:
+        step: ``(h, input) -> h``.
+        layout: of the state.
+        last: the adjoint of the last state.
+        before, inputs: the state before each step, and its input.
+        direct: rows of the gradients of losses with respect to the states ``before``, which are added on the way; None
+            where only the last state has a loss.
+    """
+
+    def log_norms(adjoint: Scaled) -> list[Float[Array, "*batch"]]:
+        return [log_norm_of(Scaled(*part)) for part in zip(*map(layout.split, adjoint), strict=True)]
+
+    def back(adjoint: Scaled, now: tuple[State, PyTree, Array | None]) -> tuple[Scaled, list[Array]]:
+        h, x, added = now
+        _, pullback = jax.vjp(lambda h: step(h, x), h)
+        earlier = map_in_bands(lambda row: layout.row(pullback(layout.state(row))[0]), adjoint, layout.maxexp // 4)
+        earlier = earlier if added is None else add(earlier, scaled(added))
+        return earlier, log_norms(earlier)
+
+    _, norms = scan(back, last, (before, inputs, direct), reverse=True)
+    parts = [jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), norms, strict=True)]
+    one = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)  # noqa: E731
+    recurrent = parts_read(step, one(before), one(inputs))
     total = jnp.stack([part for part, counts in zip(parts, recurrent, strict=True) if counts])
     return LagGradients(0.5 * jax.nn.logsumexp(2 * total, axis=0), jax.tree.unflatten(layout.tree, parts))
+
+
+def states_before(h0: State, hs: State) -> State:
+    """The state before each step."""
+    return jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
+
+
+def require_one_for_each(loss: Array, batch: tuple[int, ...]) -> None:
+    """Raises a ValueError unless a loss is one number for each example."""
+    if loss.shape != batch:
+        raise ValueError(f"loss got shape {loss.shape}; want one number for each example: sum over features only")
 
 
 def summarise_lags(log_norm: Float[Array, "K *batch"], q: tuple[float, ...] = (0.1, 0.5, 0.9)) -> LagSummary:

@@ -54,7 +54,7 @@ def map_in_bands(linear: Callable[[Array], Array], numbers: Scaled, width: int) 
         band = linear(jnp.where(taken, _scaled_down(left, floor), 0))
         unfinished = jnp.any(left.mantissa != 0, axis=-1, keepdims=True)  # other examples may have more bands
         left = Scaled(jnp.where(taken, 0, left.mantissa), jnp.where(taken, ZERO, left.exponent))
-        return left, _add(mapped, scaled(jnp.where(unfinished, band, 0), floor))
+        return left, add(mapped, scaled(jnp.where(unfinished, band, 0), floor))
 
     nothing = Scaled(jnp.zeros_like(numbers.mantissa), jnp.full_like(numbers.exponent, ZERO))
     return jax.lax.while_loop(numbers_are_left, map_largest_band, (numbers, nothing))[1]
@@ -67,7 +67,8 @@ def log_norm_of(numbers: Scaled) -> Float[Array, "*batch"]:
     return top[..., 0].astype(square.dtype) * math.log(2) + 0.5 * jnp.log(square)
 
 
-def _add(a: Scaled, b: Scaled) -> Scaled:
+def add(a: Scaled, b: Scaled) -> Scaled:
+    """The sum of two rows of numbers."""
     top = jnp.maximum(a.exponent, b.exponent)
     return scaled(_scaled_down(a, top) + _scaled_down(b, top), top)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ class Layout(NamedTuple):
 
     def split(self, row: Array) -> list[Array]:
         """The numbers of each part, ``(*batch, S of the part)``."""
-        return jnp.split(row, np.cumsum([_size(part) for part in self.parts])[:-1], axis=-1)
+        return jnp.split(row, np.cumsum([part_size(part) for part in self.parts])[:-1], axis=-1)
 
     def state(self, row: Float[Array, "*batch S"]) -> State:
         """The state with these numbers, the inverse of ``row``."""
@@ -83,7 +84,12 @@ def recurrent_parts(cell: Cell, params: Params, h: State, x: PyTree) -> list[boo
 
     A part that only the output uses is not recurrent, such as the input that ``residual`` adds to the output.
     """
-    jaxpr = jax.make_jaxpr(lambda h, x: cell.step(params, h, x))(h, x).jaxpr
+    return parts_read(functools.partial(cell.step, params), h, x)
+
+
+def parts_read(step: Callable[[State, PyTree], State], h: State, x: PyTree) -> list[bool]:
+    """``recurrent_parts`` of a step ``(h, x) -> h``."""
+    jaxpr = jax.make_jaxpr(step)(h, x).jaxpr
     _, is_used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     is_used = is_used[: len(jax.tree.leaves(h))]
     return is_used if any(is_used) else [True] * len(is_used)
@@ -93,5 +99,5 @@ def _is_complex(part: jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(part.dtype, jnp.complexfloating)
 
 
-def _size(part: jax.ShapeDtypeStruct) -> int:
+def part_size(part: jax.ShapeDtypeStruct) -> int:
     return math.prod(part.shape) * (1 + _is_complex(part))

@@ -1,21 +1,23 @@
 """Tasks that several experiments train on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.counting import parameter_count
-from rnn_jax.data import consecutive_batches
+from rnn_jax.data import DelayedRecall, consecutive_batches
 from rnn_jax.lab.loop import Task, optimizer_of
 from rnn_jax.lab.memory import memory_of_training
 from rnn_jax.lab.options import Options
 from rnn_jax.losses import cross_entropy, per_step
-from rnn_jax.training import evaluate, window_learner
+from rnn_jax.topologies import many_to_many
+from rnn_jax.training import batch_learner, evaluate, window_learner
 from rnn_jax.types import Cell, Params
 
-__all__ = ["character_task"]
+__all__ = ["character_task", "recall_task", "squared_error"]
 
 
 def character_task(
@@ -57,4 +59,45 @@ def character_task(
         facts={"parameters": parameter_count(model), **facts},
         options=options,
         memory=memory_of_training(options, model, **needs),
+    )
+
+
+def squared_error(ys: jax.Array, targets: jax.Array) -> jax.Array:
+    """The squared error of each step and example, ``(*shape, O)`` to ``(*shape,)``."""
+    return jnp.sum((ys - targets) ** 2, axis=-1)
+
+
+def recall_task(
+    options: Options, model: Cell, noise: Callable[..., DelayedRecall], tested: int, facts: Mapping[str, Any]
+) -> Task:
+    """The recall of white noise some steps later, with new sequences for every update.
+
+    Args:
+        options: of the run.
+        model: reads and returns one number a step.
+        noise: ``(key, batch_size=B) -> DelayedRecall``.
+        tested: sequences of the parts for validation and test.
+        facts: fields of every row of the metrics.
+
+    Its score is ``loss``, the mean squared error where there is something to recall.
+    """
+    validation, test = (noise(jax.random.key(part), batch_size=tested) for part in (1, 2))
+    steps = len(validation.xs)
+
+    def score(params: Params, xs: jax.Array, targets: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+        ys = many_to_many(model, params, model.start(params, xs.shape[1:2]), xs)
+        return {"loss": jnp.sum(mask * squared_error(ys, targets)) / jnp.sum(mask)}
+
+    def batches(rng: np.random.Generator, number: int) -> tuple[jax.Array, ...]:
+        keys = jax.random.split(jax.random.key(rng.integers(2**32)), options.updates)
+        return tuple(jax.vmap(lambda key: noise(key, batch_size=options.batch_size))(keys))
+
+    return Task(
+        batch_learner(model.init, lambda *of: score(*of)["loss"], optimizer_of(options), clip=options.clip),
+        batches=batches,
+        score=score,
+        validation=tuple(validation),
+        test=tuple(test),
+        facts={"parameters": parameter_count(model), **facts},
+        memory=memory_of_training(options, model, steps=steps, outputs=1, inputs=3 * steps, scored=steps * tested),
     )

@@ -58,6 +58,9 @@ class LearnerInfo(NamedTuple):
     aux: PyTree = ()
     """The auxiliary output of the loss, before the update; ``()`` without has_aux. It is kept where an update was
     skipped, and may hold NaN there: average it where ``broken < 0``."""
+    lag_profile: PyTree = ()
+    """ln‖∂L/∂state_{T−k}‖ of this very gradient, before clipping, for each lag k = 0 … K − 1 of the window and each
+    example, ``(K, *batch)``; ``()`` without it."""
 
 
 class BatchResult(NamedTuple):
@@ -71,6 +74,8 @@ class BatchResult(NamedTuple):
     """Which lanes are fresh after the batch."""
     aux: PyTree = ()
     """The auxiliary output of the loss."""
+    lag_profile: PyTree = ()
+    """As in ``LearnerInfo``."""
     h: State = ()
     """The state of the cell after the batch."""
     start: Callable[[Params], State] = lambda params: ()
@@ -137,6 +142,7 @@ def update_state(
         update_ratio=step_norm / jnp.maximum(global_norm(state.params), jnp.finfo(step_norm.dtype).tiny),
         broken=jnp.where(good, -1, broken).astype(jnp.int32),
         aux=result.aux,
+        lag_profile=result.lag_profile,
     )
     h = where(fresh, result.start(params), result.h)
     return LearnerState(params, after, h, fresh, state.key, state.step + made, state.cursor + 1), info

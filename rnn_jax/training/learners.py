@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from rnn_jax.diagnostics.probes import log_norms_of_probes, probed, with_probes, zero_probes
 from rnn_jax.gradients import streaming
 from rnn_jax.gradients.windows import value_and_aux
 from rnn_jax.keys import keyed
-from rnn_jax.machinery.checks import require_batch_shape
+from rnn_jax.machinery.checks import require_batch_shape, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_call
@@ -86,6 +87,7 @@ def window_learner(
     has_aux: bool = False,
     transform: Callable[[Params, PRNGKeyArray], Params] | None = None,
     schedule: str = "auto",
+    lag_profile: bool = False,
 ) -> Learner:
     """Truncated back-propagation through time: one update after each window, the state carried on without its gradient.
 
@@ -105,6 +107,8 @@ def window_learner(
             that replace the params throughout one window. Each window has a separate key, computed from the key of
             the state and its cursor. ``evaluate`` uses the params themselves.
         schedule: of the rollout of a window, as in ``rollout``.
+        lag_profile: whether ``info.lag_profile`` holds the norm of the gradient with respect to every state of the
+            window, from the same backward pass; params are the same with and without it.
 
     Raises:
         ValueError: for an unknown schedule, a clip that is not positive, an object that is not a cell or an optimizer;
@@ -140,47 +144,54 @@ def window_learner(
         params = cell.init(key)
         return initial_state(key, params, optimizer, cell.start(params, batch_shape), jnp.ones(batch_shape, bool))
 
-    def window_loss(params: Params, state: LearnerState, window: Window) -> tuple[Float[Array, ""], PyTree]:
+    def window_loss(
+        params: Params, probes: State, state: LearnerState, window: Window
+    ) -> tuple[Float[Array, ""], PyTree]:
         batch, xs = batch_shape(cell, params, state.h), window.xs
         if transform is not None:
             params = transform(params, transform_key(state))
         if cell.keyed:
             xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
-        start = laid_out(cell.start(params, batch), like=state.h)
-        h = where(state.fresh, with_gradient_of(state.h, start), state.h)
+        h = with_start(state, cell.start(params, batch))
         options = {"mask": window.mask, "resets": window.resets, "has_aux": has_aux, "schedule": schedule}
-        value, rest = streaming(cell, params, h, xs, window.targets, loss, **options)
+        model, xs = (probed(cell), with_probes(xs, probes)) if lag_profile else (cell, xs)
+        value, rest = streaming(model, params, h, xs, window.targets, loss, **options)
         return value, rest if has_aux else (rest, ())
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
-        check(state, window, stacked=False)
+        check_windows(cell, state, window, stacked=False)
         return updated((cell, loss, optimizer, transform), state, as_window(window))
 
     @compiled("reads")
     def updated(reads: Any, state: LearnerState, window: Window) -> tuple[LearnerState, LearnerInfo]:
         batch, y = batch_shape(cell, state.params, state.h), jax.eval_shape(cell.output, state.params, state.h)
-        (value, (h, aux)), grads = jax.value_and_grad(window_loss, has_aux=True)(state.params, state, window)
+        probes = zero_probes(state.h, require_sequence(window.xs)) if lag_profile else ()
+        gradient = jax.value_and_grad(window_loss, argnums=(0, 1), has_aux=True)
+        (value, (h, aux)), (grads, to_states) = gradient(state.params, probes, state, window)
         result = BatchResult(
             loss=value,
             grads=grads,
-            loss_of=lambda params: window_loss(params, state, window)[0],
+            loss_of=lambda params: window_loss(params, probes, state, window)[0],
             fresh=fresh_after(state.fresh, *window[1:]),
             aux=aux,
+            lag_profile=log_norms_of_probes(cell, state.params, window.xs, to_states) if lag_profile else (),
             h=h,
             start=partial(cell.start, batch_shape=batch),
             out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
         return update_state(optimizer, clip, state, result)
 
-    def check(state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
-        batch = batch_shape(cell, state.params, state.h)
-        if state.fresh.shape != batch:
-            fresh = state.fresh.shape
-            raise ValueError(f"fresh got shape {fresh}; want the batch axes of h, {batch}: one for each lane")
-        check_ids(cell, state.params, 1 + stacked + len(batch), *as_window(windows))
+    return Learner(init, update, partial(check_windows, cell))
 
-    return Learner(init, update, check)
+
+def check_windows(cell: Cell, state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
+    """Raises a ValueError for ``fresh`` of another shape than the lanes, and for ids outside the vocabulary."""
+    batch = batch_shape(cell, state.params, state.h)
+    if state.fresh.shape != batch:
+        fresh = state.fresh.shape
+        raise ValueError(f"fresh got shape {fresh}; want the batch axes of h, {batch}: one for each lane")
+    check_ids(cell, state.params, 1 + stacked + len(batch), *as_window(windows))
 
 
 def as_window(batch: PyTree) -> Window:
@@ -206,6 +217,11 @@ def as_window(batch: PyTree) -> Window:
 def transform_key(state: LearnerState) -> PRNGKeyArray:
     """The key of a window's transform: another one than that of the inputs, which is folded with the cursor itself."""
     return jax.random.fold_in(state.key, jnp.uint32(2**31) + state.cursor.astype(jnp.uint32))
+
+
+def with_start(state: LearnerState, start: State) -> State:
+    """The carried state; where a lane is fresh its gradient goes on to the start."""
+    return where(state.fresh, with_gradient_of(state.h, laid_out(start, like=state.h)), state.h)
 
 
 @jax.custom_jvp

@@ -1,0 +1,91 @@
+"""Gradients with respect to every state from the backward pass of training itself, by adding zeros to the states."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
+from rnn_jax.keys import unkey
+from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.precision import widened
+from rnn_jax.types import Cell, Keyed, Params, State
+
+__all__ = ["log_norms_of_probes", "probed", "with_probes", "zero_probes"]
+
+
+@factory
+def probed(cell: Cell) -> Cell:
+    """The same cell with probes: its inputs are ``(x, d)``, and d is added to the state after the step.
+
+    With d = 0 the results do not change, and the gradient with respect to d is ∂L/∂state_t: the adjoint that
+    back-propagation computes anyway.
+
+    Args:
+        cell: any cell; one that draws is given ``Keyed((x, d), key)``.
+
+    Example: the gradient of the last state of a linear network that halves its state.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import rollout, vanilla
+    >>> cell = vanilla(1, 1, activation="linear")
+    >>> params = cell.init(jax.random.key(0))._replace(W_hh=jnp.full((1, 1), 0.5))
+    >>> xs, h0 = jnp.ones((4, 1)), cell.start(params)
+    >>> last = lambda d: rollout(probed(cell), params, h0, with_probes(xs, d))[0].sum()
+    >>> print(jax.grad(last)(zero_probes(h0, 4))[:, 0])
+    [0.125 0.25  0.5   1.   ]
+    """
+
+    def split(x: PyTree) -> tuple[PyTree, State]:
+        pair, key = unkey(x)
+        x, d = pair
+        return (x if key is None else Keyed(x, key)), d
+
+    def project(params: Params, x: PyTree) -> PyTree:
+        x, d = split(x)
+        return cell.project(params, x), d
+
+    def advance(params: Params, h: State, u: PyTree) -> State:
+        u, d = u
+        return jax.tree.map(jnp.add, cell.advance(params, h, u), d)
+
+    def coefficients(params: Params, u: PyTree) -> tuple[PyTree, PyTree]:
+        u, d = u
+        a, b = cell.coefficients(params, u)  # type: ignore[misc]
+        return a, jax.tree.map(jnp.add, b, d)
+
+    of_linear = None if cell.coefficients is None else coefficients
+    return cell._replace(project=project, advance=advance, coefficients=of_linear)
+
+
+def with_probes(xs: PyTree, probes: State) -> PyTree:
+    """The inputs of a ``probed`` cell.
+
+    Args:
+        xs: inputs, ``(T, *batch, …)``, with or without keys.
+        probes: ``(T, *batch, …)``, each part like the state.
+    """
+    x, keys = unkey(xs)
+    return (x, probes) if keys is None else Keyed((x, probes), keys)
+
+
+def zero_probes(h: State, steps: int) -> State:
+    """Probes of zero for so many steps, ``(steps, *batch, …)``, like a state ``h``."""
+    return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), h)
+
+
+def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State) -> Float[Array, "T *batch"]:
+    """ln‖∂L/∂state‖ of each lag k = 0 … T − 1, from the gradients of T probes: that of the last step comes first.
+
+    Args:
+        cell, params: the cell without probes, and its weights.
+        xs: the inputs without probes, ``(T, *batch, …)``, of which only shapes and types are used.
+        gradients: with respect to probes, ``(T, *batch, …)``.
+    """
+    h, x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (gradients, xs))
+    layout = layout_of(cell, params, h)
+    counts = [
+        part_size(part) * [used] for part, used in zip(layout.parts, recurrent_parts(cell, params, h, x), strict=True)
+    ]
+    used = jnp.asarray([flag for part in counts for flag in part])
+    rows = widened(layout.row(gradients))
+    return jnp.log(jnp.linalg.norm(jnp.where(used, rows, 0), axis=-1))[::-1]

@@ -1,0 +1,106 @@
+"""Penalties that keep gradients from vanishing and exploding, to be added to a loss."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from rnn_jax.diagnostics.lag import states_before
+from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
+from rnn_jax.diagnostics.probes import probed, with_probes, zero_probes
+from rnn_jax.diagnostics.states import layout_of, require_steps
+from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.precision import widened
+from rnn_jax.schedules.driver import outputs, rollout
+from rnn_jax.types import Cell, Params, State
+
+__all__ = ["flossing", "norm_preserving"]
+
+
+def flossing(cell: Cell, params: Params, h0: State, xs: PyTree, *, count: int, warmup: int = 0) -> Float[Array, ""]:
+    """The penalty of gradient flossing: Σ_k λ_k² of the ``count`` largest Lyapunov exponents, a mean over the batch.
+
+    An exponent of 0 is a direction in which the gradient keeps its size. Minimised before or during training, the
+    penalty opens as many such directions.
+
+    Args:
+        cell, params: any cell and its weights.
+        h0: the state before the first step, with the batch axes of ``xs``.
+        xs: ``(T, *batch, I)`` or ids; the task's inputs.
+        count: number of exponents, at most the numbers in the recurrent parts of the state.
+        warmup: steps before the exponents are measured.
+
+    Raises:
+        ValueError: as ``lyapunov_spectrum``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import initializers, vanilla
+    >>> cell = vanilla(2, 8, activation="linear", recurrent_init=initializers.orthogonal(0.5))
+    >>> params = cell.init(jax.random.key(0))
+    >>> print(flossing(cell, params, cell.start(params), jnp.ones((20, 2)), count=3).round(4))  # 3 (ln ½)²
+    1.4414
+
+    Reference: Engelken. Gradient flossing: improving gradient descent through dynamic control of Jacobians. 2023.
+    """
+    exponents = lyapunov_spectrum(cell, params, h0, xs, count=count, warmup=warmup).exponents
+    return jnp.mean(jnp.sum(jnp.square(exponents), axis=0))
+
+
+def norm_preserving(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    targets: PyTree,
+    loss: Callable[[PyTree, PyTree], Float[Array, ""]],
+) -> Float[Array, ""]:
+    """The penalty Ω = Σ_t (‖J_tᵀ a_t‖/‖a_t‖ − 1)², where a_t = ∂L/∂state_t: no step should change the gradient's size.
+
+    As in the paper, only the Jacobians depend on the params: states and adjoints a_t count as constants, so the
+    gradient of Ω costs about as much as that of the loss. It is a mean over the batch; steps at which an example has no
+    gradient do not count.
+
+    Args:
+        cell, params: any cell and its weights.
+        h0: the state before the first step, with the batch axes of ``xs``.
+        xs: ``(T, *batch, I)`` or ids.
+        targets: of each step, any pytree with time leading.
+        loss: ``(ys, targets) -> scalar``.
+
+    Raises:
+        ValueError: for a layer, a state that is not floating, or arguments that do not fit.
+
+    A linear network that halves its gradient at each of 4 steps back from the last state.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import initializers, vanilla
+    >>> cell = vanilla(2, 8, activation="linear", recurrent_init=initializers.orthogonal(0.5))
+    >>> params = cell.init(jax.random.key(0))
+    >>> last = lambda ys, _: ys[-1].sum()
+    >>> print(norm_preserving(cell, params, cell.start(params), jnp.ones((5, 2)), (), last).round(4))  # 4 (½ − 1)²
+    1.0
+
+    Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013.
+    """
+    require_steps(xs)
+    T, layout = require_sequence(xs), layout_of(cell, params, h0)
+
+    def loss_of(probes: State) -> tuple[Float[Array, ""], State]:
+        _, hs = rollout(probed(cell), params, h0, with_probes(xs, probes))
+        return loss(outputs(cell, params, hs), targets), hs
+
+    adjoints, hs = jax.lax.stop_gradient(jax.grad(loss_of, has_aux=True)(zero_probes(h0, T)))
+    before = jax.lax.stop_gradient(states_before(h0, hs))
+
+    def change(h: State, x: PyTree, adjoint: State) -> Float[Array, "*batch"]:
+        _, pullback = jax.vjp(lambda h: cell.step(params, h, x), h)
+        earlier, later = (widened(layout.row(a)) for a in (pullback(adjoint)[0], adjoint))
+        size = jnp.linalg.norm(later, axis=-1)
+        is_zero = size == 0
+        square = jnp.sum(jnp.square(earlier), axis=-1)
+        ratio = jnp.sqrt(jnp.where(square == 0, 1, square)) / jnp.where(is_zero, 1, size)
+        return jnp.where(is_zero, 0, jnp.square(jnp.where(square == 0, 0, ratio) - 1))
+
+    later = jax.tree.map(lambda a: a[1:], (before, xs, adjoints))
+    return jnp.mean(jnp.sum(jax.vmap(change)(*later), axis=0))

@@ -1,0 +1,251 @@
+"""Gradients of states and params by lag: losses at every step, windows, probes, and the training step itself."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from rnn_jax import gru, initializers, lag_gradients, lstm, output_dropout, readout, rollout, stack, vanilla, zoneout
+from rnn_jax.diagnostics import (
+    jacobian_numbers,
+    lag_contributions,
+    log_norms_of_layers,
+    log_norms_of_probes,
+    loss_surface,
+    probe_gradients,
+    probed,
+    random_direction,
+    saturation,
+    state_gradients,
+    with_probes,
+    zero_probes,
+)
+from rnn_jax.gradients import chunked
+from rnn_jax.schedules.scan import is_key
+from rnn_jax.training import fit, window_learner
+from tests.cases import CASES, SAME_OUTSIDE
+from tests.laboratory import example, refused
+
+KEY = jax.random.key(0)
+T, B = 7, 2
+
+
+def squares(ys, targets):
+    return jnp.sum(jnp.square(ys - targets))
+
+
+@pytest.mark.parametrize("name", ["vanilla tanh", "lstm", "stack", "min gru"])
+def test_truncation_leaves_out_what_the_windows_of_the_program_leave_out(name):
+    cell, params, h0, xs = example(name, T)
+    targets = jax.random.normal(KEY, rollout_outputs(cell, params, h0, xs).shape)
+    found = lag_contributions(cell, params, h0, xs, targets, squares)
+    full = flat(jax.grad(lambda p: squares(rollout_outputs(cell, p, h0, xs), targets))(params))
+    of_window = [
+        flat(jax.grad(lambda p, n=n: chunked(cell, p, h0, xs, targets, squares, window=n, k1=1)[0])(params))
+        for n in (1, 2, 4, T)
+    ]
+    size = jnp.linalg.norm(full)
+    for n, g in zip((1, 2, 4, T), of_window, strict=True):
+        np.testing.assert_allclose(found.bias[n - 1], jnp.linalg.norm(g - full) / size, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found.cosine[n - 1], g @ full / jnp.linalg.norm(g) / size, rtol=1e-9)
+        np.testing.assert_allclose(found.share[n - 1], jnp.linalg.norm(g) / size, rtol=1e-9)
+    np.testing.assert_allclose(found.log_norm[0], jnp.log(jnp.linalg.norm(of_window[0])), rtol=1e-9)
+    np.testing.assert_allclose(found.log_norm[1], jnp.log(jnp.linalg.norm(of_window[1] - of_window[0])), rtol=1e-9)
+
+
+def rollout_outputs(cell, params, h0, xs, **flags):
+    return cell.output(params, rollout(cell, params, h0, xs, **flags)[1])
+
+
+def flat(tree):
+    return ravel_pytree(tree)[0]
+
+
+def test_contributions_that_float32_could_not_hold_are_measured():
+    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
+    params = cell.init(KEY)._replace(W_hh=jnp.full((1, 1), 0.01, jnp.float32))
+    xs = jnp.ones((60, 1), jnp.float32)
+    found = lag_contributions(cell, params, cell.start(params), xs, (), lambda ys, _: ys[-1, 0])
+    slope = np.diff(found.log_norm[:-2])
+    np.testing.assert_allclose(slope, math.log(0.01), atol=1e-3)  # down to e^−270
+
+
+@pytest.fixture(scope="module")
+def deep():
+    cell = readout(stack(gru(2, 3), lstm(3, 2)), 2)
+    params = cell.init(KEY)
+    return cell, params, cell.start(params, (B,)), jax.random.normal(KEY, (T, B, 2))
+
+
+def loss_of_each(ys):
+    return jnp.sum(jnp.square(ys), axis=(0, -1))
+
+
+FLAGS = {
+    "none": {},
+    "lengths": {"lengths": np.array([4, T])},
+    "resets": {"resets": np.arange(T)[:, None] == np.array([3, 5])},
+    "mask": {"mask": np.arange(T) % 3 != 1},
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_state_gradients_are_those_of_states_that_are_perturbed(deep, name):
+    cell, params, h0, xs = deep
+    found = state_gradients(cell, params, h0, xs, loss_of_each, **FLAGS[name])
+
+    def from_step(t):
+        # the state after t steps is added to, and the rest of the sequence is rolled out from there
+        flags = {k: v if k == "lengths" else v[t:] for k, v in FLAGS[name].items()}
+        if "lengths" in flags:
+            flags["lengths"] = jnp.maximum(flags["lengths"] - t, 0)
+        head = {k: v if k == "lengths" else v[:t] for k, v in FLAGS[name].items()}
+        if "lengths" in head:
+            head["lengths"] = jnp.minimum(head["lengths"], t)
+        h = rollout(cell, params, h0, xs[:t], **head)[0]
+
+        def later(h):
+            own = cell.output(params, h)[None] if t else jnp.zeros((0, B, 2))
+            ys = rollout_outputs(cell, params, h, xs[t:], **flags)
+            return jnp.sum(loss_of_each(jnp.concatenate([own, ys])))
+
+        g = jax.grad(later)(h)
+        return [jnp.linalg.norm(flat_rows(layer), axis=-1) for layer in g]
+
+    for t in (0, 2, 4, T):
+        layers = from_step(t)
+        for layer, wanted in zip(log_norms_of_layers(found), layers, strict=True):
+            np.testing.assert_allclose(jnp.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
+        total = jnp.sqrt(sum(jnp.square(layer) for layer in layers))
+        np.testing.assert_allclose(jnp.exp(found.log_norm[T - t]), total, rtol=1e-9, atol=1e-14)
+
+
+def flat_rows(layer):
+    return jnp.concatenate(jax.tree.leaves(layer), axis=-1)
+
+
+def test_a_loss_of_the_last_output_gives_lag_gradients_and_probes_are_those_of_shorter_sequences(deep):
+    cell, params, h0, xs = deep
+    last = lambda y: jnp.sum(jnp.square(y), axis=-1)  # noqa: E731
+    wanted = lag_gradients(cell, params, h0, xs, last)
+    found = state_gradients(cell, params, h0, xs, lambda ys: last(ys[-1]))
+    np.testing.assert_allclose(found.log_norm, wanted.log_norm, rtol=1e-12)
+    of_probes = probe_gradients(cell, params, h0, xs, last, steps=[5, T], lags=4).log_norm
+    np.testing.assert_allclose(of_probes[:, 1], wanted.log_norm[:5], rtol=1e-12)
+    np.testing.assert_allclose(of_probes[:, 0], lag_gradients(cell, params, h0, xs[:5], last).log_norm[:5], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SAME_OUTSIDE])
+def test_the_gradients_of_probes_are_lag_gradients_for_every_cell(name):
+    cell, params, h0, xs = example(name, 4)
+
+    def last(y):
+        return jnp.sum(jnp.square(y), axis=tuple(range(1, y.ndim)))
+
+    def of_probes(d):
+        return jnp.sum(last(rollout_outputs(probed(cell), params, h0, with_probes(xs, d))[-1]))
+
+    g = jax.grad(of_probes)(zero_probes(h0, 4))
+    found = log_norms_of_probes(cell, params, xs, g)
+    np.testing.assert_allclose(found, lag_gradients(cell, params, h0, xs, last).log_norm[:4], rtol=1e-9, atol=1e-9)
+
+
+def test_the_profile_of_the_training_step_is_that_of_lag_gradients_and_changes_no_bit_of_the_params():
+    model = readout(lstm(3, 4), 2)
+    windows = jax.random.normal(KEY, (3, T, B, 3)), jax.random.normal(KEY, (3, T, B, 2))
+
+    def loss(ys, targets):
+        return jnp.sum(jnp.square(ys[-1] - targets[-1]))
+
+    plain, measured = (window_learner(model, loss, optax.adam(0.1), clip=1.0, lag_profile=on) for on in (False, True))
+    state = plain.init(KEY, (B,))
+    after, info = fit(measured, state, windows)
+    without, other = fit(plain, state, windows)
+    assert other.lag_profile == ()
+    for a, b in zip(jax.tree.leaves((after, info.loss)), jax.tree.leaves((without, other.loss)), strict=True):
+        np.testing.assert_array_equal(*(jax.random.key_data(x) if is_key(x) else x for x in (a, b)))
+    assert info.lag_profile.shape == (3, T, B)
+    wanted = lag_gradients(
+        model, state.params, state.h, windows[0][0], lambda y: jnp.sum(jnp.square(y - windows[1][0, -1]), axis=-1)
+    )
+    np.testing.assert_allclose(info.lag_profile[0], wanted.log_norm[:T], rtol=1e-5)
+
+
+def test_cells_that_draw_and_masked_windows_have_a_profile_too():
+    model = readout(output_dropout(zoneout(gru(3, 4), 0.2), 0.3), 2)
+    learner = window_learner(model, squares, optax.sgd(0.1), lag_profile=True)
+    mask = jnp.arange(T) < 5
+    window = jax.random.normal(KEY, (T, B, 3)), jnp.zeros((T, B, 2)), mask
+    _, info = learner.update(learner.init(KEY, (B,)), window)
+    assert np.all(np.isneginf(info.lag_profile[:2]))  # a probe of a masked step is not added
+    assert np.all(np.isfinite(info.lag_profile[2:]))
+
+
+def test_the_numbers_of_a_jacobian():
+    W = jax.random.normal(KEY, (5, 5))
+    cell = vanilla(1, 5, activation="linear")
+    params = cell.init(KEY)._replace(W_hh=W)
+    found = jacobian_numbers(cell, params, cell.start(params), jnp.zeros(1))
+    values = np.linalg.svd(W, compute_uv=False)
+    eigenvalues = np.linalg.eigvals(W)
+    np.testing.assert_allclose(found.gain, values[0], rtol=1e-12)
+    np.testing.assert_allclose(found.radius, np.abs(eigenvalues).max(), rtol=1e-12)
+    np.testing.assert_allclose(found.log_abs_det, np.log(values).sum(), rtol=1e-12)
+    # the strict upper triangle of the Schur form holds what is not normal
+    from scipy.linalg import schur
+
+    upper = np.triu(schur(np.asarray(W), output="complex")[0], 1)
+    np.testing.assert_allclose(found.non_normality, np.linalg.norm(upper) / np.linalg.norm(W), rtol=1e-10)
+    rotation = initializers.orthogonal(0.7)(KEY, (5, 5))
+    normal = jacobian_numbers(cell, params._replace(W_hh=rotation), cell.start(params), jnp.zeros(1))
+    np.testing.assert_allclose(normal, (0.7, 0.7, 5 * math.log(0.7), 0), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("activation", "share"), [("tanh", 0.5), ("relu", 0.5), ("sigmoid", 0.25), ("linear", math.nan)]
+)
+def test_units_without_a_slope_are_saturated(activation, share):
+    cell = vanilla(4, 4, activation=activation)
+    params = cell.init(KEY)._replace(W_xh=jnp.eye(4))
+    x = jnp.array([1.0, -2.5, -9.0, 0.5])  # tanh: −2.5 and −9; relu: both negative ones; σ: −9 alone
+    np.testing.assert_allclose(saturation(cell, params, cell.start(params), x), share)
+
+
+def test_gates_that_are_shut_are_saturated():
+    cell = lstm(2, 3)
+    params = jax.tree.map(jnp.zeros_like, cell.init(KEY))
+    shut = params._replace(b_h=params.b_h.at[:6].set(-20.0))  # i and f of 3 units; o, g and tanh c are at 0
+    np.testing.assert_allclose(saturation(cell, shut, cell.start(shut, (B,)), jnp.zeros((B, 2))), 6 / 15)
+
+
+def test_a_slice_of_the_loss_contains_the_loss_and_directions_have_the_norms_of_the_params():
+    cell = vanilla(1, 3)
+    params = cell.init(KEY)
+    first, second = (random_direction(key, params) for key in jax.random.split(KEY))
+    for d, p in zip(jax.tree.leaves(first), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(jnp.linalg.norm(d), jnp.linalg.norm(p), rtol=1e-12)
+    loss = lambda params: jnp.sum(rollout(cell, params, cell.start(params), jnp.ones((4, 1)))[0])  # noqa: E731
+    found = loss_surface(loss, params, first, second, radius=0.5, points=5)
+    np.testing.assert_allclose(found.losses[2, 2], loss(params), rtol=1e-12)
+    moved = jax.tree.map(lambda p, d, e: p - 0.5 * d + 0.25 * e, params, first, second)
+    np.testing.assert_allclose(found.losses[0, 3], loss(moved), rtol=1e-12)
+
+
+def test_wrong_arguments_are_refused_in_one_line(deep):
+    cell, params, h0, xs = deep
+    contributions = partial(lag_contributions, cell, params, h0, xs, jnp.zeros((T, B, 2)), squares)
+    refused(lambda: contributions(lags=T + 1), "lags got 8; want at most 7")
+    refused(lambda: contributions(lags=0), "lags got 0")
+    refused(lambda: state_gradients(cell, params, h0, xs, jnp.sum), "loss got shape ()")
+    refused(lambda: state_gradients(cell, params, h0, xs, loss_of_each, lengths=np.array([9, 1])), "lengths got")
+    last = lambda y: jnp.sum(y, -1)  # noqa: E731
+    for steps in ([2], [8], [], [4.5], 5):
+        refused(lambda steps=steps: probe_gradients(cell, params, h0, xs, last, steps=steps, lags=4), "steps got")
+    refused(lambda: saturation(cell, params, h0, xs[0], slope=0), "slope got 0")
+    refused(lambda: loss_surface(lambda w: w, jnp.zeros(()), 1.0, 1.0, radius=-1.0), "radius got -1")
+    refused(lambda: loss_surface(lambda w: w, jnp.zeros(()), 1.0, 1.0, points=0), "points got 0")
