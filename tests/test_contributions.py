@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +169,8 @@ def test_the_profile_of_the_training_step_is_that_of_lag_gradients_and_changes_n
     without, other = fit(plain, state, windows)
     assert other.lag_profile == ()
     for a, b in zip(jax.tree.leaves((after, info.loss)), jax.tree.leaves((without, other.loss)), strict=True):
-        np.testing.assert_array_equal(*(jax.random.key_data(x) if is_key(x) else x for x in (a, b)))
+        a, b = (jax.random.key_data(x) if is_key(x) else x for x in (a, b))
+        np.testing.assert_array_equal(a, b)
     assert info.lag_profile.shape == (3, T, B)
     wanted = lag_gradients(
         model, state.params, state.h, windows[0][0], lambda y: jnp.sum(jnp.square(y - windows[1][0, -1]), axis=-1)
@@ -244,7 +246,8 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     refused(lambda: state_gradients(cell, params, h0, xs, jnp.sum), "loss got shape ()")
     refused(lambda: state_gradients(cell, params, h0, xs, loss_of_each, lengths=np.array([9, 1])), "lengths got")
     last = lambda y: jnp.sum(y, -1)  # noqa: E731
-    for steps in ([2], [8], [], [4.5], 5):
+    wrong: list[Any] = [[2], [8], [], [4.5], 5]
+    for steps in wrong:
         refused(lambda steps=steps: probe_gradients(cell, params, h0, xs, last, steps=steps, lags=4), "steps got")
     refused(lambda: saturation(cell, params, h0, xs[0], slope=0), "slope got 0")
     refused(lambda: loss_surface(lambda w: w, jnp.zeros(()), 1.0, 1.0, radius=-1.0), "radius got -1")

@@ -205,7 +205,7 @@ def test_flossing_brings_the_exponents_to_zero():
     cell = vanilla(1, 6, recurrent_init=initializers.scaled_normal(0.5))
     params, xs = cell.init(KEY), 0.1 * jax.random.normal(KEY, (30, 1))
     penalty = jax.jit(jax.value_and_grad(lambda p: flossing(cell, p, cell.start(p), xs, count=3)))
-    before, _ = penalty(params)
+    before, _ = value, _ = penalty(params)
     for _ in range(60):
         value, g = penalty(params)
         params = jax.tree.map(lambda p, g: p - 0.02 * g, params, g)
@@ -226,5 +226,7 @@ def test_wrong_arguments_are_refused_in_one_line(driven):
         "state got numbers that are not finite at step 1",
     )
     refused(lambda: product_spectrum(cell, params, h0, xs[:, :1]), "xs got")
-    ids = cell_from_step(lambda key: (), lambda p, batch_shape=(): jnp.zeros((*batch_shape, 1), int), lambda p, h, x: h)
+    ids = cell_from_step(
+        lambda key: (), lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1), int), lambda p, h, x: h
+    )
     refused(lambda: lyapunov_spectrum(ids, (), jnp.zeros(1, int), jnp.zeros((3, 1))), "state got int64")

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 import rnn_jax as rnn
-from rnn_jax import data, decoding, gradients
+from rnn_jax import data, decoding, diagnostics, gradients
 from rnn_jax.counting import matching_size
 from rnn_jax.data import Digits, Text, Vocabulary, one_hot, split, streams, witten_bell
 from rnn_jax.diagnostics import summarise_lags
@@ -98,6 +98,7 @@ K1 = {
     "parallel k1": lambda n: program("parallel", window=2, k1=n),
 }
 COUNTS = {
+    "zero_probes steps": lambda n: diagnostics.zero_probes(h, n),
     "greedy length": lambda n: write("greedy", length=n),
     "sample length": lambda n: write("sample", KEY, length=n),
     "continue_prompt length": lambda n: prompted(length=n),
@@ -122,7 +123,57 @@ SHAPES = {
     "init batch_shape": lambda s: window_learner(cell, squares, optax.sgd(0.1)).init(KEY, s),
     "dropout_mask shape": lambda s: rnn.dropout_mask(KEY, 0.1, s),
 }
+two, two_xs = rnn.vanilla(3, 2), jnp.ones((2, 3))
+two_params = random_params(two)
+TWO = two, two_params, jnp.zeros(2)
+
+
+INSTRUMENTS = {
+    "lyapunov_spectrum blocks": lambda n: diagnostics.lyapunov_spectrum(*TWO, two_xs, blocks=n),
+    "flossing count": lambda n: gradients.flossing(*TWO, two_xs, count=n),
+    "probe_gradients lags": lambda n: diagnostics.probe_gradients(*TWO, two_xs, lambda y: y[..., 0], steps=[2], lags=n),
+    "loss_surface points": lambda n: diagnostics.loss_surface(lambda w: w, 1.0, 1.0, 0.0, points=n),
+    "fixed_points steps": lambda n: diagnostics.fixed_points(two, two_params, jnp.zeros((1, 2)), xs[0], steps=n),
+    "visited_states count": lambda n: diagnostics.visited_states(two, two_params, KEY, jnp.ones((3, 2)), count=n),
+    "principal_components count": lambda n: diagnostics.principal_components(np.ones((3, 2)), n),
+    "sampled_sensitivity probes": lambda n: diagnostics.sampled_sensitivity(
+        two, two_params, KEY, TWO[2], two_xs, probes=n
+    ),
+    "snap order": lambda n: gradients.snap(*TWO, two_xs, (), squares, order=n),
+    "truncated window": lambda n: gradients.truncated(*TWO, two_xs, (), squares, window=n),
+    "truncated k1": lambda n: gradients.truncated(*TWO, two_xs, (), squares, window=2, k1=n),
+}
 OTHERS = {
+    "lyapunov_spectrum count": (
+        lambda n: diagnostics.lyapunov_spectrum(*TWO, two_xs, count=n),
+        [0, 3, 2.0, NAN, *NEITHER],
+        [1, np.int8(2), None],
+    ),
+    "lyapunov_spectrum warmup": (
+        lambda n: diagnostics.lyapunov_spectrum(*TWO, two_xs, warmup=n),
+        [-1, 2, 1.5, NAN, INF, *NEITHER],
+        [0, np.int8(1), None],
+    ),
+    "flossing warmup": (
+        lambda n: gradients.flossing(*TWO, two_xs, count=1, warmup=n),
+        [-1, 2, 1.5, NAN, INF, *NEITHER],
+        [0, np.int8(1)],
+    ),
+    "lag_contributions lags": (
+        lambda n: diagnostics.lag_contributions(*TWO, two_xs, (), squares, lags=n),
+        [0, 3, 2.0, NAN, *NEITHER],
+        [1, np.int8(2), None],
+    ),
+    "loss_surface radius": (
+        lambda r: diagnostics.loss_surface(lambda w: w, 1.0, 1.0, 0.0, radius=r, points=1),
+        [0, -1, NAN, *NO_NUMBER],
+        [1, np.float32(0.5)],
+    ),
+    "saturation slope": (
+        lambda r: diagnostics.saturation(*TWO, xs[0], r),
+        [0, 1.1, -1, NAN, *NO_NUMBER],
+        [1, np.float32(0.5)],
+    ),
     "mlp_head hidden_sizes": (
         lambda sizes: rnn.mlp_head(sizes, 2),
         [(0,), (2.5,), 4, ("a",), (True,), None, (NAN,)],
@@ -186,7 +237,7 @@ OTHERS = {
     ),
 }
 CASES = (
-    {name: (call, NO_SIZE, [1, np.uint8(2)]) for name, call in SIZES.items()}
+    {name: (call, NO_SIZE, [1, np.uint8(2)]) for name, call in (SIZES | INSTRUMENTS).items()}
     | {name: (call, [3, *(n for n in NO_SIZE if n is not None)], [np.int8(2), None]) for name, call in K1.items()}
     | {name: (call, NO_COUNT, [0, 2, np.int64(3)]) for name, call in COUNTS.items()}
     | {name: (call, NO_RATE, [0, 0.0, 0.5, np.float32(0.5)]) for name, call in RATES.items()}
@@ -247,6 +298,33 @@ ELSEWHERE = {
     "copying symbols": "test_too_few_steps_and_wrong_sizes_are_refused",
     "flip_flop bits": "test_too_few_steps_and_wrong_sizes_are_refused",
     "flip_flop rate": "test_too_few_steps_and_wrong_sizes_are_refused",
+    **dict.fromkeys(
+        (
+            *(f"{task} T" for task in ("adding_hochreiter", "delayed_recall", "delayed_symbols", "delayed_xor")),
+            *(
+                f"{task} batch_size"
+                for task in ("adding_hochreiter", "delayed_recall", "delayed_symbols", "delayed_xor")
+            ),
+            *(
+                f"{task} {size}"
+                for task in ("integrator", "parity", "regular_language", "temporal_order", "tomita")
+                for size in ("T", "batch_size")
+            ),
+            *(f"{task} delay" for task in ("delayed_recall", "delayed_symbols", "delayed_xor")),
+            *("adding_hochreiter_baseline T", "integrator_baseline T", "regular_language_baseline T"),
+            *("delayed_symbols symbols", "delayed_symbols_baseline symbols", "integrator channels", "integrator rate"),
+            *("integrator_baseline rate", "tomita number"),
+        ),
+        "tests/test_memory_tasks.py",
+    ),
+    "chrono_target max_lag": "tests/test_time_scales.py",
+    "chrono_target q": "tests/test_time_scales.py",
+    "loss_by_context stride": "tests/test_memory.py",
+    "recall_scores ridge": "tests/test_memory.py",
+    "fixed_points tolerance": "tests/test_fixed_points.py",
+    "unique_points radius": "tests/test_fixed_points.py",
+    "visited_states noise": "tests/test_fixed_points.py",
+    "artbp mean_window": "tests/test_estimators.py",
     "bits_per_char nats": "any number",
     "perplexity nats": "any number",
 }

@@ -169,7 +169,7 @@ def _saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float | 
             if type_of(eqn.outvars[0]).shape == a.shape and jnp.issubdtype(a.dtype, jnp.floating):
                 of = partial(slopes, eqn, operands[0], values)
                 largest = jnp.max(jax.vmap(of)(jnp.broadcast_to(grid_like(a), (len(GRID), *a.shape))))
-                flat += jnp.sum(of(a) < slope * largest)
+                flat += jnp.sum(of(a) < jnp.asarray(slope, a.dtype) * largest)
                 total += a.size
     return flat / total if total else jnp.asarray(jnp.nan)
 

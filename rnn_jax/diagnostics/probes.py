@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
 from rnn_jax.keys import unkey
+from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Keyed, Params, State
@@ -69,7 +70,12 @@ def with_probes(xs: PyTree, probes: State) -> PyTree:
 
 
 def zero_probes(h: State, steps: int) -> State:
-    """Probes of zero for so many steps, ``(steps, *batch, …)``, like a state ``h``."""
+    """Probes of zero for so many steps, ``(steps, *batch, …)``, like a state ``h``.
+
+    Raises:
+        ValueError: for steps below 0.
+    """
+    require_number("steps", steps, lambda n: is_whole(n) and n >= 0, "a whole number of steps, 0 or more")
     return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), h)
 
 

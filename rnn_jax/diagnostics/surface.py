@@ -74,7 +74,8 @@ def loss_surface(
     """
     require_positive(points=points)
     require_number("radius", radius, lambda r: r > 0, "a positive number, for example 1.0", may_be_traced=True)
-    return _losses(loss, params, first, second, jnp.linspace(-1, 1, int(points)) * radius)
+    offsets = jnp.linspace(-1, 1, int(points))
+    return _losses(loss, params, first, second, offsets * jnp.asarray(radius, offsets.dtype))
 
 
 @compiled("loss")

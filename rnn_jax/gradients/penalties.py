@@ -10,7 +10,7 @@ from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
 from rnn_jax.diagnostics.probes import probed, with_probes, zero_probes
 from rnn_jax.diagnostics.states import layout_of, require_steps
-from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.precision import widened
 from rnn_jax.schedules.driver import outputs, rollout
 from rnn_jax.types import Cell, Params, State
@@ -43,6 +43,7 @@ def flossing(cell: Cell, params: Params, h0: State, xs: PyTree, *, count: int, w
 
     Reference: Engelken. Gradient flossing: improving gradient descent through dynamic control of Jacobians. 2023.
     """
+    require_positive(count=count)
     exponents = lyapunov_spectrum(cell, params, h0, xs, count=count, warmup=warmup).exponents
     return jnp.mean(jnp.sum(jnp.square(exponents), axis=0))
 
