@@ -85,7 +85,7 @@ class Gradient(NamedTuple):
     slope: list[float | None]
     """Nats a step, fitted over all lags."""
     half_life: list[float | None]
-    """Steps in which the gradient halves; None also where it does not shrink."""
+    """Steps in which the gradient halves: 0 where it is exactly zero, None where it does not shrink."""
     left: dict[str, list[float | None]]
     """ln of the norm relative to that at lag 0, by the lag."""
 

@@ -125,6 +125,7 @@ def vanishing_figure(records: list[dict[str, Any]], lowest: float = -40.0) -> Pi
         axis.set_title(title, fontsize=10)
     by_lag[0].set_ylabel("ln of the gradient left")
     by_length.set_yscale("log")
+    by_length.set_ylim(1e-4, 1)  # networks that have diverged lie above
     by_length.set_xlabel("length T of the adding problem")
     by_length.set_ylabel("mean squared error")
     by_length.legend(frameon=False, fontsize=9)

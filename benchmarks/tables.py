@@ -218,18 +218,19 @@ def vanishing_row(record: dict[str, Any], when: str, lags: Sequence[str]) -> lis
         str(record["case"]["H"]),
         of_seeds(gradient["slope"], "+.3f"),
         f"{theory:+.3f}" if when == "before" and theory is not None else "–",
-        of_seeds(gradient["half_life"], ".1f"),
+        of_seeds(gradient["half_life"], ",.1f"),
         *(of_seeds(gradient["left"][lag], "+.1f") for lag in lags),
         of_seeds(record["longest"], "g") if when == "after" else "–",
     ]
 
 
 def of_seeds(values: Sequence[float | None], form: str) -> str:
-    """The median of seeds and their range; a dash where any is not known."""
+    """The median of seeds and their range, of those that are known and with their number; a dash where none is."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
+    if not known:
         return "–"
-    return f"{np.median(known):{form}} ({min(known):{form}} … {max(known):{form}})"
+    of = "" if len(known) == len(values) else f", {len(known)} of {len(values)}"
+    return f"{np.median(known):{form}} ({min(known):{form}} … {max(known):{form}}{of})"
 
 
 def scaling_block(folder: Path = RESULTS) -> str:

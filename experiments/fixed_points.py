@@ -240,7 +240,7 @@ counts
 # Is any point missing? Each fixed point has an index, sign det(I − ∂F/∂h): 1 at a stable point, −1 at a saddle with one
 # unstable direction, and so on, if the unstable eigenvalues are above 1. By a theorem of Lefschetz the sum of all
 # indices is 1 in a network whose states are bounded, here 8 − 12 + 6 − 1. Another sum in the table shows that more
-# candidates are needed.
+# candidates are needed. A sum of 1 alone is no proof, because two missing points of opposite index cancel.
 #
 # From both sides of each saddle with one unstable direction, the first network of each kind is now left to itself,
 # without pulses. Where does it go?
@@ -357,7 +357,7 @@ table = Table(
     f"Bits right, and mean squared error: on test sequences of {4 * options.steps} steps; without memory "
     f"{100 * memoryless['accuracy']:.1f} % and {memoryless['loss']:.3f}. Then the numbers of stable points, of saddles "
     f"by their unstable directions, and of slow points (speed at most {SLOW:g}). Index: the sum over the "
-    "fixed points, 1 if none is missing. Corners: those of (±1, ±1, ±1) with a stable point.",
+    "fixed points; other than 1, points are missing. Corners: those of (±1, ±1, ±1) with a stable point.",
 )
 table
 

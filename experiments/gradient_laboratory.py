@@ -24,8 +24,8 @@ from rnn_jax.lab.options import StudyOptions, read_options, require_positive
 class Options(StudyOptions):
     """What do Jacobians, Lyapunov exponents, truncation and memory show of tanh, ReLU, GRU and LSTM?"""
 
-    SMOKE: ClassVar = {"cells": ("tanh", "lstm"), "hidden_size": 6, "seeds": 2, "batch_size": 8, "evaluations": 2}
-    SMOKE |= {"updates": 5, "steps": 30, "delay": 3, "windows": 8, "probes": 2, "gains": 5}
+    SMOKE: ClassVar = {"cells": ("gru",), "hidden_size": 4, "seeds": 2, "batch_size": 8, "evaluations": 2}
+    SMOKE |= {"updates": 5, "steps": 16, "delay": 3, "windows": 6, "probes": 2, "gains": 5}
 
     cells: tuple[str, ...] = ("tanh", "relu", "gru", "lstm")
     """gru, lstm, any other cell of the library or an activation of the vanilla cell, each with -gaussian (the default),

