@@ -157,7 +157,7 @@ def cases(quick: bool) -> list[Case]:
     by_name = {"tanh": vanilla(2, 128), "relu, identity": irnn(2, 128), "gru": gru(2, 64), "lstm": lstm(2, 64)}
     adding_cases = [adding_case(name, cell, 100, **long) for name, cell in by_name.items()]
     copies = [copying_case("gru", lambda V: gru(V, 128), 100, 10, **long | {"updates": 4000})]
-    xor = {"updates": 2500, "learning_rate": 1e-3, "batch_size": 32, "seeds": 3}
+    xor = {"updates": 2000, "learning_rate": 1e-3, "batch_size": 32, "seeds": 3}
     return [*adding_cases, *copies, *(xor_case(flossed, 20, 60, 80, 300, **xor) for flossed in (False, True))]
 
 

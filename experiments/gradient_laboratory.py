@@ -79,7 +79,7 @@ import numpy as np
 from rnn_jax import readout
 from rnn_jax.counting import parameter_count
 from rnn_jax.data import DELAYED_RECALL_BASELINE, delayed_recall, lanes, load_text, streams, text_parts
-from rnn_jax.diagnostics import kaplan_yorke_dimension, mean_field
+from rnn_jax.diagnostics import mean_field
 from rnn_jax.lab.figures.instruments import band_over, panel_figure
 from rnn_jax.lab.gradient_study import has_recurrent_matrix, measure_networks, places_in_text
 from rnn_jax.lab.instrument_study import (
@@ -307,6 +307,7 @@ add_panels(
     sentence=f"The longest time scale, in steps, before → after training, median over seeds: {gated}.",
     x="unit, by its time scale",
     y="τ = −1/ln f, steps",
+    log_y=True,
 )
 
 # %% [markdown]
@@ -349,11 +350,6 @@ def left_of(of):
     return np.nanmedian(of.lag[:, -1], axis=1)
 
 
-def dimension_of(of):
-    """The Kaplan–Yorke dimension of each seed."""
-    return np.asarray(kaplan_yorke_dimension(jnp.asarray(of.exponents.T)))
-
-
 rows = [
     (
         f"{name}, {task}",
@@ -361,7 +357,6 @@ rows = [
         f"{scores[f'{name} {task}']['loss'].mean():.3f}",
         arrow(map(left_of, both), ".0f"),
         arrow([of.exponents[:, 0] for of in both], "+.2f"),
-        arrow(map(dimension_of, both), ".1f"),
         arrow([100 * of.saturated for of in both], ".0f"),
         window_for(both[1]),
     )
@@ -370,12 +365,12 @@ rows = [
     for both in [readings.of[f"{name} {task}"]]
 ]
 table = Table(
-    ("network", "H", "loss", "gradient left", "λ₁", "dimension", "saturated, %", "window"),
+    ("network", "H", "loss", "gradient left", "λ₁", "saturated, %", "window"),
     rows,
     f"Loss on the test part: nats a character, or the mean squared error of the recall (without memory "
     f"{DELAYED_RECALL_BASELINE:g}). Medians over seeds, before → after training. Gradient left: ln of its size "
-    f"{options.steps} steps back, relative to lag 0. λ₁: the largest Lyapunov exponent, nats a step. Dimension: "
-    "Kaplan–Yorke. Saturated: nonlinearities with less than a tenth of their largest slope. Window: the shortest one "
+    f"{options.steps} steps back, relative to lag 0. λ₁: the largest Lyapunov exponent, nats a step. "
+    "Saturated: nonlinearities with less than a tenth of their largest slope. Window: the shortest one "
     "whose truncated gradient is within 10 %, after training.",
 )
 table

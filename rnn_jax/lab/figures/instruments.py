@@ -35,6 +35,7 @@ def panel_figure(
     theory: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]] | None = None,
     baselines: Mapping[str, float] | None = None,
     log_x: int | None = None,
+    log_y: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> Picture:
     """Panels of lines with bands, which share their vertical axis.
@@ -45,13 +46,15 @@ def panel_figure(
         theory: ``{title: {label: (points, values)}}``, drawn as black dashes over the lines.
         baselines: ``{label: value}``, thin dashed lines in all panels.
         log_x: the base of a logarithmic horizontal axis.
+        log_y: whether the vertical axis is logarithmic.
         limits: of the vertical axis.
     """
     figure = Picture(figsize=(min(3.6 * len(panels), 14.4) if len(panels) > 1 else 7.2, 3.9), layout="constrained")
     axes = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
-        for label, (points, band) in lines.items():
+        drawn = {label: line for label, line in lines.items() if not np.isnan(line[1].median).all()}
+        for label, (points, band) in drawn.items():
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             axis.plot(points, band.median, color=colour, label=figure_label(label), **STYLE)
             axis.fill_between(points, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
@@ -65,6 +68,9 @@ def panel_figure(
         axis.set_title(figure_label(title))
         axis.set_xlabel(figure_label(x))
         add_grid(axis)
+    if log_y:
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     if limits:
         axes[0].set_ylim(*limits)
     axes[0].set_ylabel(figure_label(y))
