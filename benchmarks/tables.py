@@ -88,7 +88,13 @@ def filled(text: str, name: str, block: str) -> str:
 
 def filled_readme(text: str, folder: Path = RESULTS) -> str:
     """The text of the README with the tables of the results in a folder."""
-    blocks = {"peers": peers_block, "vanishing": vanishing_block, "pairs": pairs_block, "scaling": scaling_block}
+    blocks = {
+        "peers": peers_block,
+        "vanishing": vanishing_block,
+        "learning": learning_block,
+        "pairs": pairs_block,
+        "scaling": scaling_block,
+    }
     return functools.reduce(lambda text, name: filled(text, name, blocks[name](folder)), blocks, text)
 
 
@@ -247,8 +253,27 @@ def scaling_block(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-PAIRS = ("training", "flags", "associative")
+PAIRS = ("training", "flags", "associative", "instruments")
 """Benchmarks of two programs whose results are shown."""
+
+
+def learning_block(folder: Path = RESULTS) -> str:
+    """Tables of what networks have learned, for each kind of device."""
+    parts = []
+    for kind, records in results_of("learning", folder).items():
+        rows = [
+            [
+                record["case"]["task"],
+                record["case"]["cell"],
+                ", ".join(f"{loss:.2g}" for loss in record["losses"]),
+                f"{record['baseline']:.3g}",
+                ", ".join(f"{n:,}" for n in record["updates"]),
+            ]
+            for record in records
+        ]
+        columns = ["task", "cell", "loss of each seed", "without memory", "updates"]
+        parts += [f"### {kind}", f"{where(records[-1])}.", table(columns, rows)]
+    return "\n\n".join(parts)
 
 
 def pairs_block(folder: Path = RESULTS) -> str:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from rnn_jax.diagnostics.frames import of_each_example
 from rnn_jax.diagnostics.states import Layout, layout_of, require_steps
 from rnn_jax.keys import one_key
 from rnn_jax.machinery.checks import require_positive
@@ -80,7 +81,7 @@ def parameter_sensitivity(cell: Cell, params: Params, h0: State, xs: PyTree) -> 
         return scan(step, (h0, M_0), xs)[1]
 
     with jax.default_matmul_precision("highest"):
-        return _each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
+        return of_each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
 
 
 def sampled_sensitivity(
@@ -135,7 +136,7 @@ def _sampled(
         return scan(step, (h0, jax.vmap(sized)(widened(jnp.zeros((probes, row.size), row.dtype)))), xs)[1]
 
     with jax.default_matmul_precision("highest"):
-        return _each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
+        return of_each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
 
 
 def _flattened(
@@ -157,14 +158,6 @@ def _flattened(
         return layout.row(cell.step(jax.tree.unflatten(tree, now), layout.state(row), x))
 
     return layout, row_of, flat
-
-
-def _each_example(of_one: Callable[..., Array], batch_axes: int) -> Callable[[State, PyTree], Array]:
-    """A function ``(h0, xs) -> (T,)`` of one example, for all examples: ``(T, *batch)``."""
-    of_all: Any = of_one
-    for _ in range(batch_axes):
-        of_all = jax.vmap(of_all, in_axes=(0, 1), out_axes=1)
-    return of_all
 
 
 def sized(numbers: Float[Array, "..."], log_size: Array | float = 0.0) -> Sized:
