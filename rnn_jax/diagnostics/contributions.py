@@ -78,8 +78,8 @@ def lag_contributions(
     >>> params = cell.init(jax.random.key(0))._replace(W_hh=jnp.full((1, 1), 0.5))
     >>> last = lambda ys, _: ys[-1, 0]
     >>> found = lag_contributions(cell, params, cell.start(params), jnp.ones((50, 1)), (), last, lags=5)
-    >>> print(found.bias.round(3))
-    [0.58  0.324 0.177 0.096 0.051]
+    >>> print(found.bias.round(4))
+    [0.5    0.25   0.125  0.0625 0.0312]
 
     Reference: of the parts: Bengio, Simard, Frasconi. Learning long-term dependencies with gradient descent is
     difficult. 1994; of the bias: Aicher, Foti, Fox. Adaptively truncating backpropagation through time to control
