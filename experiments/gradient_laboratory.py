@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What do the instruments show? Jacobians, exponents, truncation and memory of four cells
 #
-# The size of a gradient is the size of a product of Jacobians, so every instrument of this notebook looks at such a
+# The size of a gradient is the size of a product of Jacobians, so every instrument of this notebook shows such a
 # product from another side. It is given the same networks on two tasks: the next character of a text, and the recall of
 # white noise some steps later, which needs exactly that many steps of memory. Networks are measured as they begin and
 # after training, and as a function of the gain of W_hh.

@@ -11,7 +11,19 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from rnn_jax import gru, initializers, lag_gradients, lstm, output_dropout, readout, rollout, stack, vanilla, zoneout
+from rnn_jax import (
+    gru,
+    initializers,
+    lag_gradients,
+    lstm,
+    output_dropout,
+    readout,
+    residual,
+    rollout,
+    stack,
+    vanilla,
+    zoneout,
+)
 from rnn_jax.diagnostics import (
     jacobian_numbers,
     lag_contributions,
@@ -74,6 +86,37 @@ def test_contributions_that_float32_could_not_hold_are_measured():
     found = lag_contributions(cell, params, cell.start(params), xs, (), lambda ys, _: ys[-1, 0])
     slope = np.diff(found.log_norm[:-2])
     np.testing.assert_allclose(slope, math.log(0.01), atol=1e-3)  # down to e^−270
+
+
+@pytest.mark.parametrize(("w", "size"), [(0.1, 1e-25), (3.0, 1.0)])
+def test_gradients_whose_squares_float32_could_not_hold_have_a_bias(w, size):
+    # h_T = Σ w^(T−t) x_t: the window of n steps keeps 1 − w^n of the gradient of W_xh and b, for w < 1
+    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
+    params = cell.init(KEY)._replace(W_hh=jnp.full((1, 1), w, jnp.float32))
+    xs, last = jnp.ones((60, 1), jnp.float32), lambda ys, _: jnp.float32(size) * ys[-1, 0]
+    found = lag_contributions(cell, params, cell.start(params), xs, (), last)
+    wide = vanilla(1, 1, activation="linear")
+    exact = jax.tree.map(lambda a: a.astype(float), params)
+    wanted = lag_contributions(wide, exact, wide.start(exact), xs.astype(float), (), lambda ys, _: size * ys[-1, 0])
+    np.testing.assert_allclose(found.log_norm, wanted.log_norm, atol=1e-3)
+    for one, other in zip(found[1:], wanted[1:], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_profile_of_probes_reaches_as_far_as_float32():
+    cell = vanilla(1, 3, activation="linear", dtype=jnp.float32)
+    params = cell.init(KEY)._replace(W_hh=jnp.float32(0.1) * jnp.eye(3, dtype=jnp.float32))
+    xs = jnp.ones((36, 1), jnp.float32)
+    last = lambda d: rollout(probed(cell), params, cell.start(params), with_probes(xs, d))[0].sum()  # noqa: E731
+    found = log_norms_of_probes(cell, params, xs, jax.grad(last)(zero_probes(cell.start(params), 36)))
+    np.testing.assert_allclose(np.diff(found), math.log(0.1), atol=1e-3)
+
+
+def test_a_mask_does_not_make_a_part_recurrent():
+    cell = residual(gru(3, 3))
+    params, xs = cell.init(KEY), jax.random.normal(KEY, (5, B, 3))
+    measure = partial(state_gradients, cell, params, cell.start(params, (B,)), xs, loss_of_each)
+    np.testing.assert_allclose(measure(mask=np.ones(5, bool)).log_norm, measure().log_norm, rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +286,15 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     contributions = partial(lag_contributions, cell, params, h0, xs, jnp.zeros((T, B, 2)), squares)
     refused(lambda: contributions(lags=T + 1), "lags got 8; want at most 7")
     refused(lambda: contributions(lags=0), "lags got 0")
+    of_each = partial(lag_contributions, cell, params, h0, xs)
+    refused(lambda: of_each((), lambda ys, _: ys[-1]), "loss got shape")
+    refused(lambda: of_each(jnp.zeros(T - 1), squares), "targets got shape")
+    refused(lambda: log_norms_of_layers(lag_gradients(*example("gru", 3, ()), loss=jnp.sum)), "found got")
+    refused(lambda: loss_surface(lambda w: jnp.ones(2), 1.0, 1.0, 1.0), "loss got shape (2,)")
     refused(lambda: state_gradients(cell, params, h0, xs, jnp.sum), "loss got shape ()")
     refused(lambda: state_gradients(cell, params, h0, xs, loss_of_each, lengths=np.array([9, 1])), "lengths got")
     last = lambda y: jnp.sum(y, -1)  # noqa: E731
-    wrong: list[Any] = [[2], [8], [], [4.5], 5]
+    wrong: list[Any] = [[2], [8], [], [4.5], 5, [[1, 2], [3]]]
     for steps in wrong:
         refused(lambda steps=steps: probe_gradients(cell, params, h0, xs, last, steps=steps, lags=4), "steps got")
     refused(lambda: saturation(cell, params, h0, xs[0], slope=0), "slope got 0")

@@ -201,6 +201,18 @@ def test_the_gradient_of_the_norm_preserving_penalty_of_a_linear_network_is_that
     np.testing.assert_allclose(jax.grad(omega)(params.W_hh), [[2 * 5 * -0.3]], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("w", "steps"), [(0.1, 30), (0.3, 60), (3.0, 60)])
+def test_the_norm_preserving_penalty_is_right_where_squares_leave_float32(w, steps):
+    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
+    params, xs = cell.init(KEY), jnp.ones((steps, 1), jnp.float32)
+    omega = lambda W: norm_preserving(  # noqa: E731
+        cell, params._replace(W_hh=W), cell.start(params), xs, (), lambda ys, _: ys[-1, 0]
+    )
+    value, g = jax.value_and_grad(omega)(jnp.full((1, 1), w, jnp.float32))
+    np.testing.assert_allclose(value, (steps - 1) * (w - 1) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(g, [[2 * (steps - 1) * (w - 1)]], rtol=1e-4)
+
+
 def test_flossing_brings_the_exponents_to_zero():
     cell = vanilla(1, 6, recurrent_init=initializers.scaled_normal(0.5))
     params, xs = cell.init(KEY), 0.1 * jax.random.normal(KEY, (30, 1))

@@ -122,3 +122,12 @@ def test_wrong_arguments_are_refused():
         refused(lambda stride=stride: losses(stride=stride), "stride got ")
     refused(lambda: losses(targets=xs[1:]), "targets got shape (19, 1); want 20 steps leading")
     refused(lambda: losses(loss=lambda ys, targets: ys - targets), "loss got shape ")
+
+
+def test_a_large_state_in_float32_has_a_capacity_and_a_constant_input_none():
+    cell = rnn.vanilla(1, 60, activation="linear", recurrent_init=rnn.initializers.orthogonal(0.45), dtype=jnp.float32)
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (1500, 1), jnp.float32)
+    _, hs = rollout(cell, params, cell.start(params), xs)
+    assert 5 < memory_capacity(recall_scores(hs, xs, tuple(range(40)))) < 60
+    assert np.isnan(recall_scores(hs, jnp.full((1500, 1), 0.1, jnp.float32), (1,))).all()

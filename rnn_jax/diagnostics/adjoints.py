@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
-from rnn_jax.diagnostics.lag import LagGradients, lag_gradients, norms_back, require_one_for_each, states_before
+from rnn_jax.diagnostics.lag import (
+    LagGradients,
+    lag_gradients,
+    norms_back,
+    recurrent_of,
+    require_one_for_each,
+    states_before,
+)
 from rnn_jax.diagnostics.scaled import scaled
 from rnn_jax.diagnostics.states import layout_of, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
@@ -98,7 +105,15 @@ def _state_gradients(
         require_one_for_each(L, batch)
         direct = layout.row(pullback(jnp.ones_like(L))[0])
         earlier = jnp.concatenate([jnp.zeros_like(direct[:1]), direct[:-1]])
-        return norms_back(flagged_step(task), layout, scaled(direct[-1]), states_before(h0, hs), (xs, flags), earlier)
+        return norms_back(
+            flagged_step(task),
+            layout,
+            recurrent_of(cell, params, h0, xs),
+            scaled(direct[-1]),
+            states_before(h0, hs),
+            (xs, flags),
+            earlier,
+        )
 
 
 def probe_gradients(
@@ -140,7 +155,10 @@ def probe_gradients(
     require_steps(xs)
     T = require_sequence(xs)
     require_positive(lags=lags)
-    ends = np.asarray(steps)
+    try:
+        ends = np.asarray(steps)
+    except ValueError:  # rows of different lengths
+        ends = np.zeros((0, 0))
     if ends.ndim != 1 or not len(ends) or ends.dtype.kind not in "iu" or ends.min() < lags or ends.max() > T:
         raise ValueError(
             f"steps got {steps}; want whole numbers of steps in [{lags}, {T}], from lags to the steps of xs"
@@ -153,9 +171,19 @@ def probe_gradients(
 
 
 def log_norms_of_layers(found: LagGradients) -> tuple[Float[Array, "K *batch"], ...]:
-    """ln of the norm for each layer of a ``stack``, from the parts of its state."""
+    """ln of the norm for each layer of a ``stack``, from the parts of its state.
+
+    Args:
+        found: of a stack, whose state is a plain tuple with one state for each layer.
+
+    Raises:
+        ValueError: for a state that is no such tuple.
+    """
+    layers = found.log_norm_of
+    if not isinstance(layers, tuple) or hasattr(layers, "_fields"):
+        raise ValueError(f"found got the state of one layer ({type(layers).__name__}); want that of a stack")
 
     def together(layer: PyTree) -> Array:
         return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(layer)), axis=0)
 
-    return tuple(map(together, found.log_norm_of))
+    return tuple(map(together, layers))

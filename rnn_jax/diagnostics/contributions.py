@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.lag import states_before
+from rnn_jax.diagnostics.scaled import log_norm_of, scaled
 from rnn_jax.diagnostics.states import layout_of, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import narrowed, widened
-from rnn_jax.schedules.driver import outputs, rollout
+from rnn_jax.schedules.driver import outputs, require_fit, rollout
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["LagContributions", "lag_contributions"]
@@ -92,6 +94,13 @@ def lag_contributions(
     require_positive(lags=lags)
     if lags > T:
         raise ValueError(f"lags got {lags}; want at most {T}, the steps of xs")
+    for leaf in jax.tree.leaves(targets):
+        if jnp.shape(leaf)[:1] != (T,):
+            raise ValueError(f"targets got shape {jnp.shape(leaf)}; want {T} steps leading, one for each of xs")
+    require_fit(cell, params, h0, xs)
+    value = jax.eval_shape(lambda xs: loss(outputs(cell, params, rollout(cell, params, h0, xs)[1]), targets), xs)
+    if value.shape:
+        raise ValueError(f"loss got shape {value.shape}; want a scalar, the sum over time and batch")
     return _contributions(cell, params, h0, xs, targets, loss, int(lags))
 
 
@@ -102,7 +111,7 @@ def _contributions(
     """``lag_contributions`` of checked arguments."""
     like, wide = params, widened(params)
     _, hs = rollout(cell, params, h0, xs)
-    before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
+    before = states_before(h0, hs)
 
     def of_outputs(wide: Params, hs: State) -> Float[Array, ""]:
         return loss(outputs(cell, narrowed(wide, like), hs), targets)
@@ -116,7 +125,10 @@ def _contributions(
 
     with jax.default_matmul_precision("highest"):
         to_output, direct = jax.grad(of_outputs, argnums=(0, 1))(wide, hs)
-        g = jax.grad(whole)(wide)
+        first = largest_of(direct)  # all that follows is relative to it
+        to_output, direct, g = jax.tree.map(
+            lambda a: a / first.astype(a.dtype), (to_output, direct, jax.grad(whole)(wide))
+        )
         _, pullback = jax.vjp(steps, wide, before)
 
         def on(lagged: Lagged, is_first: Array) -> tuple[Lagged, LagContributions]:
@@ -125,29 +137,37 @@ def _contributions(
             scale = jnp.exp(lagged.log_scale)
             so_far = jax.tree.map(lambda total, a: total + scale.astype(a.dtype) * a, lagged.so_far, part)
             after = one_step_back(earlier, lagged.log_scale)
-            measured = compared(so_far, g, jnp.log(norm_of(part)) + lagged.log_scale)
-            return Lagged(*after, so_far), measured
+            return Lagged(*after, so_far), compared(so_far, g, log_norm(part) + lagged.log_scale + jnp.log(first))
 
-        start = Lagged(direct, jnp.zeros((), norm_of(g).dtype), jax.tree.map(jnp.zeros_like, wide))
+        start = Lagged(direct, jnp.zeros_like(first), jax.tree.map(jnp.zeros_like, wide))
         return jax.lax.scan(on, start, jnp.arange(lags) == 0)[1]
 
 
 def one_step_back(adjoint: State, log_scale: Float[Array, ""]) -> tuple[State, Float[Array, ""]]:
     """Adjoints of the states before each step, in the places of the states after them, at the scale of the largest."""
     moved = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), adjoint)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(widened(moved))]))
-    scale = jnp.where(largest > 0, largest, 1).astype(log_scale.dtype)
+    scale = largest_of(moved)
     return jax.tree.map(lambda a: a / scale.astype(a.dtype), moved), log_scale + jnp.log(scale)
 
 
-def compared(truncated: Params, g: Params, log_norm: Float[Array, ""]) -> LagContributions:
+def compared(truncated: Params, g: Params, log_norm_of_part: Float[Array, ""]) -> LagContributions:
     """A truncated gradient compared with the whole one."""
-    size, whole = norm_of(truncated), norm_of(g)
-    bias = norm_of(jax.tree.map(jnp.subtract, truncated, g)) / whole
-    product = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(truncated), jax.tree.leaves(g), strict=True))
-    return LagContributions(log_norm, bias, product / (size * whole), size / whole)
+    size, whole = log_norm(truncated), log_norm(g)
+    bias = jnp.exp(log_norm(jax.tree.map(jnp.subtract, truncated, g)) - whole)
+    one, other = (
+        jax.tree.map(lambda a, tree=tree: a / largest_of(tree).astype(a.dtype), tree) for tree in (truncated, g)
+    )
+    product = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    cosine = product / jnp.exp(log_norm(one) + log_norm(other))
+    return LagContributions(log_norm_of_part, bias, cosine, jnp.exp(size - whole))
 
 
-def norm_of(tree: Params) -> Float[Array, ""]:
-    """The norm over all numbers of a pytree."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(a)) for a in jax.tree.leaves(tree)))
+def largest_of(tree: PyTree) -> Float[Array, ""]:
+    """The largest absolute value of all numbers, in at least 32 bits; 1 where all are 0."""
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(widened(tree))]))
+    return jnp.where(largest > 0, largest, 1)
+
+
+def log_norm(tree: PyTree) -> Float[Array, ""]:
+    """ln of the norm over all numbers; −∞ where all are 0."""
+    return log_norm_of(scaled(jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(tree)])))

@@ -113,16 +113,17 @@ def jacobian_numbers(cell: Cell, params: Params, h: State, x: PyTree) -> Jacobia
     return JacobianNumbers(jnp.linalg.norm(J, ord=2), radius, jnp.linalg.slogdet(J)[1], non_normality)
 
 
-NONLINEARITIES = frozenset({"tanh", "logistic", "erf", "max", "min", "custom_jvp_call"})
+NONLINEARITIES = frozenset({"tanh", "logistic", "erf", "max", "custom_jvp_call"})
 """Primitives whose slopes are compared, where they have one operand beside constants; relu is among the last."""
 
 
 def saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float = 0.1) -> Float[Array, ""]:
     """The share of nonlinearities of a step that pass almost no gradient, with a slope below ``slope`` of the largest.
 
-    Every number that depends on the state and that the step puts through a nonlinearity such as tanh, σ or ReLU counts:
-    units and gates. The largest slope is 1 of tanh, ¼ of σ, and 1 of ReLU, whose slope is 0 where the unit is off. With
-    the default, tanh is saturated beyond |h| = 0.95, and σ below 0.026 or above 0.974.
+    Every number that depends on the state and that the step puts through tanh, σ, erf, softplus or ReLU counts: units
+    and gates. Nonlinearities that are written in other operations, such as softsign, elu or a clip from above, do
+    not. The largest slope is 1 of tanh, ¼ of σ, and 1 of ReLU, whose slope is 0 where the unit is off. With the
+    default, tanh is saturated beyond |h| = 0.95, and σ below 0.026 or above 0.974.
 
     Args:
         cell, params: any cell and its weights.

@@ -1,6 +1,6 @@
 """The norm of the gradient at every lag, from one backward pass, in log space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rnn_jax.diagnostics.scaled import Scaled, add, log_norm_of, map_in_bands, scaled
-from rnn_jax.diagnostics.states import Layout, layout_of, parts_read, require_steps
+from rnn_jax.diagnostics.states import Layout, layout_of, recurrent_parts, require_steps
 from rnn_jax.machinery.checks import require_numbers
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
@@ -92,12 +92,15 @@ def lag_gradients(
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
         require_one_for_each(L_T, batch_shape(cell, params, h0))
         last = scaled(layout.row(loss_pullback(jnp.ones_like(L_T))[0]))
-        return norms_back(partial(cell.step, params), layout, last, states_before(h0, hs), xs)
+        return norms_back(
+            partial(cell.step, params), layout, recurrent_of(cell, params, h0, xs), last, states_before(h0, hs), xs
+        )
 
 
 def norms_back(
     step: Callable[[State, PyTree], State],
     layout: Layout,
+    recurrent: Sequence[bool],
     last: Scaled,
     before: State,
     inputs: PyTree,
@@ -108,6 +111,7 @@ def norms_back(
     Args:
         step: ``(h, input) -> h``.
         layout: of the state.
+        recurrent: whether each part of the state counts in the total.
         last: the adjoint of the last state.
         before, inputs: the state before each step, and its input.
         direct: rows of the gradients of losses with respect to the states ``before``, which are added on the way; None
@@ -126,10 +130,13 @@ def norms_back(
 
     _, norms = scan(back, last, (before, inputs, direct), reverse=True)
     parts = [jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), norms, strict=True)]
-    one = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)  # noqa: E731
-    recurrent = parts_read(step, one(before), one(inputs))
     total = jnp.stack([part for part, counts in zip(parts, recurrent, strict=True) if counts])
     return LagGradients(0.5 * jax.nn.logsumexp(2 * total, axis=0), jax.tree.unflatten(layout.tree, parts))
+
+
+def recurrent_of(cell: Cell, params: Params, h0: State, xs: PyTree) -> list[bool]:
+    """Whether each part of a state is recurrent."""
+    return recurrent_parts(cell, params, h0, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs))
 
 
 def states_before(h0: State, hs: State) -> State:

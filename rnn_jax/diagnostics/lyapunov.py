@@ -38,7 +38,7 @@ class LyapunovSpectrum(NamedTuple):
 
     @property
     def finite_time(self) -> Float[Array, "N K *batch"]:
-        """The exponents of the first n steps after the warm-up, for n = 1 … N."""
+        """The exponents of the first n steps after the warm-up, for n = 1 … N, in the order of directions."""
         steps = jnp.arange(1, 1 + len(self.growth), dtype=self.growth.dtype)
         return jnp.cumsum(self.growth, axis=0) / steps.reshape(-1, *[1] * (self.growth.ndim - 1))
 

@@ -40,7 +40,8 @@ class MeanField(NamedTuple):
     slope: Float[Array, "*shape"]
     """½ ln χ, the slope of ln‖gradient‖ against lag, in nats a step."""
     depth: Float[Array, "*shape"]
-    """ξ = 1/|ln χ|, the steps in which the square of a gradient changes by a factor e; ∞ at χ = 1."""
+    """ξ = 1/|ln χ|, the steps in which the square of a gradient changes by a factor e; at χ = 1 it is ∞, or as large as
+    rounding allows."""
 
 
 def mean_field(activation: str | Activation, weight_gain: ArrayLike, bias_variance: ArrayLike = 0.0) -> MeanField:
@@ -53,7 +54,8 @@ def mean_field(activation: str | Activation, weight_gain: ArrayLike, bias_varian
     - q* = ∞ where q grows without bound, such as for ReLU with σ_w² ≥ 2 and σ_b² > 0, or with σ_w² > 2.
     - With σ_w² = 2 and σ_b² = 0 every q is a fixed point of ReLU: the result is q* = 0. χ does not depend on q there.
 
-    χ is the limit for q → q* in all three cases; for ReLU it is always σ_w²/2.
+    χ is the limit for q → q* in all three cases; for ReLU it is always σ_w²/2. q* is searched for between e^±60, and it
+    is uncertain close to a critical gain, most of all in float32; χ is not.
 
     Args:
         activation: φ, a name in ``ACTIVATIONS`` or any elementwise function. Integrals of the named ones are exact to

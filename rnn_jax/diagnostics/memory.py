@@ -93,11 +93,13 @@ def _scores(hs: State, xs: Float[Array, "T *batch I"], delays: tuple[int, ...], 
 
     with jax.default_matmul_precision("highest"):
         h = whitened(h)
-        gram = h.T @ h / len(h) + ridge * jnp.eye(h.shape[-1], dtype=h.dtype)
-        W = jax.scipy.linalg.solve(gram, h.T @ (y - y_mean[None]) / len(h), assume_a="pos")
+        variance, axes = jnp.linalg.eigh(h.T @ h / len(h))  # rounding may make the smallest ones negative
+        W = axes @ ((axes.T @ (h.T @ (y - y_mean[None]) / len(h))) / (jnp.maximum(variance, 0) + ridge)[:, None])
         h, y = (jnp.reshape(a[half:], (-1, a.shape[-1])) for a in (states, wanted))
         error = jnp.mean(jnp.square(y - y_mean[None] - whitened(h) @ W), axis=0)
-    return jnp.maximum(1 - error / jnp.var(y, axis=0), 0).reshape(len(delays), I)
+    variance = jnp.var(y, axis=0)
+    is_constant = variance <= jnp.square(16 * jnp.finfo(y.dtype).eps * jnp.mean(y, axis=0))
+    return jnp.where(is_constant, jnp.nan, jnp.maximum(1 - error / variance, 0)).reshape(len(delays), I)
 
 
 def memory_capacity(scores: Float[Array, "K I"]) -> Float[Array, ""]:

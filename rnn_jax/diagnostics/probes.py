@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.scaled import log_norm_of, scaled
 from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
 from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
-from rnn_jax.machinery.precision import widened
 from rnn_jax.types import Cell, Keyed, Params, State
 
 __all__ = ["log_norms_of_probes", "probed", "with_probes", "zero_probes"]
@@ -82,6 +82,8 @@ def zero_probes(h: State, steps: int) -> State:
 def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State) -> Float[Array, "T *batch"]:
     """ln‖∂L/∂state‖ of each lag k = 0 … T − 1, from the gradients of T probes: that of the last step comes first.
 
+    The probe of a masked step is not added to the state, which is held there: its norm is −∞.
+
     Args:
         cell, params: the cell without probes, and its weights.
         xs: the inputs without probes, ``(T, *batch, …)``, of which only shapes and types are used.
@@ -93,5 +95,5 @@ def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State
         part_size(part) * [used] for part, used in zip(layout.parts, recurrent_parts(cell, params, h, x), strict=True)
     ]
     used = jnp.asarray([flag for part in counts for flag in part])
-    rows = widened(layout.row(gradients))
-    return jnp.log(jnp.linalg.norm(jnp.where(used, rows, 0), axis=-1))[::-1]
+    rows = layout.row(gradients)
+    return log_norm_of(scaled(jnp.where(used, rows, 0)))[::-1]

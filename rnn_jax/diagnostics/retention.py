@@ -11,6 +11,7 @@ from jax import lax
 from jax.extend.core import JaxprEqn, Var, jaxprs_in_params
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.states import layout_of, require_steps
 from rnn_jax.machinery.checks import require_number, require_numbers
 from rnn_jax.machinery.compiling import compiled
@@ -174,7 +175,7 @@ def _log_factors(cell: Cell, params: Params, h0: State, xs: PyTree) -> PyTree:
 
     with jax.default_matmul_precision("highest"):
         _, hs = rollout(cell, params, h0, xs)
-        before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
+        before = states_before(h0, hs)
         factors = jax.vmap(lambda h, x: _factors(cell, params, h, x))(before, xs)
     return map_parts(log_size, factors)
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -84,12 +83,7 @@ def recurrent_parts(cell: Cell, params: Params, h: State, x: PyTree) -> list[boo
 
     A part that only the output uses is not recurrent, such as the input that ``residual`` adds to the output.
     """
-    return parts_read(functools.partial(cell.step, params), h, x)
-
-
-def parts_read(step: Callable[[State, PyTree], State], h: State, x: PyTree) -> list[bool]:
-    """``recurrent_parts`` of a step ``(h, x) -> h``."""
-    jaxpr = jax.make_jaxpr(step)(h, x).jaxpr
+    jaxpr = jax.make_jaxpr(lambda h, x: cell.step(params, h, x))(h, x).jaxpr
     _, is_used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     is_used = is_used[: len(jax.tree.leaves(h))]
     return is_used if any(is_used) else [True] * len(is_used)

@@ -73,7 +73,16 @@ def loss_surface(
     Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013, figure 6.
     """
     require_positive(points=points)
-    require_number("radius", radius, lambda r: r > 0, "a positive number, for example 1.0", may_be_traced=True)
+    require_number(
+        "radius",
+        radius,
+        lambda r: (r > 0) & (r < float("inf")),
+        "a positive number, for example 1.0",
+        may_be_traced=True,
+    )
+    value = jax.eval_shape(loss, params)
+    if jnp.shape(value):
+        raise ValueError(f"loss got shape {jnp.shape(value)}; want a scalar")
     offsets = jnp.linspace(-1, 1, int(points))
     return _losses(loss, params, first, second, offsets * jnp.asarray(radius, offsets.dtype))
 

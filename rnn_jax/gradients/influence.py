@@ -95,9 +95,10 @@ def snap(
     """The loss and the SnAp-n estimate of its gradient: RTRL with a sparse influence matrix.
 
     Of M only those entries are kept through which a param acts on a number of the state within n steps; the others
-    stay zero. SnAp-1 of a vanilla network keeps one entry for each param, its action on its own unit; SnAp-2 of a dense
-    network keeps all, which is RTRL. The entries are found in Jacobians at random params, states and inputs, when the
-    call is compiled. Where they are few, only they are stored and computed. Otherwise the cost is that of RTRL.
+    stay zero. SnAp-1 of a vanilla network keeps one entry for each param, its action on its own unit; SnAp-2 of a
+    dense network keeps all, which is RTRL. The entries are found in Jacobians at random params, states and inputs,
+    when the call is compiled; those that differ from zero in a small region alone, as inside a narrow clip, may be
+    missed. Where they are few, only they are stored and computed. Otherwise the cost is that of RTRL.
 
     Args:
         cell, params, h0, xs, targets, loss, key: as in ``rtrl``.

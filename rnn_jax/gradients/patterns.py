@@ -21,7 +21,7 @@ EXAMPLES = 32
 
 
 class Dependencies(NamedTuple):
-    """Where the Jacobians of one step may differ from zero, whatever the params, the state and the input are."""
+    """Where the Jacobians of one step differ from zero at some of many params, states and inputs."""
 
     on_state: Bool[np.ndarray, "S S"]
     """Of ∂state_t/∂state_{t−1}."""
@@ -32,7 +32,8 @@ class Dependencies(NamedTuple):
 def step_dependencies(cell: Cell, params: Params, layout: Layout, x: PyTree) -> Dependencies:
     """The dependencies of one step, found in its Jacobians at random params, states and inputs.
 
-    An entry counts if it differs from zero at any of them. A weight of zero counts like any other, because training
+    An entry counts if it differs from zero at any of them; one that does so in a small region alone, such as inside a
+    narrow clip, may be missed. A weight of zero counts like any other, because training
     may change it; a weight that the cell itself removes by a mask does not. Every id is tried. What acts on the real
     part of a complex number counts as acting on the imaginary part, and the other way round.
 
@@ -50,7 +51,8 @@ def step_dependencies(cell: Cell, params: Params, layout: Layout, x: PyTree) -> 
     rng = np.random.default_rng(0)
     some_params = jax.tree.map(lambda a: random_weights(rng, jnp.shape(a), jnp.result_type(a)), params)
     unit = units(layout)
-    s = rng.normal(size=(n, len(unit))).astype(layout.dtype)
+    sizes = np.geomspace(1, 1e-4, n)[:, None]  # large states may all be clipped
+    s = (sizes * rng.normal(size=(n, len(unit)))).astype(layout.dtype)
 
     @jax.jit
     def found(params: Params, s: Array, xs: PyTree) -> list[Array]:

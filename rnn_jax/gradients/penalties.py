@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.lag import states_before
+from rnn_jax.diagnostics.lag import recurrent_of, states_before
 from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
 from rnn_jax.diagnostics.probes import probed, with_probes, zero_probes
-from rnn_jax.diagnostics.states import layout_of, require_steps
+from rnn_jax.diagnostics.states import layout_of, part_size, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.precision import widened
 from rnn_jax.schedules.driver import outputs, rollout
@@ -22,7 +23,8 @@ def flossing(cell: Cell, params: Params, h0: State, xs: PyTree, *, count: int, w
     """The penalty of gradient flossing: Σ_k λ_k² of the ``count`` largest Lyapunov exponents, a mean over the batch.
 
     An exponent of 0 is a direction in which the gradient keeps its size. Minimised before or during training, the
-    penalty opens as many such directions.
+    penalty opens as many such directions. Where fewer directions than ``count`` are alive, as in a ReLU network, an
+    exponent is −∞, and the penalty is ∞ without a gradient: choose a smaller count.
 
     Args:
         cell, params: any cell and its weights.
@@ -59,8 +61,8 @@ def norm_preserving(
     """The penalty Ω = Σ_t (‖J_tᵀ a_t‖/‖a_t‖ − 1)², where a_t = ∂L/∂state_t: no step should change the gradient's size.
 
     As in the paper, only the Jacobians depend on the params: states and adjoints a_t count as constants, so the
-    gradient of Ω costs about as much as that of the loss. It is a mean over the batch; steps at which an example has no
-    gradient do not count.
+    gradient of Ω costs about as much as that of the loss. It is a mean over the batch, of the recurrent parts of the
+    state; steps at which an example has no gradient do not count.
 
     Args:
         cell, params: any cell and its weights.
@@ -94,9 +96,16 @@ def norm_preserving(
     adjoints, hs = jax.lax.stop_gradient(jax.grad(loss_of, has_aux=True)(zero_probes(h0, T)))
     before = jax.lax.stop_gradient(states_before(h0, hs))
 
+    sizes = list(map(part_size, layout.parts))
+    counts = jnp.asarray(np.repeat(recurrent_of(cell, params, h0, xs), sizes))
+
     def change(h: State, x: PyTree, adjoint: State) -> Float[Array, "*batch"]:
         _, pullback = jax.vjp(lambda h: cell.step(params, h, x), h)
-        earlier, later = (widened(layout.row(a)) for a in (pullback(adjoint)[0], adjoint))
+        row = widened(layout.row(adjoint))
+        largest = jnp.max(jnp.abs(row), axis=-1, keepdims=True)
+        row = row / jnp.where(largest == 0, 1, largest)  # squares of small numbers would underflow
+        earlier = widened(layout.row(pullback(layout.state(row))[0]))
+        earlier, later = (jnp.where(counts, a, 0) for a in (earlier, row))
         size = jnp.linalg.norm(later, axis=-1)
         is_zero = size == 0
         square = jnp.sum(jnp.square(earlier), axis=-1)

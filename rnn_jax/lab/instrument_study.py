@@ -19,6 +19,7 @@ from rnn_jax.diagnostics import (
     summarise_lags,
     time_scales,
 )
+from rnn_jax.diagnostics.lag import recurrent_of, states_before
 from rnn_jax.dropout import map_recurrent
 from rnn_jax.lab.figures.gradients import Band
 from rnn_jax.lab.figures.instruments import band_over
@@ -130,12 +131,14 @@ def measured_lags(T: int) -> list[int]:
     return sorted({max(1, round(T * share)) for share in (0.02, 0.1, 0.25, 0.5, 0.75, 1)})
 
 
-def held(cell: Cell) -> Cell:
-    """The same cell with inputs ``(x, active)``: where active is False, the state is held."""
+def held(cell: Cell, recurrent: Sequence[bool]) -> Cell:
+    """The same cell with inputs ``(x, active)``: where active is False, the recurrent parts of the state are held."""
 
     def advance(params: Params, h: PyTree, u: tuple[PyTree, Array]) -> PyTree:
         u, active = u
-        return jax.tree.map(lambda new, old: jnp.where(active, new, old), cell.advance(params, h, u), h)
+        after, tree = jax.tree.flatten(cell.advance(params, h, u))
+        parts = zip(after, jax.tree.leaves(h), recurrent, strict=True)
+        return jax.tree.unflatten(tree, [jnp.where(active, new, old) if counts else new for new, old, counts in parts])
 
     return cell._replace(
         project=lambda params, x: (cell.project(params, x[0]), x[1]), advance=advance, coefficients=None
@@ -157,13 +160,18 @@ def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows
     lag = lag_gradients(model, params, h0, xs, lambda y: loss(y, last)).log_norm
     one, first = jax.tree.map(lambda h: h[0], h0), jax.tree.map(lambda x: x[:, 0], xs)
     _, hs = rollout(model, params, one, first)
-    before = jax.tree.map(lambda start, later: jnp.concatenate([start[None], later])[:-1], one, hs)
+    before = states_before(one, hs)
     gains = jnp.log(jax.lax.map(lambda now: leading_gain(model, params, *now), (before, first)))
     lags = jnp.asarray(measured_lags(T))
     active = jnp.arange(T) >= T - lags[:, None]
     spectra = jax.vmap(
         lambda k, active: (
-            product_spectrum(held(model), params, jax.tree.map(lambda h: h[T - k], before), (first, active)).log_values
+            product_spectrum(
+                held(model, recurrent_of(model, params, one, first)),
+                params,
+                jax.tree.map(lambda h: h[T - k], before),
+                (first, active),
+            ).log_values
         )
     )(lags, active)
     contributions = lag_contributions(

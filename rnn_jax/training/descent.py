@@ -60,7 +60,7 @@ class LearnerInfo(NamedTuple):
     skipped, and may hold NaN there: average it where ``broken < 0``."""
     lag_profile: PyTree = ()
     """ln‖∂L/∂state_{T−k}‖ of this very gradient, before clipping, for each lag k = 0 … K − 1 of the window and each
-    example, ``(K, *batch)``; ``()`` without it."""
+    example, ``(K, *batch)``; −∞ at masked steps, and ``()`` without it."""
 
 
 class BatchResult(NamedTuple):

@@ -108,7 +108,7 @@ def window_learner(
             the state and its cursor. ``evaluate`` uses the params themselves.
         schedule: of the rollout of a window, as in ``rollout``.
         lag_profile: whether ``info.lag_profile`` holds the norm of the gradient with respect to every state of the
-            window, from the same backward pass; params are the same with and without it.
+            window (−∞ at masked steps), from the same backward pass; params are the same with and without it.
 
     Raises:
         ValueError: for an unknown schedule, a clip that is not positive, an object that is not a cell or an optimizer;
