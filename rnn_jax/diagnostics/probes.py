@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.scaled import log_norm_of, scaled
-from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
+from rnn_jax.diagnostics.states import layout_of, recurrent_parts
 from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
+from rnn_jax.machinery.precision import widened
+from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Keyed, Params, State
 
 __all__ = ["log_norms_of_probes", "probed", "with_probes", "zero_probes"]
@@ -16,10 +17,10 @@ __all__ = ["log_norms_of_probes", "probed", "with_probes", "zero_probes"]
 
 @factory
 def probed(cell: Cell) -> Cell:
-    """The same cell with probes: its inputs are ``(x, d)``, and d is added to the state after the step.
+    """The same cell with probes: its inputs are ``(x, d)``, where d = 0 stands for a change of the state after a step.
 
-    With d = 0 the results do not change, and the gradient with respect to d is ∂L/∂state_t: the adjoint that
-    back-propagation computes anyway.
+    The results are those of the cell itself, whatever d is. The gradient with respect to d is that of a d which is
+    added to the state, ∂L/∂state_t: the adjoint that back-propagation computes anyway.
 
     Args:
         cell: any cell; one that draws is given ``Keyed((x, d), key)``.
@@ -47,15 +48,26 @@ def probed(cell: Cell) -> Cell:
 
     def advance(params: Params, h: State, u: PyTree) -> State:
         u, d = u
-        return jax.tree.map(jnp.add, cell.advance(params, h, u), d)
+        return jax.tree.map(with_gradient_to, cell.advance(params, h, u), d)
 
     def coefficients(params: Params, u: PyTree) -> tuple[PyTree, PyTree]:
         u, d = u
         a, b = cell.coefficients(params, u)  # type: ignore[misc]
-        return a, jax.tree.map(jnp.add, b, d)
+        return a, jax.tree.map(with_gradient_to, b, d)
 
     of_linear = None if cell.coefficients is None else coefficients
     return cell._replace(project=project, advance=advance, coefficients=of_linear)
+
+
+@jax.custom_jvp
+def with_gradient_to(a: Array, d: Array) -> Array:
+    """a in the shape of d, with the derivative of a + d: d itself is never read."""
+    return jnp.broadcast_to(a, d.shape)
+
+
+@with_gradient_to.defjvp
+def _with_gradient_to_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return with_gradient_to(*primals), tangents[0] + tangents[1]
 
 
 def with_probes(xs: PyTree, probes: State) -> PyTree:
@@ -90,10 +102,16 @@ def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State
         gradients: with respect to probes, ``(T, *batch, …)``.
     """
     h, x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (gradients, xs))
-    layout = layout_of(cell, params, h)
-    counts = [
-        part_size(part) * [used] for part, used in zip(layout.parts, recurrent_parts(cell, params, h, x), strict=True)
-    ]
-    used = jnp.asarray([flag for part in counts for flag in part])
-    rows = layout.row(gradients)
-    return log_norm_of(scaled(jnp.where(used, rows, 0)))[::-1]
+    layout_of(cell, params, h)
+    batch_ndim = len(batch_shape(cell, params, h))
+
+    def log_norm(part: Array) -> Array:
+        a = jnp.abs(widened(part))
+        a = a.reshape(*a.shape[: 1 + batch_ndim], -1)
+        largest = jnp.max(a, axis=-1, keepdims=True)  # squares of small numbers would underflow
+        square = jnp.sum(jnp.square(a / jnp.where(largest == 0, 1, largest)), axis=-1)
+        return jnp.log(largest[..., 0]) + 0.5 * jnp.log(square)
+
+    recurrent = recurrent_parts(cell, params, h, x)
+    parts = [log_norm(part) for part, counts in zip(jax.tree.leaves(gradients), recurrent, strict=True) if counts]
+    return 0.5 * jax.nn.logsumexp(2 * jnp.stack(parts), axis=0)[::-1]
