@@ -193,8 +193,8 @@ add_panels(
 
 # %%
 def open_directions(both):
-    """The median number of directions that shrink by less than a factor e in T steps, before → after training."""
-    return arrow([np.sum(of.product * options.steps > -1, axis=1) for of in both], "g")
+    """The median number of directions that keep 1/e of their size over the delay, before → after training."""
+    return arrow([np.sum(of.product * options.delay > -1, axis=1) for of in both], "g")
 
 
 panels = readings.panels(lambda of: (np.linspace(0, 1, of.product.shape[1]), of.product))
@@ -202,8 +202,8 @@ add_panels(
     "singular_spectrum",
     panels,
     title="The singular values of the product of all Jacobians",
-    sentence=f"Directions that shrink by less than a factor e in {options.steps} steps, before → after training, "
-    f"median over seeds: {readings.words(open_directions)}.",
+    sentence=f"Directions that keep at least 1/e of their size over {options.delay} steps, at the mean rate, before → "
+    f"after training, median over seeds: {readings.words(open_directions)}.",
     x="share of the directions",
     y="ln σ / T, nats a step",
     limits=(-2.0, 0.6),
