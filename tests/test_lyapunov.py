@@ -76,11 +76,11 @@ def test_the_exponents_add_up_to_the_mean_logarithm_of_the_determinant(name):
     _, hs = rollout(cell, params, h0, xs)
     before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
     J = jax.vmap(partial(step_jacobian, cell, params))(before, xs)
-    wanted = jnp.linalg.slogdet(J)[1].mean()
-    if np.isneginf(wanted):  # a unit that is off: QR rounds the zero
+    values = jnp.linalg.svd(J, compute_uv=False)
+    if np.any(values[:, -1] < 1e-12 * values[:, 0]):  # a direction is lost, as by a unit that is off: rounding is left
         assert found.sum() < -30 / 5
     else:
-        np.testing.assert_allclose(found.sum(), wanted, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.sum(), jnp.linalg.slogdet(J)[1].mean(), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [3, 5, 8])
