@@ -1,4 +1,4 @@
-"""Gradients with respect to every state from the backward pass of training itself, by adding zeros to the states."""
+"""Gradients with respect to every state from the backward pass of training itself, by probes of each state."""
 
 import jax
 import jax.numpy as jnp

@@ -94,4 +94,5 @@ def _is_complex(part: jax.ShapeDtypeStruct) -> bool:
 
 
 def part_size(part: jax.ShapeDtypeStruct) -> int:
+    """The real numbers in a part of a state; a complex one counts as two."""
     return math.prod(part.shape) * (1 + _is_complex(part))
