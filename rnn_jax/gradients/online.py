@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from rnn_jax.diagnostics.states import Layout, layout_of
+from rnn_jax.diagnostics.states import Layout, layout_of, part_size
 from rnn_jax.gradients.patterns import Dependencies, grouped_rows, influence_pattern, row_groups, step_dependencies
 from rnn_jax.gradients.windows import Loss, require_scalar, require_steps, require_sum
 from rnn_jax.keys import unkey
@@ -65,7 +65,7 @@ def whole_influence(rows: Rows) -> Influence:
         D, J = jax.jacrev(rows.step, argnums=(0, 1))(rows.theta, s, x)
         return J.astype(M.dtype) @ M + D.astype(M.dtype)
 
-    size = jax.eval_shape(rows.layout.row, jax.tree.unflatten(rows.layout.tree, rows.layout.parts)).size
+    size = sum(map(part_size, rows.layout.parts))
     return Influence(jnp.zeros((size, rows.theta.size), rows.dtype), update, lambda adjoint, M: adjoint @ M)
 
 
