@@ -53,8 +53,17 @@ def scan(
 
 
 def has_layouts() -> bool:
-    """Whether types name axes of a mesh here: explicit ones, or those that ``shard_map`` maps over."""
-    return any(kind != AxisType.Auto for kind in jax.sharding.get_abstract_mesh().axis_types)
+    """Whether types name axes of a mesh here: explicit ones, or those that ``shard_map`` maps over and checks."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    mapped = [name for name, kind in kinds.items() if kind == AxisType.Manual]
+    return AxisType.Explicit in mesh.axis_types or any(map(is_named_in_types, mapped))
+
+
+def is_named_in_types(axis: str) -> bool:
+    """Whether types name an axis that ``shard_map`` maps over; not so with ``check_vma=False``."""
+    index = jax.eval_shape(lambda: jax.lax.axis_index(axis))  # its value differs along the axis
+    return index.manual_axis_type is not None and axis in index.manual_axis_type.varying
 
 
 def one_step(x: Array) -> jax.ShapeDtypeStruct:

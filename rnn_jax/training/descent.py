@@ -78,6 +78,8 @@ class BatchResult(NamedTuple):
     """As in ``LearnerInfo``."""
     h: State = ()
     """The state of the cell after the batch."""
+    whole: Bool[Array, ""] | bool = True
+    """Whether the state of the cell after the batch is finite, where the start is."""
     start: Callable[[Params], State] = lambda params: ()
     """The state of a fresh lane."""
     out_of_vocabulary: Bool[Array, "2"] | None = None
@@ -152,10 +154,8 @@ def first_fault(
     state: LearnerState, result: BatchResult, grad_norm: Float[Array, ""], step_norm: Float[Array, ""]
 ) -> tuple[Bool[Array, ""], Int[Array, ""]]:
     """Whether all numbers of an update are finite, and the place of the first that is not, as in ``LearnerInfo``."""
-    start = result.start(state.params)
-    whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), result.h, start)
     numbers = (result.loss, *jax.tree.leaves(result.grads), grad_norm, step_norm)  # in the order of ``require_finite``
-    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in numbers), jnp.all(jnp.array(jax.tree.leaves(whole)))])
+    finite = jnp.stack([*(jnp.all(jnp.isfinite(a)) for a in numbers), jnp.asarray(result.whole)])
     finite = true_on_all_devices(finite, state.params)
     good, broken = jnp.all(finite), jnp.argmin(finite)
     if result.out_of_vocabulary is not None:
@@ -163,6 +163,12 @@ def first_fault(
         cause = ~true_on_all_devices(~cause, state.params)
         broken = jnp.where(jnp.any(cause), len(finite) + jnp.argmax(cause), broken)
     return good, broken
+
+
+def is_whole_state(h: State, start: State) -> Bool[Array, ""]:
+    """Whether a carried state is finite; a number that is not finite in the start may stay so."""
+    whole = jax.tree.map(lambda a, of_start: jnp.all(jnp.isfinite(a) | ~jnp.isfinite(of_start)), h, start)
+    return jnp.all(jnp.array(jax.tree.leaves(whole)))
 
 
 def optimizer_step(

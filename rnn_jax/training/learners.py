@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, PyTree
 from rnn_jax.diagnostics.probes import log_norms_of_probes, probed, with_probes, zero_probes
 from rnn_jax.gradients import streaming
 from rnn_jax.gradients.windows import value_and_aux
-from rnn_jax.keys import keyed
+from rnn_jax.keys import keyed, unkey
 from rnn_jax.machinery.checks import require_batch_shape, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.factories import factory
@@ -27,6 +27,7 @@ from rnn_jax.training.descent import (
     check_descent,
     check_params,
     initial_state,
+    is_whole_state,
     update_state,
 )
 from rnn_jax.training.faults import check_ids, out_of_vocabulary
@@ -51,6 +52,19 @@ class Init(Protocol):
         ...
 
 
+class UpdateParts(NamedTuple):
+    """The parts of an update: the numbers of one batch are drawn, it is measured, and the result is applied."""
+
+    draw: Callable[[LearnerState, PyTree], PyTree]
+    """``(state, batch) -> batch``, with keys for every step of every example if the model draws."""
+    measure: Callable[[LearnerState, PyTree], BatchResult]
+    """``(state, batch) -> result``: the loss and its gradient."""
+    apply: Callable[[LearnerState, BatchResult], tuple[LearnerState, LearnerInfo]]
+    """``(state, result) -> (state, info)``: one step of the optimizer."""
+    keyed_loss: bool = False
+    """Whether the loss draws by the key of the state alone."""
+
+
 class Learner(NamedTuple):
     """Training as two pure functions."""
 
@@ -60,6 +74,8 @@ class Learner(NamedTuple):
     """``(state, batch) -> (state, info)``."""
     check: Callable[[LearnerState, PyTree], None] = lambda state, batches: None
     """``(state, batches)``: raises a ValueError for a stack of wrong batches."""
+    parts: UpdateParts | None = None
+    """The parts of the update, which ``parallel_learner`` divides among devices; None for a learner of your own."""
 
 
 class Window(NamedTuple):
@@ -150,8 +166,6 @@ def window_learner(
         batch, xs = batch_shape(cell, params, state.h), window.xs
         if transform is not None:
             params = transform(params, transform_key(state))
-        if cell.keyed:
-            xs = keyed(jax.random.fold_in(state.key, state.cursor), xs, batch)
         h = with_start(state, cell.start(params, batch))
         options = {"mask": window.mask, "resets": window.resets, "has_aux": has_aux, "schedule": schedule}
         model, xs = (probed(cell), with_probes(xs, probes)) if lag_profile else (cell, xs)
@@ -165,24 +179,35 @@ def window_learner(
 
     @compiled("reads")
     def updated(reads: Any, state: LearnerState, window: Window) -> tuple[LearnerState, LearnerInfo]:
+        return apply(state, measure(state, draw(state, window)))
+
+    def draw(state: LearnerState, batch: PyTree) -> Window:
+        window = as_window(batch)
+        if not cell.keyed:
+            return window
+        key = jax.random.fold_in(state.key, state.cursor)
+        return window._replace(xs=keyed(key, window.xs, batch_shape(cell, state.params, state.h)))
+
+    def measure(state: LearnerState, window: Window) -> BatchResult:
         batch, y = batch_shape(cell, state.params, state.h), jax.eval_shape(cell.output, state.params, state.h)
         probes = zero_probes(state.h, require_sequence(window.xs)) if lag_profile else ()
         gradient = jax.value_and_grad(window_loss, argnums=(0, 1), has_aux=True)
         (value, (h, aux)), (grads, to_states) = gradient(state.params, probes, state, window)
-        result = BatchResult(
+        return BatchResult(
             loss=value,
             grads=grads,
             loss_of=lambda params: window_loss(params, probes, state, window)[0],
             fresh=fresh_after(state.fresh, *window[1:]),
             aux=aux,
-            lag_profile=log_norms_of_probes(cell, state.params, window.xs, to_states) if lag_profile else (),
+            lag_profile=log_norms_of_probes(cell, state.params, unkey(window.xs)[0], to_states) if lag_profile else (),
             h=h,
+            whole=is_whole_state(h, cell.start(state.params, batch)),
             start=partial(cell.start, batch_shape=batch),
             out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
-        return update_state(optimizer, clip, state, result)
 
-    return Learner(init, update, partial(check_windows, cell))
+    apply = partial(update_state, optimizer, clip)
+    return Learner(init, update, partial(check_windows, cell), UpdateParts(draw, measure, apply))
 
 
 def check_windows(cell: Cell, state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
@@ -310,11 +335,17 @@ def batch_learner(
 
     @compiled("reads")
     def updated(reads: Any, state: LearnerState, batch: PyTree) -> tuple[LearnerState, LearnerInfo]:
+        return apply(state, measure(state, batch))
+
+    def measure(state: LearnerState, batch: PyTree) -> BatchResult:
         (value, aux), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, state, batch)
         loss_of = lambda params: batch_loss(params, state, batch)[0]  # noqa: E731
-        return update_state(optimizer, clip, state, BatchResult(value, grads, loss_of, state.fresh, aux))
+        return BatchResult(value, grads, loss_of, state.fresh, aux)
 
-    return Learner(lambda key, batch_shape=(): initial_state(key, init(key), optimizer, (), jnp.ones((), bool)), update)
+    apply = partial(update_state, optimizer, clip)
+    parts = UpdateParts(lambda state, batch: batch, measure, apply, keyed_loss)
+    first = lambda key, batch_shape=(): initial_state(key, init(key), optimizer, (), jnp.ones((), bool))  # noqa: E731
+    return Learner(first, update, parts=parts)
 
 
 def fit(learner: Learner, state: LearnerState, batches: PyTree) -> tuple[LearnerState, LearnerInfo]:
