@@ -20,7 +20,7 @@ from rnn_jax.lab.options import read_options, require_encodable, require_not_neg
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(lab_options.Options):
+class Options(lab_options.ParallelOptions):
     """Trains a model of characters on a text, beside n-grams. Other commands: sample RUN, table RUN RUN …"""
 
     SMOKE: ClassVar = {"hidden_size": 16, "batch_size": 8, "window": 16, "split": "98/1/1"} | {
@@ -104,6 +104,7 @@ from rnn_jax.lab import long_run, text_scores
 from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
+from rnn_jax.lab.machines import follow, leading, open_machines
 from rnn_jax.lab.loop import Task, compile_program, compile_task, evaluations, means_of, optimizer_of, score_program
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import make_model, short_name
@@ -113,8 +114,10 @@ from rnn_jax.lab.progress import progress_bars
 from rnn_jax.lab.runs import open_run, read_metrics
 from rnn_jax.lab.text_figures import SHOWN, confidence_section
 from rnn_jax.losses import bits_per_char, cross_entropy, per_step
+from rnn_jax.parallel import one_copy
 from rnn_jax.training import evaluate, require_finite, window_learner
 
+machines = open_machines(options, numbers=options.hidden_size)
 text = load_text(options.text, options.data)
 parts, vocabulary = text_parts(text, options.split, at_least=SHOWN + 1), text.vocabulary
 prompt = options.prompt or vocabulary.decode(parts.train[:4])
@@ -143,7 +146,9 @@ if options.parameters:
 if options.dropout >= 1:
     raise ValueError(f"--dropout got {options.dropout}; want at least 0 and less than 1")
 model = make(options.hidden_size, dropout=options.dropout)
+lanes = machines.lanes(options.batch_size)  # each process reads its own
 windows = streams(parts.train, options.batch_size, options.window, options.k1 or None)
+windows = tuple(array[..., lanes] for array in windows)
 
 
 def score(params, ids):
@@ -160,8 +165,12 @@ def continuation(params, key, temperature):
 def task_of(options):
     """The task; the schedule of the learning rate depends on the number of evaluations."""
     return Task(
-        window_learner(model, per_step(cross_entropy), optimizer_of(options, **decay), clip=options.clip),
-        batches=lambda rng, number: consecutive_batches(windows, number * options.updates, options.updates),
+        machines.learner(
+            window_learner(model, per_step(cross_entropy), optimizer_of(options, **decay), clip=options.clip)
+        ),
+        batches=lambda rng, number: machines.split(
+            consecutive_batches(windows, number * options.updates, options.updates)
+        ),
         score=score,
         validation=(parts.validation,),
         test=(parts.test,) if len(parts.test) else None,
@@ -192,6 +201,9 @@ task = task_of(options)
 
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
+machines.agree(options, text_sha256=text.sha256)
+if not machines.leads:
+    follow(machines, options, task_of, checkpoints)
 if options.extend:
     long_run.require_more_evaluations(options, checkpoints)
 run = open_run(
@@ -219,11 +231,12 @@ best, name = run.folder / "params.safetensors", short_name(options.cell)
 key, rng = jax.random.key(options.seed), np.random.default_rng(0)
 found = long_run.restore_progress(run, checkpoints, task, best)
 schedule, total = long_run.planned_evaluations(options, task, found, options.minutes)
+machines.tell(schedule, int(found.state.cursor) if found else None)
 scheduled = dataclasses.replace(options, evaluations=schedule)
 task = task_of(scheduled)
-programs = compile_task(scheduled, task)
-state, seconds = (found.state, found.seconds) if found else (programs.init(key), 0.0)
-draw = compile_program(options, continuation, state.params, key, jnp.float32(1))
+programs = leading(machines, compile_task(scheduled, task))
+state, seconds = (machines.place(found.state), found.seconds) if found else (programs.init(key), 0.0)
+draw = compile_program(options, continuation, one_copy(state.params), key, jnp.float32(1))
 losses = text_scores.validation_losses(run)
 {"updates": options.updates * total, "characters to read": options.updates * total * task.tokens}
 
@@ -246,12 +259,14 @@ with finishing(run) as ending, long_run.naming_last_checkpoint(checkpoints), pro
             if loss < min(losses, default=np.inf):
                 save_params(run.path(best.name), state.params)
             losses = text_scores.validation_losses(run)
+            params, key_of_run, cursor = one_copy((state.params, state.key, state.cursor))
             for number, temperature in enumerate(options.temperatures):
-                sample_key = jax.random.fold_in(jax.random.fold_in(state.key, state.cursor), number)
-                sample = vocabulary.decode(np.asarray(draw(state.params, sample_key, jnp.float32(temperature))))
+                sample_key = jax.random.fold_in(jax.random.fold_in(key_of_run, cursor), number)
+                sample = vocabulary.decode(np.asarray(draw(params, sample_key, jnp.float32(temperature))))
                 title = f"== batch {int(state.cursor)}, {loss:.3f} nats, temperature {temperature:g}"
                 run.append("samples.txt", f"{title}\n{prompt}{sample}\n\n")
-            long_run.save_progress(run, checkpoints, long_run.Progress(state, seconds, schedule, total), best)
+            whole = machines.gather(state)
+            long_run.save_progress(run, checkpoints, long_run.Progress(whole, seconds, schedule, total), best)
         progress.report(name, f"loss {loss:.3f} nats", 1)
     else:
         progress.print(f"no better validation loss in {options.patience} evaluations: training ends")
@@ -259,6 +274,7 @@ with finishing(run) as ending, long_run.naming_last_checkpoint(checkpoints), pro
         params = load_params(best, jax.eval_shape(model.init, key))
         tested = float(score_program(options, task, params, task.test)(params)["loss"])
         run.log(**facts, split="test", wall_s=round(seconds, 3), **text_scores.with_units(tested))
+machines.end(ending.status)
 summary = {**facts, **text_scores.summary_of_run(run), "n_gram_nats": bars}
 run.write_json("summary.json", {"status": ending.status, **summary})
 if not losses:

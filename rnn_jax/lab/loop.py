@@ -11,6 +11,7 @@ import optax
 
 from rnn_jax.lab.options import Options
 from rnn_jax.lab.own_cells import own_function
+from rnn_jax.parallel import one_copy
 from rnn_jax.training import Learner, LearnerInfo, LearnerState, fit
 from rnn_jax.types import Params
 
@@ -109,18 +110,23 @@ def compile_program(options: Options, f: Callable[..., Any], *args: Any) -> Call
 
 def compile_task(options: Options, task: Task) -> Programs:
     """Compiles the programs for the training of a task."""
-    begin, key = time.perf_counter(), jax.random.key(0)
+    begin, programs = time.perf_counter(), compile_updates(options, task)
+    validate = score_program(options, task, programs.init(jax.random.key(0)).params, task.validation)
+    return programs._replace(validate=validate, compile_s=round(time.perf_counter() - begin, 2))
+
+
+def compile_updates(options: Options, task: Task) -> Programs:
+    """The programs of a task, of which that for its evaluation is missing."""
+    key = jax.random.key(0)
     init = compile_program(options, lambda key: task.learner.init(key, task.lanes), key)
-    state = init(key)
-    learn = compile_program(options, partial(fit, task.learner), state, task.batches(np.random.default_rng(0), 0))
-    validate = score_program(options, task, state.params, task.validation)
-    return Programs(init, learn, validate, round(time.perf_counter() - begin, 2))
+    learn = compile_program(options, partial(fit, task.learner), init(key), task.batches(np.random.default_rng(0), 0))
+    return Programs(init, learn, lambda params: {}, 0.0)
 
 
 def score_program(options: Options, task: Task, params: Params, part: tuple[Any, ...]) -> Callable[[Params], Any]:
-    """The program ``(params) -> scores`` on a part of the data."""
-    program = compile_program(options, task.score, params, *part)
-    return lambda params: program(params, *part)
+    """The program ``(params) -> scores`` on a part of the data, on one device of this process."""
+    program = compile_program(options, task.score, one_copy(params), *part)
+    return lambda params: program(one_copy(params), *part)
 
 
 def evaluations(

@@ -11,6 +11,7 @@ from rnn_jax.lab.commands import begin_command, in_notebook, notebook_words, par
 
 __all__ = [
     "Options",
+    "ParallelOptions",
     "StudyOptions",
     "default_options",
     "read_options",
@@ -25,7 +26,7 @@ LARGEST = 2**31 - 1
 """The largest integer: counters of updates and places on a device have 32 bits."""
 FLOAT32_MAX, FLOAT32_TINY = (2 - 2**-23) * 2.0**127, 2.0**-126
 LARGEST_OF = {"seeds": 10_000, "workers": 256, "layers": 100, "minutes": 525_600, "hidden_size": 2**24}
-LARGEST_OF |= {"decoder_size": 2**24}
+LARGEST_OF |= {"decoder_size": 2**24, "devices": 1024, "processes": 2**16, "timeout": 1e6}
 """The largest value of an option, where it is below that of its type."""
 
 
@@ -61,6 +62,29 @@ class Options:
     """Go on with a finished run, for more evaluations."""
     overwrite: bool = False
     """Delete the run that is in the folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelOptions(Options):
+    """The options of an experiment that trains one network on several devices, or with several processes."""
+
+    devices: int = 0
+    """Devices of this process, among which the batch is divided; 0 for one for each core of a CPU where that is faster,
+    or all accelerators if they divide the batch."""
+    distributed: bool = False
+    """Several processes, which JAX finds by itself under Slurm, Open MPI or Kubernetes."""
+    coordinator: str = ""
+    """HOST:PORT of process 0, for several processes that are started by hand."""
+    processes: int = 1
+    """Number of processes that are started by hand."""
+    process: int = 0
+    """The number of this process, from 0 on."""
+    timeout: float = 20.0
+    """Seconds for which processes wait for each other at the start, and after which a silent one ends all."""
+
+
+NOT_SHARED = ("process", "devices", "smoke", "resume", "extend", "overwrite")
+"""Options in which processes may differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +136,29 @@ def read_options(kind: type[Config], argv: list[str] | None = None, *, prog: str
             f"--evaluations and --updates got {config.evaluations} times {config.updates} updates; "
             f"want at most {LARGEST:,} in all"
         )
+    if isinstance(config, ParallelOptions):
+        require_processes(config)
     if isinstance(config, StudyOptions):
         require_positive(config, "seeds", "workers")
         # Threads of XLA on a CPU. With one a core, networks side by side can take them all and wait for each other.
         os.environ.setdefault("NPROC", str((os.cpu_count() or 1) + 2 * config.workers))
     return config
+
+
+def require_processes(config: ParallelOptions) -> None:
+    """Raises a ValueError for options of devices and processes that do not go together."""
+    require_not_negative(config, "devices", "process")
+    require_positive(config, "processes")
+    require_positive(config, "timeout", kind="number")
+    if config.distributed and (config.coordinator or config.processes > 1):
+        raise ValueError("--distributed and --coordinator got both; want one of them")
+    if bool(config.coordinator) != (config.processes > 1):
+        raise ValueError(
+            f"--coordinator got {config.coordinator!r} with --processes {config.processes}; want both or none, such as "
+            "--coordinator 127.0.0.1:12345 --processes 2 --process 0"
+        )
+    if config.process >= config.processes:
+        raise ValueError(f"--process got {config.process} of {config.processes}; want less, as the first is 0")
 
 
 def default_options(config: Config) -> Config:

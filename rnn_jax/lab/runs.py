@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from matplotlib.figure import Figure
 
 from rnn_jax.lab.checkpoints import drafts
@@ -42,6 +43,7 @@ TIMES = ("wall_s", "compile_s", "tokens_per_s")
 IDENTITY = ("cell", "seed", "split", "step", "batches")
 """Fields that identify a row."""
 NOT_KEPT = ("out", "resume", "extend", "overwrite", "workers", "questions")
+NOT_KEPT += ("devices", "distributed", "coordinator", "processes", "process", "timeout")
 """Options of where and how a run writes, which its numbers do not depend on."""
 MAY_CHANGE = (*NOT_KEPT, "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
@@ -188,7 +190,7 @@ def open_run(
     if overwrite:
         _delete_run(folder)
     run = Run(folder)
-    run.write_json("env.json", [*starts, {**environment()._asdict(), "argv": sys.argv}])
+    run.write_json("env.json", [*starts, {**environment()._asdict(), "devices": jax.device_count(), "argv": sys.argv}])
     (folder / "metrics.jsonl").touch()
     run.write_json("config.json", wanted)
     run_begins(run)
