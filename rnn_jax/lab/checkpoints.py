@@ -136,8 +136,13 @@ def open_checkpointer(folder: Path) -> Iterator[tuple[Any, Path]]:
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.CRITICAL)
+    here = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:  # this process writes, or reads, alone
+        number = jax.process_index()
+        here = ocp.options.MultiprocessingOptions(number, {number}, f"process{number}")
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=here))
     try:
-        with linked_path(folder) as link, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with linked_path(folder) as link, ocp.Checkpointer(handler, multiprocessing_options=here) as checkpointer:
             yield checkpointer, link
     finally:
         log.setLevel(level)
