@@ -4,24 +4,19 @@ The tests start this file once as a script, on eight virtual devices, which prin
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from rnn_jax import diagonal, gru, learned_start, lstm, output_dropout, readout, weight_drop
 from rnn_jax.gradients import chunked, cut, parallel
 from rnn_jax.losses import cross_entropy, per_step, squared_error
-from rnn_jax.parallel import data_mesh, on_mesh, parallel_learner, process_lanes, split_batch
+from rnn_jax.parallel import data_mesh, on_mesh, parallel_learner, split_batch
 from rnn_jax.training import Learner, batch_learner, evaluate, fit, window_learner
 
 T, B, V, H = 6, 8, 5, 8
@@ -84,7 +79,9 @@ def of_program(program, schedule, model, **arguments):
             model, params, h0, xs, (ys, counted), of, window=3, lengths=lengths, schedule=schedule, **arguments
         )[0]
 
-    return Case(batch_learner(model.init, loss, keeping), (data["xs"], data["ys"], data["lengths"]), (1, 1, 0), None, ())
+    return Case(
+        batch_learner(model.init, loss, keeping), (data["xs"], data["ys"], data["lengths"]), (1, 1, 0), None, ()
+    )
 
 
 def windows(model, loss, *names, targets="targets", xs="ids", optimizer=keeping, weight=None, **options):
@@ -116,9 +113,7 @@ CASES = {
     "auxiliary outputs, and norms by lag": partial(
         windows, features, half_errors, "mask", xs="xs", targets="ys", has_aux=True, lag_profile=True
     ),
-    "a line search": partial(
-        windows, writer, cross_entropy, optimizer=optax.chain(keeping, optax.lbfgs()), clip=1.0
-    ),
+    "a line search": partial(windows, writer, cross_entropy, optimizer=optax.chain(keeping, optax.lbfgs()), clip=1.0),
 }
 COUNTED = [name for name in CASES if name != "a line search"]
 
@@ -153,7 +148,9 @@ def reduces(program):
         name = waiting.pop()
         if name in called and name not in inside:
             inside.add(name)
-            waiting += [n for n in called if re.search(rf"(?:calls|to_apply|body|condition)=%?{re.escape(n)}\b", called[name])]
+            waiting += [
+                n for n in called if re.search(rf"(?:calls|to_apply|body|condition)=%?{re.escape(n)}\b", called[name])
+            ]
     for name, block in called.items():
         for kind in re.findall(collectives, block):
             found["all-reduce" if kind == "all-reduce" else "others"] += 1
@@ -163,7 +160,9 @@ def reduces(program):
 
 def compared(case, devices):
     """How far one update over so many devices is from that of one device."""
-    split = parallel_learner(case.learner, mesh := data_mesh(jax.devices()[:devices]), axes=case.axes, weight=case.weight)
+    split = parallel_learner(
+        case.learner, mesh := data_mesh(jax.devices()[:devices]), axes=case.axes, weight=case.weight
+    )
     state = case.learner.init(jax.random.key(1), case.lanes)
     want = jax.jit(case.learner.update)(state, case.batch)
     batch = split_batch(mesh, case.batch, case.axes)

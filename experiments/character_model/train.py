@@ -104,8 +104,8 @@ from rnn_jax.lab import long_run, text_scores
 from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
-from rnn_jax.lab.machines import follow, leading, open_machines
 from rnn_jax.lab.loop import Task, compile_program, compile_task, evaluations, means_of, optimizer_of, score_program
+from rnn_jax.lab.machines import follow, leading, open_machines
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import make_model, short_name
 from rnn_jax.lab.own_cells import digests_of, naming

@@ -1,6 +1,22 @@
 """Training and sweeps on many devices and many machines."""
 
+from rnn_jax.parallel.ensembles import ensemble
 from rnn_jax.parallel.learners import on_mesh, parallel_learner
 from rnn_jax.parallel.meshes import data_mesh, gathered, one_copy, process_lanes, split_batch
+from rnn_jax.parallel.processes import Processes, agree, from_first, join_processes, leave
 
-__all__ = ["data_mesh", "gathered", "on_mesh", "one_copy", "parallel_learner", "process_lanes", "split_batch"]
+__all__ = [
+    "Processes",
+    "agree",
+    "data_mesh",
+    "ensemble",
+    "from_first",
+    "gathered",
+    "join_processes",
+    "leave",
+    "on_mesh",
+    "one_copy",
+    "parallel_learner",
+    "process_lanes",
+    "split_batch",
+]

@@ -28,8 +28,8 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     Raises:
         ValueError: for no devices.
 
-    >>> data_mesh(jax.devices()[:1]).shape
-    OrderedDict({'data': 1})
+    >>> dict(data_mesh(jax.devices()[:1]).shape)
+    {'data': 1}
     """
     found = jax.devices() if devices is None else [*devices]
     if not found:

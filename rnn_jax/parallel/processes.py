@@ -62,7 +62,7 @@ def join_processes(
     """Joins the processes of a run, before the first array is made; all devices of all are then in ``jax.devices()``.
 
     Args:
-        coordinator: ``HOST:PORT`` of process 0. On a loopback address, such as 127.0.0.1, no port is open to the network.
+        coordinator: ``HOST:PORT`` of process 0. On a loopback address, such as 127.0.0.1, no port is open to others.
         processes: their number.
         process: the number of this one, from 0 on.
         timeout: seconds for which the others are awaited, and after which a silent one ends all.
@@ -163,12 +163,9 @@ def initialize(arguments: dict[str, Any], timeout: float, got: str) -> None:
         jax.devices()
     except (ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"--distributed got no cluster that JAX knows ({line}); want Slurm, Open MPI or Kubernetes, or --coordinator "
-            "HOST:PORT --processes N --process I"
-            if not arguments
-            else f"{got}: {line}"
-        ) from None
+        known = f"--distributed got no cluster that JAX knows ({line}); want Slurm, Open MPI or Kubernetes, or"
+        by_hand = "--coordinator HOST:PORT --processes N --process I"
+        raise ValueError(f"{got}: {line}" if arguments else f"{known} {by_hand}") from None
     finally:
         xla_bridge._jax.make_gloo_tcp_collectives = gloo
         timer.cancel()
@@ -206,8 +203,8 @@ def watch_signs(joined: Processes, last_seen: dict[int, float]) -> None:
         silent = [other for other, seen in last_seen.items() if now - seen > joined.timeout]
         if silent:
             end_now(
-                f"process {silent[0]} of {joined.count} has given no sign of life for {joined.timeout:g} s (--timeout): "
-                "it was killed or stopped, or its machine cannot be reached"
+                f"process {silent[0]} of {joined.count} has given no sign of life for {joined.timeout:g} s, the "
+                "--timeout: it was killed or stopped, or its machine cannot be reached"
             )
 
 
