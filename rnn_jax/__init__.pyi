@@ -17,6 +17,7 @@ from rnn_jax import (
     layers as layers,
     losses as losses,
     machinery as machinery,
+    parallel as parallel,
     readouts as readouts,
     schedules as schedules,
     sequences as sequences,

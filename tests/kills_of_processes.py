@@ -3,11 +3,11 @@
     python -m tests.kills_of_processes [KILLS] [SEED]
 
 Two processes with two devices each train the model of characters on loopback. The run is made once undisturbed. Then
-one of the processes is killed (SIGKILL) at a random moment, the first while they start: the other one must end with an error in one line and a code
-that is not 0 within 30 s, and both start again with ``--resume``, until there were so many kills. The run must end with
-the losses of the undisturbed one. Then a process is stopped (SIGSTOP), which must end the other one after
-``--timeout``; process 0 is busy for 60 s, which must end nothing; and a checkpoint of the two goes on with one process,
-on one device and on four.
+one of the processes is killed (SIGKILL) at a random moment, the first one while they start: the other one must end with
+an error in one line and a code that is not 0 within 30 s, and both start again with ``--resume``, until there were so
+many kills. The run must end with the losses of the undisturbed one. Then a process is stopped (SIGSTOP), which must end
+the other one after ``--timeout``; process 0 is busy for 60 s, which must end nothing; and a checkpoint of the two goes
+on with one process, on one device and on four.
 """
 
 import json
@@ -25,19 +25,8 @@ from pathlib import Path
 from rnn_jax.data import python_reference
 from tests.scripts import EXPERIMENTS, ROOT
 
-WORDS = [
-    "--smoke",
-    "--split",
-    "80/10/10",
-    "--evaluations",
-    "10",
-    "--updates",
-    "40",
-    "--dropout",
-    "0.2",
-    "--layers",
-    "2",
-]
+WORDS = ["--smoke", "--split", "80/10/10", "--evaluations", "40", "--updates", "40"]
+WORDS += ["--dropout", "0.2", "--layers", "2"]
 BUSY = """
 import runpy, sys, time
 from rnn_jax.lab import long_run
@@ -116,7 +105,7 @@ def main(kills: int = 5, seed: int = 0) -> None:
         if kill:  # the first one while it starts
             while len(rows(place / "killed")) < before + 4:
                 time.sleep(0.05)
-        time.sleep(draw.uniform(0, 5))
+        time.sleep(draw.uniform(0, 5) if kill else 0.25 * seconds)
         both[victim].send_signal(signal.SIGKILL)
         other = both[1 - victim]
         took, code, made = wait(other, 60), other.poll(), len(rows(place / "killed"))

@@ -56,7 +56,7 @@ def test_the_diagram_of_the_house_names_every_file_in_the_order_of_the_floors():
     diagram = (DOCS / "design.md").read_text().split("## The house")[1].split("```")[1]
     named, root = {*re.findall(r"\w+\.pyi?\b", diagram)}, Path(rnn_jax.__file__).parent
     assert named <= {path.name for path in root.rglob("*.py*")}
-    for folder in ("data", "decoding", "diagnostics", "gradients", "lab", "machinery", "training"):
+    for folder in ("data", "decoding", "diagnostics", "gradients", "lab", "machinery", "parallel", "training"):
         assert {path.name for path in (root / folder).glob("[!_]*.py")} <= named, folder
     lines = [line for line in diagram.splitlines() if not line.startswith(" ")]
     rooms = [room for line in lines for room in re.findall(r"(?:^|  )(\w+)(?:/|\.py)(?= |$)", line)]

@@ -4,20 +4,26 @@ The tests start this file once as a script, on eight virtual devices, which prin
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from rnn_jax import diagonal, gru, learned_start, lstm, output_dropout, readout, weight_drop
 from rnn_jax.gradients import chunked, cut, parallel
 from rnn_jax.losses import cross_entropy, per_step, squared_error
-from rnn_jax.parallel import data_mesh, on_mesh, parallel_learner, split_batch
+from rnn_jax.parallel import data_mesh, ensemble, on_mesh, parallel_learner, process_lanes, split_batch
 from rnn_jax.training import Learner, batch_learner, evaluate, fit, window_learner
+from tests.laboratory import refused
 
 T, B, V, H = 6, 8, 5, 8
 CLOSE = 1e-6
@@ -115,7 +121,6 @@ CASES = {
     ),
     "a line search": partial(windows, writer, cross_entropy, optimizer=optax.chain(keeping, optax.lbfgs()), clip=1.0),
 }
-COUNTED = [name for name in CASES if name != "a line search"]
 
 
 def largest_difference(want, got):
@@ -211,6 +216,41 @@ def skipped():
     }
 
 
+def automatic():
+    """What ``jit`` reduces if it is given a split batch."""
+    mesh = data_mesh(jax.devices()[:4])
+    learner = CASES["streaming, scan"]().learner
+    state = on_mesh(mesh, learner.init(jax.random.key(0), (B,)))
+    batch = split_batch(mesh, {name: data[name] for name in ("targets", "resets")} | {"xs": data["ids"]})
+    return reduces(jax.jit(learner.update).lower(state, batch).compile())
+
+
+def ensembles():
+    """Squares of a number of members that no number of devices divides, and whether keys draw alike."""
+    squares = ensemble(lambda x: x**2, np.arange(11.0))
+    keys = jax.random.split(jax.random.key(0), 3)
+    drawn = ensemble(jax.random.normal, keys)
+    return squares.tolist(), bool(np.array_equal(drawn, jax.vmap(jax.random.normal)(keys)))
+
+
+def refusals():
+    """The messages for a batch that the devices do not divide, and for integers that have no mean."""
+
+    def message(call):
+        try:
+            call()
+        except ValueError as error:
+            return str(error)
+
+    counting = window_learner(features, lambda ys, _: (jnp.sum(ys), jnp.argmax(ys)), keeping, has_aux=True)
+    split = parallel_learner(counting, mesh := data_mesh())
+    state = split.init(jax.random.key(0), (B,))
+    return {
+        "batch": message(lambda: process_lanes(mesh, 30)),
+        "aux": message(lambda: jax.eval_shape(split.update, state, (data["xs"], data["ys"]))),
+    }
+
+
 def main():
     found: dict[str, Any] = {"differences": {}, "reduces": {}}
     for name, make in CASES.items():
@@ -222,7 +262,73 @@ def main():
             found["differences"][f"{name}, {devices}"] = difference
             found["reduces"][f"{name}, {devices}"] = reduced
     found["skipped"], found["losses"] = skipped(), validation_losses()
+    found["automatic"], found["ensemble"], found["refused"] = automatic(), ensembles(), refusals()
     print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def found():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    strict = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    here = {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    ran = subprocess.run(
+        [sys.executable, __file__], env={**os.environ, **strict, **here}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+RUNS = [f"{name}, {n}" for name in CASES for n in ((1, 2, 4, 8) if name == "streaming, adjoint" else (4,))]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_an_update_over_devices_is_that_of_one_device(found, run):
+    assert isinstance(found["differences"][run], float), found["differences"][run]
+    assert found["differences"][run] < CLOSE
+
+
+@pytest.mark.parametrize("run", [run for run in RUNS if not run.startswith("a line search")])
+def test_an_update_has_one_all_reduce_and_none_in_a_loop(found, run):
+    assert found["reduces"][run] == {"all-reduce": 1, "others": 0, "in loops": 0}
+
+
+def test_a_batch_that_jit_splits_has_all_reduces_in_the_loop_which_are_counted(found):
+    assert found["automatic"]["in loops"] > 0
+
+
+def test_a_chunk_of_updates_has_one_all_reduce_in_the_loop_over_updates(found):
+    assert found["skipped"].pop("chunk") == {"all-reduce": 1, "others": 0, "in loops": 1}
+
+
+def test_an_update_that_one_lane_breaks_is_skipped_on_all_devices(found):
+    skipped = found["skipped"]
+    assert skipped["broken"][0] == skipped["broken"][1] >= 0
+    assert skipped["fresh"] == [True] * B
+    assert (skipped["step"], skipped["same"]) == (0, 0.0)
+
+
+def test_training_over_any_number_of_devices_ends_with_the_same_validation_loss(found):
+    steps, learned = found["losses"].pop("updates")
+    assert (steps, learned) == (200, True)
+    one = found["losses"].pop("one")
+    assert len(found["losses"]) == 4
+    assert all(abs(loss - one) < 1e-4 for loss in found["losses"].values())
+
+
+def test_members_of_an_ensemble_over_devices_are_those_of_one_and_may_be_of_any_number(found):
+    assert found["ensemble"] == [[float(n) ** 2 for n in range(11)], True]
+
+
+def test_wrong_use_is_refused_in_one_line(found):
+    learner = window_learner(features, squared_error, optax.sgd(0.1))
+    mesh = data_mesh(jax.devices()[:1])
+    refused(lambda: parallel_learner(Learner(learner.init, learner.update), mesh), "learner got one of your own; want")
+    refused(lambda: data_mesh([]), "devices got none; want at least one")
+    refused(lambda: ensemble(abs, {"a": np.ones(2), "b": np.ones(3)}, mesh), "members got arrays of 2, 3 members; want")
+    assert found["refused"] == {
+        "batch": "batch_size got 30, which 8 devices do not divide; want a multiple of 8, the nearest is 32",
+        "aux": "aux got int32; want floating arrays, whose means over the devices are returned",
+    }
 
 
 if __name__ == "__main__":

@@ -177,17 +177,6 @@ def window_learner(
         check_windows(cell, state, window, stacked=False)
         return updated((cell, loss, optimizer, transform), state, as_window(window))
 
-    @compiled("reads")
-    def updated(reads: Any, state: LearnerState, window: Window) -> tuple[LearnerState, LearnerInfo]:
-        return apply(state, measure(state, draw(state, window)))
-
-    def draw(state: LearnerState, batch: PyTree) -> Window:
-        window = as_window(batch)
-        if not cell.keyed:
-            return window
-        key = jax.random.fold_in(state.key, state.cursor)
-        return window._replace(xs=keyed(key, window.xs, batch_shape(cell, state.params, state.h)))
-
     def measure(state: LearnerState, window: Window) -> BatchResult:
         batch, y = batch_shape(cell, state.params, state.h), jax.eval_shape(cell.output, state.params, state.h)
         probes = zero_probes(state.h, require_sequence(window.xs)) if lag_profile else ()
@@ -206,8 +195,28 @@ def window_learner(
             out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
 
-    apply = partial(update_state, optimizer, clip)
-    return Learner(init, update, partial(check_windows, cell), UpdateParts(draw, measure, apply))
+    parts = UpdateParts(partial(with_lane_keys, cell), measure, partial(update_state, optimizer, clip))
+    updated = whole_update(parts)
+    return Learner(init, update, partial(check_windows, cell), parts)
+
+
+def whole_update(parts: UpdateParts) -> Callable[[Any, LearnerState, PyTree], tuple[LearnerState, LearnerInfo]]:
+    """The update ``(reads, state, batch) -> (state, info)`` of these parts; reads are the objects that they read."""
+
+    @compiled("reads")
+    def updated(reads: Any, state: LearnerState, batch: PyTree) -> tuple[LearnerState, LearnerInfo]:
+        return parts.apply(state, parts.measure(state, parts.draw(state, batch)))
+
+    return updated
+
+
+def with_lane_keys(cell: Cell, state: LearnerState, batch: PyTree) -> Window:
+    """A window; if the cell draws, with a key for every step of every lane."""
+    window = as_window(batch)
+    if not cell.keyed:
+        return window
+    key = jax.random.fold_in(state.key, state.cursor)
+    return window._replace(xs=keyed(key, window.xs, batch_shape(cell, state.params, state.h)))
 
 
 def check_windows(cell: Cell, state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
@@ -333,17 +342,13 @@ def batch_learner(
         check_params(state.params)
         return updated((loss, optimizer), state, batch)
 
-    @compiled("reads")
-    def updated(reads: Any, state: LearnerState, batch: PyTree) -> tuple[LearnerState, LearnerInfo]:
-        return apply(state, measure(state, batch))
-
     def measure(state: LearnerState, batch: PyTree) -> BatchResult:
         (value, aux), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params, state, batch)
         loss_of = lambda params: batch_loss(params, state, batch)[0]  # noqa: E731
         return BatchResult(value, grads, loss_of, state.fresh, aux)
 
-    apply = partial(update_state, optimizer, clip)
-    parts = UpdateParts(lambda state, batch: batch, measure, apply, keyed_loss)
+    parts = UpdateParts(lambda state, batch: batch, measure, partial(update_state, optimizer, clip), keyed_loss)
+    updated = whole_update(parts)
     first = lambda key, batch_shape=(): initial_state(key, init(key), optimizer, (), jnp.ones((), bool))  # noqa: E731
     return Learner(first, update, parts=parts)
 
