@@ -127,7 +127,7 @@ def largest_difference(want, got):
     """The largest difference of two trees, relative to the largest number of each array."""
     found = 0.0
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = map(jax.random.key_data, (a, b))
         a, b = (np.asarray(x, np.float64) for x in (a, b))
         finite = np.isfinite(a)

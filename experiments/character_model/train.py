@@ -146,9 +146,7 @@ if options.parameters:
 if options.dropout >= 1:
     raise ValueError(f"--dropout got {options.dropout}; want at least 0 and less than 1")
 model = make(options.hidden_size, dropout=options.dropout)
-lanes = machines.lanes(options.batch_size)  # each process reads its own
-windows = streams(parts.train, options.batch_size, options.window, options.k1 or None)
-windows = tuple(array[..., lanes] for array in windows)
+windows = machines.own_lanes(streams(parts.train, options.batch_size, options.window, options.k1 or None))
 
 
 def score(params, ids):
@@ -164,13 +162,11 @@ def continuation(params, key, temperature):
 
 def task_of(options):
     """The task; the schedule of the learning rate depends on the number of evaluations."""
+    optimizer = optimizer_of(options, **decay)
+    learner, updates = window_learner(model, per_step(cross_entropy), optimizer, clip=options.clip), options.updates
     return Task(
-        machines.learner(
-            window_learner(model, per_step(cross_entropy), optimizer_of(options, **decay), clip=options.clip)
-        ),
-        batches=lambda rng, number: machines.split(
-            consecutive_batches(windows, number * options.updates, options.updates)
-        ),
+        machines.learner(learner),
+        batches=lambda rng, number: machines.split(consecutive_batches(windows, number * updates, updates)),
         score=score,
         validation=(parts.validation,),
         test=(parts.test,) if len(parts.test) else None,
@@ -201,9 +197,7 @@ task = task_of(options)
 
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
-machines.agree(options, text_sha256=text.sha256)
-if not machines.leads:
-    follow(machines, options, task_of, checkpoints)
+follow(machines, options, task_of, checkpoints, text_sha256=text.sha256)  # processes other than 0 end here
 if options.extend:
     long_run.require_more_evaluations(options, checkpoints)
 run = open_run(

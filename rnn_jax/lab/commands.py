@@ -34,6 +34,7 @@ __all__ = [
     "in_notebook",
     "notebook_words",
     "parse",
+    "record_failure",
     "uninterrupted",
     "wrong_use",
 ]
@@ -105,12 +106,17 @@ def exit_code_of(error: BaseException) -> int | None:
         _print_error(line if line.startswith("--") else line + _place_in_script(error))
         return WRONG_USE
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    if is_command() and _COMMAND["run"] is not None:
-        with contextlib.suppress(OSError, ValueError):  # a full disk; the error of the run is the one to show
-            _COMMAND["run"].record_status(status)
+    record_failure(status)
     if status == "interrupted" or (isinstance(error, Exception) and print_fault(error)):
         return EXIT_CODES[status]
     return None
+
+
+def record_failure(status: str = "failed") -> None:
+    """Writes a status into the folder of the run that a command has open."""
+    if is_command() and _COMMAND["run"] is not None:
+        with contextlib.suppress(OSError, ValueError):  # a full disk; the error of the run is the one to show
+            _COMMAND["run"].record_status(status)
 
 
 def print_fault(error: Exception) -> bool:

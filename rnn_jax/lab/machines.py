@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,12 +17,22 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rnn_jax.lab.checkpoints import Checkpoints
-from rnn_jax.lab.commands import EXIT_CODES
+from rnn_jax.lab.commands import EXIT_CODES, describe_errors_with, record_failure
 from rnn_jax.lab.loop import Programs, Task, compile_updates
 from rnn_jax.lab.options import NOT_SHARED, ParallelOptions
 from rnn_jax.parallel import data_mesh, gathered, on_mesh, parallel_learner, process_lanes, split_batch
 from rnn_jax.parallel.meshes import require_divisible
-from rnn_jax.parallel.processes import Processes, agree, alone, from_first, is_loopback, join_processes, leave
+from rnn_jax.parallel.processes import (
+    BEFORE_END,
+    Processes,
+    agree,
+    alone,
+    awaited_end,
+    from_first,
+    is_loopback,
+    join_processes,
+    leave,
+)
 from rnn_jax.training import Learner, LearnerState
 
 __all__ = ["Machines", "follow", "leading", "open_machines"]
@@ -38,18 +48,16 @@ class Machines(NamedTuple):
     mesh: Mesh | None = None
     """None for one device, on which nothing is split."""
 
-    @property
-    def leads(self) -> bool:
-        """Whether this is process 0, which writes."""
-        return self.processes.number == 0
-
     def learner(self, learner: Learner) -> Learner:
         """A learner over these devices."""
         return learner if self.mesh is None else parallel_learner(learner, self.mesh)
 
-    def lanes(self, batch_size: int) -> slice:
-        """The lanes of a batch that this process loads."""
-        return slice(None) if self.mesh is None else process_lanes(self.mesh, batch_size)
+    def own_lanes(self, windows: PyTree) -> PyTree:
+        """Stacked windows ``(W, K, B)`` with the lanes alone that this process reads: views of arrays of NumPy."""
+        if self.mesh is None:
+            return windows
+        lanes = process_lanes(self.mesh, jax.tree.leaves(windows)[0].shape[2])
+        return jax.tree.map(lambda a: a[:, :, lanes], windows)
 
     def split(self, batches: PyTree) -> PyTree:
         """Stacked batches with the lanes of this process, on the devices."""
@@ -67,11 +75,6 @@ class Machines(NamedTuple):
         """The whole state, in every process: all give their lanes."""
         self.tell(SAVE)
         return gathered(state)
-
-    def agree(self, options: Any, **facts: Any) -> None:
-        """Raises a ValueError that names the first option, or fact, in which the processes differ."""
-        kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in NOT_SHARED}
-        agree(self.processes, {**kept, **facts})
 
     def end(self, status: str) -> None:
         """Ends the other processes with the exit code of a status, as soon as training has ended."""
@@ -99,6 +102,8 @@ def open_machines(options: ParallelOptions, *, numbers: int) -> Machines:
             wanted = wanted if options.devices else 1
     arguments = options.coordinator, options.processes, options.process
     processes = join_processes(*arguments, timeout=options.timeout, detect=options.distributed)
+    describe_errors_with(partial(awaited_end, processes))
+    BEFORE_END.append(record_failure)
     has = jax.local_device_count()
     if options.devices > has:
         raise ValueError(f"--devices got {options.devices}, where this process has {has}; want at most these")
@@ -112,9 +117,9 @@ def open_machines(options: ParallelOptions, *, numbers: int) -> Machines:
     return Machines(processes, mesh)
 
 
-def first_devices(number: int) -> set[jax.Device]:
+def first_devices(number: int) -> set[Any]:
     """The first devices of each process, so many of each."""
-    by_process: dict[int, list[jax.Device]] = {}
+    by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
     return {device for of in by_process.values() for device in of[:number]}
@@ -146,15 +151,29 @@ def leading(machines: Machines, programs: Programs) -> Programs:
 
 
 def follow(
-    machines: Machines, options: ParallelOptions, task_of: Callable[[Any], Task], checkpoints: Checkpoints
-) -> NoReturn:
+    machines: Machines,
+    options: ParallelOptions,
+    task_of: Callable[[Any], Task],
+    checkpoints: Checkpoints,
+    **facts: Any,
+) -> None:
     """The run of a process that follows process 0: it learns, gives its lanes for checkpoints, and ends as told.
+
+    Process 0, for which this returns at once, opens the run folder and leads.
 
     Args:
         machines, options: of the run.
         task_of: ``(options) -> task``, of the number of evaluations that process 0 tells.
         checkpoints: of the run folder, on a disk that all processes see.
+        **facts: more that must be the same in all processes, such as the checksum of the text.
+
+    Raises:
+        ValueError: where the processes have other options or facts, or see another checkpoint.
     """
+    kept = {name: value for name, value in dataclasses.asdict(options).items() if name not in NOT_SHARED}
+    agree(machines.processes, {**kept, **facts})
+    if machines.processes.number == 0:
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches process 0, which tells the others
     schedule, checkpoint = machines.tell()
     options = dataclasses.replace(options, evaluations=schedule)

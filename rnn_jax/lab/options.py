@@ -157,6 +157,8 @@ def require_processes(config: ParallelOptions) -> None:
             f"--coordinator got {config.coordinator!r} with --processes {config.processes}; want both or none, such as "
             "--coordinator 127.0.0.1:12345 --processes 2 --process 0"
         )
+    if getattr(config, "minutes", 0) and (config.distributed or config.coordinator):
+        raise ValueError("--minutes got a length for several processes; want --evaluations, which all know before")
     if config.process >= config.processes:
         raise ValueError(f"--process got {config.process} of {config.processes}; want less, as the first is 0")
 

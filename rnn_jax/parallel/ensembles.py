@@ -52,7 +52,7 @@ def ensemble(f: Callable[[PyTree], PyTree], members: PyTree, mesh: Mesh | None =
         raise ValueError(
             f"members got arrays of {', '.join(found) or 'no'} members; want the same number of all, from 1"
         )
-    (N,) = numbers
+    N: int = numbers[0]
     mesh = data_mesh() if mesh is None else mesh
     index = np.minimum(np.arange(-(-N // mesh.size) * mesh.size), N - 1)
     padded = jax.tree.map(lambda a: (a if hasattr(a, "dtype") else np.asarray(a))[index], members)

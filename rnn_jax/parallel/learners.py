@@ -95,7 +95,8 @@ def parallel_learner(
         for a, spec in zip(jax.tree.leaves(batch), jax.tree.leaves(of_batch), strict=True):
             if AXIS in spec:
                 require_divisible(mesh, a.shape[spec.index(AXIS)])
-        of_info = LearnerInfo(*[P()] * len(LearnerInfo._fields))._replace(lag_profile=P(None, AXIS))
+        of_info: Any = [P()] * len(LearnerInfo._fields)
+        of_info = LearnerInfo(*of_info)._replace(lag_profile=P(None, AXIS))
         own = jax.shard_map(
             of_device, mesh=mesh, in_specs=(specs, of_batch), out_specs=(specs, of_info), check_vma=False
         )
@@ -128,8 +129,9 @@ def on_mesh(mesh: Mesh, state: LearnerState) -> LearnerState:
 
 def state_specs(state: LearnerState) -> LearnerState:
     """The layout of each part of a state: lanes are split, everything else is whole on every device."""
-    lanes = P(AXIS) if state.fresh.ndim else P()
-    specs: Any = LearnerState(P(), P(), lanes, lanes, P(), P(), P())
+    whole: Any = P()
+    lanes: Any = P(AXIS) if state.fresh.ndim else P()
+    specs = LearnerState(whole, whole, lanes, lanes, whole, whole, whole)
     return jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), specs, state, is_leaf=is_spec)
 
 

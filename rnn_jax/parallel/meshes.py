@@ -5,7 +5,9 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -18,7 +20,7 @@ AXIS = "data"
 """The axis of the mesh: the batch of training, the networks of an ensemble."""
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, ``data``, over devices in the order of their processes.
 
     Args:
@@ -121,7 +123,7 @@ def placed(mesh: Mesh, tree: PyTree, specs: PyTree) -> PyTree:
 
     def leaf(spec: P, a: Any) -> jax.Array:
         layout = NamedSharding(mesh, spec)
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(leaf(spec, jax.random.key_data(a)), impl=jax.random.key_impl(a))
         numbers = np.asarray(a)
         return jax.make_array_from_callback(numbers.shape, layout, lambda place: numbers[place])
@@ -138,7 +140,7 @@ def one_copy(tree: PyTree) -> PyTree:
     """The copies on one device of this process, of arrays that are whole on every device."""
 
     def leaf(a: Any) -> Any:
-        several = isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer) and len(a.sharding.device_set) > 1
+        several = isinstance(a, jax.Array) and not isinstance(a, Tracer) and len(a.sharding.device_set) > 1
         return a.addressable_data(0) if several else a
 
     return jax.tree.map(leaf, tree)

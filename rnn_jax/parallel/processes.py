@@ -23,7 +23,8 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-from jax._src import distributed, xla_bridge
+from jax._src import distributed
+from jax._src.lib import _jax as runtime  # pyright: ignore[reportPrivateImportUsage]
 
 from rnn_jax.machinery.checks import require_number, require_positive
 
@@ -42,7 +43,7 @@ class Processes(NamedTuple):
 
     number: int = 0
     """Of this process; process 0 alone writes files."""
-    count: int = 1
+    total: int = 1
     timeout: float = 20.0
     """Seconds without a sign of life of a process after which the others end."""
     words: Iterator[int] = itertools.count()
@@ -87,7 +88,7 @@ def join_processes(
             arguments["coordinator_bind_address"] = f"{host}:{port}"
     initialize(arguments, timeout, f"--coordinator got {coordinator or 'that of the cluster'}")
     joined = Processes(jax.process_index(), jax.process_count(), timeout, itertools.count(), threading.Event())
-    last_seen = dict.fromkeys(range(joined.count), time.monotonic())
+    last_seen = dict.fromkeys(range(joined.total), time.monotonic())
     for work in (give_signs, watch_signs):
         threading.Thread(target=work, args=(joined, last_seen), daemon=True).start()
     on_abort(joined)
@@ -152,11 +153,11 @@ def initialize(arguments: dict[str, Any], timeout: float, got: str) -> None:
     timer.daemon = True
     timer.start()
     later = int(timeout) + 100
-    gloo = distributed._jax.make_gloo_tcp_collectives
+    gloo = runtime.make_gloo_tcp_collectives
     bind = arguments.get("coordinator_bind_address")
     try:
         if bind:  # gloo listens on the address of the host's name otherwise
-            xla_bridge._jax.make_gloo_tcp_collectives = partial(gloo, hostname=bind.rpartition(":")[0])
+            runtime.make_gloo_tcp_collectives = partial(gloo, hostname=bind.rpartition(":")[0])
         jax.distributed.initialize(
             **arguments, initialization_timeout=later, heartbeat_timeout_seconds=later, shutdown_timeout_seconds=10
         )
@@ -167,7 +168,7 @@ def initialize(arguments: dict[str, Any], timeout: float, got: str) -> None:
         by_hand = "--coordinator HOST:PORT --processes N --process I"
         raise ValueError(f"{got}: {line}" if arguments else f"{known} {by_hand}") from None
     finally:
-        xla_bridge._jax.make_gloo_tcp_collectives = gloo
+        runtime.make_gloo_tcp_collectives = gloo
         timer.cancel()
 
 
@@ -187,7 +188,7 @@ def give_signs(joined: Processes, last_seen: dict[int, float]) -> None:
             for name, sign in found.items():
                 other = int(name.rpartition("/")[2])
                 if sign == ENDED and not joined.leaving.is_set():
-                    end_now(f"process {other} of {joined.count} ended before the run did, with a message of its own")
+                    end_now(f"process {other} of {joined.total} ended before the run did, with a message of its own")
                 if sign == LEFT or signs.get(name) != sign:
                     last_seen[other] = time.monotonic()
             signs = found
@@ -203,7 +204,7 @@ def watch_signs(joined: Processes, last_seen: dict[int, float]) -> None:
         silent = [other for other, seen in last_seen.items() if now - seen > joined.timeout]
         if silent:
             end_now(
-                f"process {silent[0]} of {joined.count} has given no sign of life for {joined.timeout:g} s, the "
+                f"process {silent[0]} of {joined.total} has given no sign of life for {joined.timeout:g} s, the "
                 "--timeout: it was killed or stopped, or its machine cannot be reached"
             )
 
@@ -211,17 +212,33 @@ def watch_signs(joined: Processes, last_seen: dict[int, float]) -> None:
 def end_now(reason: str, code: int = 1) -> NoReturn:
     """Ends this process with one line, whatever its other threads wait for."""
     again = "; start all processes again with --resume" if code == 1 else ""
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
+    for last in (*BEFORE_END, sys.stdout.flush):
+        with contextlib.suppress(Exception):
+            last()
     os.write(2, f"error: {reason}{again}\n".encode())
     os._exit(code)
+
+
+BEFORE_END: list[Callable[[], None]] = []
+"""Functions that are called before this process ends because of another one."""
+
+
+def awaited_end(joined: Processes, error: BaseException) -> str | None:
+    """The message for an error of a collective, whose cause is another process; None for any other error.
+
+    Waits until the signs of life show which process is gone, which then ends this one.
+    """
+    if joined.total == 1 or "gloo" not in str(error).lower():
+        return None
+    time.sleep(joined.timeout + 5)
+    return "another process was lost, and came back; start all processes again with --resume"
 
 
 def on_abort(joined: Processes) -> None:
     """From now on this process ends with one line where JAX's runtime aborts it, as it does when process 0 is gone."""
 
     def handler(_: int) -> None:
-        end_now(f"the runtime of JAX gave up (see above): process 0 of {joined.count} is gone")
+        end_now(f"the runtime of JAX gave up (see above): process 0 of {joined.total} is gone")
 
     kept = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
     HELD.append(kept)
@@ -241,7 +258,7 @@ def from_first(joined: Processes, value: Callable[[], Any]) -> Any:
         joined: the processes.
         value: called in process 0 alone; returns what JSON can hold.
     """
-    if joined.count == 1:
+    if joined.total == 1:
         return value()
     number = next(joined.words)
     if joined.number == 0:
@@ -260,11 +277,11 @@ def agree(joined: Processes, config: Mapping[str, Any]) -> None:
         joined: the processes.
         config: the values that must be the same, by name; JSON holds them, or their text.
     """
-    if joined.count == 1:
+    if joined.total == 1:
         return
     here = json.dumps(dict(config), default=str)
     store().key_value_set(f"config/{joined.number}", here)
-    for other in range(joined.count):
+    for other in range(joined.total):
         if other != joined.number and 0 in (other, joined.number):
             theirs = json.loads(store().blocking_key_value_get(f"config/{other}", int(1000 * joined.timeout)))
             ours = json.loads(here)
@@ -278,7 +295,7 @@ def agree(joined: Processes, config: Mapping[str, Any]) -> None:
 
 def leave(joined: Processes) -> None:
     """Leaves the others, who do the same: from now on no process ends with another one."""
-    if joined.count == 1 or joined.leaving.is_set():
+    if joined.total == 1 or joined.leaving.is_set():
         return
     if wait_for_last_signs(joined, LEFT):
         jax.distributed.shutdown()
@@ -294,7 +311,7 @@ def wait_for_last_signs(joined: Processes, sign: str) -> bool:
             signs = [last for _, last in store().key_value_dir_get("alive/")]
             if ENDED in signs and joined.number > 0:
                 return False
-            if len(signs) == joined.count and {*signs} <= {ENDED, LEFT}:
+            if len(signs) == joined.total and {*signs} <= {ENDED, LEFT}:
                 return ENDED not in signs
             time.sleep(0.05)
     return False
