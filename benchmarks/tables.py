@@ -253,7 +253,7 @@ def scaling_block(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-PAIRS = ("training", "flags", "associative", "instruments")
+PAIRS = ("training", "parallel", "flags", "associative", "instruments")
 """Benchmarks of two programs whose results are shown."""
 
 

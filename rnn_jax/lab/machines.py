@@ -102,13 +102,15 @@ def open_machines(options: ParallelOptions, *, numbers: int) -> Machines:
             wanted = wanted if options.devices else 1
     arguments = options.coordinator, options.processes, options.process
     processes = join_processes(*arguments, timeout=options.timeout, detect=options.distributed)
-    describe_errors_with(partial(awaited_end, processes))
-    BEFORE_END.append(record_failure)
+    if processes.total > 1:
+        describe_errors_with(partial(awaited_end, processes))
+        BEFORE_END.append(record_failure)
     has = jax.local_device_count()
     if options.devices > has:
         raise ValueError(f"--devices got {options.devices}, where this process has {has}; want at most these")
-    several = jax.default_backend() != "cpu" and options.batch_size % jax.device_count() == 0
-    local = options.devices or (has if several else min(wanted, has))
+    local = options.devices or (min(wanted, has) if jax.default_backend() == "cpu" else has)
+    if not options.devices and options.batch_size % (local * processes.total):
+        local = 1
     devices = [d for d in jax.devices() if d in first_devices(local)]
     if len(devices) == 1:
         return Machines(processes)

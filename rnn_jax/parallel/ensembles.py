@@ -46,13 +46,11 @@ def ensemble(f: Callable[[PyTree], PyTree], members: PyTree, mesh: Mesh | None =
     >>> ensemble(size, np.array([0.5, 0.9, 2.0]), data_mesh(jax.devices()[:1])).tolist()
     [False, False, True]
     """
-    numbers = {len(leaf) if np.ndim(leaf) else None for leaf in jax.tree.leaves(members)}
-    if len(numbers) != 1 or numbers <= {None, 0}:
-        found = sorted(map(str, numbers))
-        raise ValueError(
-            f"members got arrays of {', '.join(found) or 'no'} members; want the same number of all, from 1"
-        )
-    N: int = numbers[0]
+    numbers = sorted({int(np.shape(leaf)[0]) if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(members)})
+    if len(numbers) != 1 or numbers[0] < 1:
+        found = ", ".join(map(str, numbers)) or "no"
+        raise ValueError(f"members got arrays of {found} members; want the same number of all, at least 1")
+    N = numbers[0]
     mesh = data_mesh() if mesh is None else mesh
     index = np.minimum(np.arange(-(-N // mesh.size) * mesh.size), N - 1)
     padded = jax.tree.map(lambda a: (a if hasattr(a, "dtype") else np.asarray(a))[index], members)

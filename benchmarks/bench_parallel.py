@@ -1,0 +1,150 @@
+"""Training of a character model on one device for each core, against one device for all, and against PyTorch.
+
+The devices of a CPU are chosen before JAX starts, so the measurements run in a process of their own.
+"""
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.bench_training import CHARACTERS, TOLERANCE
+from benchmarks.contenders import MissingError, library
+from benchmarks.report import command
+from benchmarks.timing import Program, Record, compare, compile_program, require_equal
+from rnn_jax.lab.environment import environment
+from rnn_jax.lab.loop import optimizer_of
+from rnn_jax.lab.machines import core_count
+from rnn_jax.lab.named_cells import make_model
+from rnn_jax.lab.options import Options
+from rnn_jax.losses import cross_entropy, per_step
+from rnn_jax.parallel import data_mesh, parallel_learner, split_batch
+from rnn_jax.training import fit, window_learner
+
+MOST = 8
+"""Virtual devices."""
+LANES = 8
+"""Of each device, where their number grows."""
+
+Sizes = dict[str, int]
+
+
+def updates_on_devices(cell: str, devices: int, B: int, H: int, T: int, updates: int) -> Program:
+    """Updates as between two evaluations of ``char_lm.py``, over so many devices; without a mesh for one."""
+    options = Options(batch_size=B, evaluations=12, updates=updates, learning_rate=4e-3, optimizer="adamw")
+    optimizer = optimizer_of(options, weight_decay=0.0)
+    model = make_model(cell, CHARACTERS, H)
+    learner = window_learner(model, per_step(cross_entropy), optimizer, clip=options.clip)
+    batches: Any = (ids_of(B, T, updates),) * 2
+    if devices > 1:
+        mesh = data_mesh(jax.devices()[:devices])
+        learner, batches = parallel_learner(learner, mesh), split_batch(mesh, batches, stacked=True)
+    return compile_program(partial(fit, learner), learner.init(jax.random.key(0), (B,)), batches)
+
+
+def ids_of(B: int, T: int, updates: int) -> np.ndarray:
+    """Characters ``(updates, T, B)``."""
+    return np.random.default_rng(0).integers(CHARACTERS, size=(updates, T, B), dtype=np.int32)
+
+
+def updates_of_pytorch(B: int, H: int, T: int, updates: int) -> Program:
+    """The same updates of the same network by PyTorch on all cores: LSTM, linear layer, AdamW, clipped gradients."""
+    torch: Any = library("torch")
+    torch.set_num_threads(core_count())
+    core, out = torch.nn.LSTM(CHARACTERS, H), torch.nn.Linear(H, CHARACTERS)
+    params = [*core.parameters(), *out.parameters()]
+    optimizer = torch.optim.AdamW(params, lr=4e-3, weight_decay=0.0)
+    batches = torch.tensor(ids_of(B, T, updates)).long()
+
+    def run() -> float:
+        h, loss = None, torch.zeros(())
+        for ids in batches:
+            hs, h = core(torch.nn.functional.one_hot(ids, CHARACTERS).float(), h)
+            loss = torch.nn.functional.cross_entropy(out(hs).reshape(-1, CHARACTERS), ids.reshape(-1))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(params, 1.0)
+            optimizer.step()
+            h = tuple(part.detach() for part in h)
+        return float(loss.detach())
+
+    begin = time.perf_counter()
+    run()
+    return Program(run, max(time.perf_counter() - begin, 1e-9), None, None)
+
+
+def measured(quick: bool) -> list[Record]:
+    """The records, measured in this process, whose first use of JAX this is."""
+    jax.config.update("jax_num_cpu_devices", MOST)
+    return [*against_one_device(quick), *against_pytorch(quick), *weak_scaling(quick)]
+
+
+def sizes_of(quick: bool) -> Sizes:
+    """The sizes of ``char_lm.py``, or tiny ones."""
+    return {"B": 4, "H": 8, "T": 5, "updates": 3} if quick else {"B": 32, "H": 256, "T": 64, "updates": 20}
+
+
+def pair(cell: str, devices: int, against: str, baseline: Program, sizes: Sizes, quick: bool) -> Record:
+    """A program over devices, timed in turn with another one."""
+    ours = updates_on_devices(cell, devices, **sizes)
+    found = ours.run()[1].loss
+    if against == "one device":
+        require_equal(found, baseline.run()[1].loss, TOLERANCE)
+    case = {"cell": cell, "devices": devices, "against": against, **sizes}
+    figures = compare(ours, baseline, seconds=0.1 if quick else 20.0, min_pairs=3)
+    return Record("parallel", "others", case, quick, figures, environment())
+
+
+def against_one_device(quick: bool) -> Iterator[Record]:
+    """One device for each core against one for all, by cell, and for smaller networks and batches."""
+    cores, sizes = max(2, core_count()), sizes_of(quick)
+    cells = ("lstm",) if quick else ("lstm", "gru", "tanh")
+    grid = [] if quick else itertools.product((8, 32, 128), (16, 64, 256))
+    for cell in cells:
+        baseline = updates_on_devices(cell, 1, **sizes)
+        yield pair(cell, cores, "one device", baseline, sizes, quick)
+    for B, H in grid:
+        if (sizes["B"], sizes["H"]) != (B, H):
+            other = sizes | {"B": B, "H": H}
+            yield pair("lstm", cores, "one device", updates_on_devices("lstm", 1, **other), other, quick)
+
+
+def against_pytorch(quick: bool) -> Iterator[Record]:
+    """One device for each core, and one for all, against PyTorch; nothing where it is not installed."""
+    sizes = sizes_of(quick)
+    try:
+        baseline = updates_of_pytorch(**sizes)
+    except MissingError:
+        return
+    for devices in (1, max(2, core_count())):
+        yield pair("lstm", devices, "PyTorch", baseline, sizes, quick)
+
+
+def weak_scaling(quick: bool) -> Iterator[Record]:
+    """1, 2, 4 … devices of 8 lanes each, against one device with all lanes: the cost of devices beyond the cores."""
+    for devices in (2,) if quick else (1, 2, 4, 8):
+        sizes = sizes_of(quick) | ({} if quick else {"B": LANES * devices})
+        yield pair("lstm", devices, "one device", updates_on_devices("lstm", 1, **sizes), sizes, quick)
+
+
+def run(quick: bool = False) -> Iterator[Record]:
+    """Records of one device for each core, of PyTorch, and of more and more devices.
+
+    Args:
+        quick: tiny sizes.
+
+    Raises:
+        AssertionError: when the losses differ by more than rounding makes them.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.submit(measured, quick).result()
+
+
+if __name__ == "__main__":
+    command(run)
