@@ -1,0 +1,217 @@
+"""Two processes with two devices each on loopback: the numbers of one device, and a clear end when one is killed.
+
+The tests start this file as two scripts. Process 0 prints what it found as JSON; then process 1 kills itself.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from rnn_jax import gru, output_dropout, readout
+from rnn_jax.lab.machines import Machines, default_devices
+from rnn_jax.lab.options import ParallelOptions
+from rnn_jax.losses import cross_entropy, per_step
+from rnn_jax.parallel import (
+    agree,
+    data_mesh,
+    ensemble,
+    from_first,
+    gathered,
+    join_processes,
+    on_mesh,
+    one_copy,
+    parallel_learner,
+    process_lanes,
+    split_batch,
+)
+from rnn_jax.training import evaluate, fit, window_learner
+
+if __name__ != "__main__":  # makes arrays, before which processes join
+    from tests.laboratory import refused
+    from tests.scripts import options_of
+
+B, V, TIMEOUT = 8, 5, 4
+model = readout(output_dropout(gru(V, 8), 0.3), V)
+keeping = window_learner(model, per_step(cross_entropy), optax.trace(0.0), clip=0.1)
+learner = window_learner(model, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
+
+
+def stream():
+    ids = (np.arange(801)[:, None] + np.arange(B)) % V
+    ids = np.where(np.random.default_rng(1).random(ids.shape) < 0.1, 0, ids)
+    return tuple(ids[first : first + 800].reshape(200, 4, B) for first in (0, 1))
+
+
+def largest(want, got):
+    pairs = zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b))) / max(1e-3, np.abs(a).max())) for a, b in pairs)
+
+
+def computed(joined):
+    """What one update, and 200, over four devices differ from those of one device."""
+    mesh, (xs, targets) = data_mesh(), stream()
+    lanes = process_lanes(mesh, B)
+    mine = split_batch(mesh, (xs[:, :, lanes], targets[:, :, lanes]), stacked=True)
+    state = keeping.init(jax.random.key(1), (B,))
+    whole = jax.tree.map(np.asarray, (state.h, state.params))
+    window = split_batch(mesh, (xs[3][:, lanes], targets[3][:, lanes]))
+    after, info = jax.jit(parallel_learner(keeping, mesh).update)(on_mesh(mesh, state), window)
+    want, alone = jax.jit(keeping.update)(state, (xs[3], targets[3]))
+    numbers = largest((want.h, want.optimizer, alone.loss), gathered((after.h, after.optimizer, info.loss)))
+    split = parallel_learner(learner, mesh)
+    end, _ = jax.jit(partial(fit, split))(split.init(jax.random.key(0), (B,)), mine)
+    of_one, _ = jax.jit(partial(fit, learner))(learner.init(jax.random.key(0), (B,)), (xs, targets))
+    part = xs.reshape(800, B)[:100], targets.reshape(800, B)[:100]
+    losses = [float(evaluate(model, one_copy(of.params), *part, per_step(cross_entropy))) for of in (end, of_one)]
+    return {
+        "lanes": [lanes.start, lanes.stop],
+        "numbers": numbers,
+        "whole": [int(np.size(h)) for h in jax.tree.leaves(whole[0])],
+        "losses": losses,
+        "squares": ensemble(lambda x: x**2, np.arange(5.0), mesh).tolist(),
+        "said": from_first(joined, lambda: {"by": joined.number}),
+    }
+
+
+def listening():
+    """Addresses at which this process listens."""
+    found = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=False).stdout
+    return [line.split()[3] for line in found.splitlines() if f"pid={os.getpid()}," in line]
+
+
+def main(port, number):
+    jax.config.update("jax_num_cpu_devices", 2)
+    joined = join_processes(f"127.0.0.1:{port}", 2, number, timeout=TIMEOUT)
+    found = computed(joined)
+    found["listening"] = listening()
+    agree(joined, {"hidden_size": 16, "seed": 0})
+    busy = time.monotonic()
+    from_first(joined, lambda: time.sleep(TIMEOUT + 2) if joined.number == 0 else None)
+    found["busy"] = time.monotonic() - busy
+    print(json.dumps(found), flush=True)
+    from_first(joined, lambda: None)
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait(60)
+
+
+def free_port():
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    port = free_port()
+    command = [sys.executable, __file__, str(port)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": env}
+    both = [subprocess.Popen([*command, str(number)], **pipes) for number in (0, 1)]
+    ended = [(*process.communicate(timeout=300), process.returncode) for process in both]
+    found = [json.loads(re.findall(r"^\{.*\}$", out, re.MULTILINE)[-1]) if "{" in out else err for out, err, _ in ended]
+    return found, ended
+
+
+def test_two_processes_compute_the_numbers_of_one_device(pair):
+    for number, found in enumerate(pair[0]):
+        assert found["lanes"] == [4 * number, 4 * number + 4]
+        assert found["numbers"] < 1e-6
+        assert abs(found["losses"][0] - found["losses"][1]) < 1e-4
+        assert found["losses"][1] < 1.0
+        assert found["squares"] == [0.0, 1.0, 4.0, 9.0, 16.0]
+        assert found["said"] == {"by": 0}
+
+
+def test_processes_on_loopback_listen_to_this_machine_alone(pair):
+    for found in pair[0]:
+        assert all(re.match(r"127\.0\.0\.1:|\[::ffff:127\.0\.0\.1\]:", address) for address in found["listening"])
+
+
+def test_a_busy_process_0_ends_nothing_and_a_killed_process_ends_the_other_in_one_line(pair):
+    found, ((_, err, code), (_, _, killed)) = pair
+    assert found[1]["busy"] > TIMEOUT + 1
+    assert (code, killed) == (1, -signal.SIGKILL)
+    assert err.splitlines()[-1] == (
+        f"error: process 1 of 2 has given no sign of life for {TIMEOUT} s, the --timeout: it was killed or stopped, or "
+        "its machine cannot be reached; start all processes again with --resume"
+    )
+
+
+def test_wrong_addresses_and_ports_are_refused_in_one_line():
+    for address in ("", "host", "host:", "host:x", "host:99999"):
+        refused(lambda: join_processes(address, 2), f"--coordinator got {address!r}; want HOST:PORT, such as")
+    refused(lambda: join_processes("127.0.0.1:1", 2, 2), "--process got 2 of 2; want a number in [0, 2)")
+    refused(lambda: join_processes("127.0.0.1:1", 2, 1, timeout=0), "--timeout got 0; want seconds, at least 1")
+    nobody = f"127.0.0.1:{free_port()}"
+    refused(
+        lambda: join_processes(nobody, 2, 1, timeout=1),
+        f"--coordinator got {nobody}, where process 0 did not answer within --timeout 1 s (",
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused(lambda: join_processes(busy, 2, 0), f"--coordinator got {busy}, a port that cannot be opened (Address")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--processes 2", "--coordinator got '' with --processes 2; want both or none, such as"),
+        ("--coordinator 127.0.0.1:5 --distributed", "--distributed and --coordinator got both; want one of them"),
+        ("--process 1", "--process got 1 of 1; want less, as the first is 0"),
+        ("--devices -1", "--devices got -1; want 0 or a positive number"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words, message):
+    refused(lambda: options_of(ParallelOptions, *words.split()), message)
+
+
+def test_processes_with_other_options_are_refused_with_the_name_of_the_option(monkeypatch):
+    class Store:
+        def key_value_set(self, key, value):
+            assert json.loads(value)["hidden_size"] == 16
+
+        def blocking_key_value_get(self, key, timeout):
+            return json.dumps({"hidden_size": 17, "seed": 0})
+
+    monkeypatch.setattr("rnn_jax.parallel.processes.store", Store)
+    joined = join_processes()._replace(total=2)
+    refused(
+        lambda: agree(joined, {"hidden_size": 16, "seed": 0}),
+        "--hidden-size got 16 in process 0 and 17 in process 1; want the same in all",
+    )
+
+
+def test_a_cpu_has_one_device_for_each_core_where_they_divide_the_batch_and_win():
+    large = ParallelOptions(batch_size=32)
+    assert default_devices(large, 256, cores=2) == 2
+    assert default_devices(ParallelOptions(batch_size=33), 256, cores=2) == 1
+    assert default_devices(ParallelOptions(batch_size=8), 16, cores=2) == 1
+    assert default_devices(ParallelOptions(batch_size=36, processes=2), 256, cores=8) == 1
+
+
+def test_one_device_splits_nothing():
+    machines, state = Machines(), keeping.init(jax.random.key(0), (B,))
+    assert machines.learner(keeping) is keeping
+    assert machines.place(state) is state
+    assert machines.gather(state).params is state.params or machines.gather(state) == state
+    assert machines.own_lanes(stream())[0].shape == (200, 4, B)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
