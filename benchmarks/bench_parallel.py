@@ -6,7 +6,7 @@ The devices of a CPU are chosen before JAX starts, so the measurements run in a 
 import itertools
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
@@ -79,10 +79,14 @@ def updates_of_pytorch(B: int, H: int, T: int, updates: int) -> Program:
     return Program(run, max(time.perf_counter() - begin, 1e-9), None, None)
 
 
-def measured(quick: bool) -> list[Record]:
-    """The records, measured in this process, whose first use of JAX this is."""
+def begin() -> None:
+    """Gives a process, which has not used JAX before, its devices."""
     jax.config.update("jax_num_cpu_devices", MOST)
-    return [*against_one_device(quick), *against_pytorch(quick), *weak_scaling(quick)]
+
+
+def measured(part: Callable[[bool], Iterator[Record]], quick: bool) -> list[Record]:
+    """The records of a part."""
+    return [*part(quick)]
 
 
 def sizes_of(quick: bool) -> Sizes:
@@ -97,7 +101,7 @@ def pair(cell: str, devices: int, against: str, baseline: Program, sizes: Sizes,
     if against == "one device":
         require_equal(found, baseline.run()[1].loss, TOLERANCE)
     case = {"cell": cell, "devices": devices, "against": against, **sizes}
-    figures = compare(ours, baseline, seconds=0.1 if quick else 20.0, min_pairs=3)
+    figures = compare(ours, baseline, seconds=0.1 if quick else 8.0, min_pairs=3)
     return Record("parallel", "others", case, quick, figures, environment())
 
 
@@ -142,8 +146,10 @@ def run(quick: bool = False) -> Iterator[Record]:
     Raises:
         AssertionError: when the losses differ by more than rounding makes them.
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.submit(measured, quick).result()
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, fresh, begin) as pool:
+        for part in (against_one_device, against_pytorch, weak_scaling):
+            yield from pool.submit(measured, part, quick).result()
 
 
 if __name__ == "__main__":

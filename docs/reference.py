@@ -13,7 +13,7 @@ from docutils import nodes
 import rnn_jax
 
 ORDER = ["types", "cells", "initializers", "combinators", "readouts", "input_layers", "keys", "dropout", "schedules"]
-ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training"]
+ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training", "parallel"]
 ORDER += ["counting", "data", "lab"]
 HIDDEN = {"machinery"}  # what the library is made of inside
 INTRODUCTION = """# API reference

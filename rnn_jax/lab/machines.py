@@ -132,7 +132,7 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-WINS = 2**12
+WINS = 2**13
 """Numbers in the state of all lanes from which one device for each core is faster than one for all (measured)."""
 
 
