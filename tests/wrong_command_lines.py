@@ -45,6 +45,7 @@ VALUES = {
 BASE = {"dates": ["--examples", "200"]}
 """What makes a right line quick, besides ``--smoke``."""
 VALID = {"text": "THINGS/text.txt", "prompt": "e", "questions": "e", "data": "tiny_shakespeare", "run": "THINGS/run"}
+VALID |= {"coordinator": "127.0.0.1:12345"}
 VALID |= {"runs": "THINGS/run"}
 """A right value where the default is empty."""
 FREE = {"prompt", "questions", "out"}
