@@ -198,9 +198,12 @@ def give_signs(joined: Processes, last_seen: dict[int, float]) -> None:
 
 def watch_signs(joined: Processes, last_seen: dict[int, float]) -> None:
     """Ends this process when there was no sign of another one for too long."""
+    before = time.monotonic()
     while not joined.leaving.wait(BEAT / 2):
         now = time.monotonic()
-        last_seen[joined.number] = now
+        if now - before > joined.timeout / 2:  # this process itself was stopped, or its machine slept
+            last_seen.update(dict.fromkeys(last_seen, now))
+        before = last_seen[joined.number] = now
         silent = [other for other, seen in last_seen.items() if now - seen > joined.timeout]
         if silent:
             end_now(
