@@ -13,8 +13,8 @@ from docutils import nodes
 import rnn_jax
 
 ORDER = ["types", "cells", "initializers", "combinators", "readouts", "input_layers", "keys", "dropout", "schedules"]
-ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training", "parallel"]
-ORDER += ["counting", "data", "lab"]
+ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training"]
+ORDER += ["parallel", "counting", "data", "lab"]
 HIDDEN = {"machinery"}  # what the library is made of inside
 INTRODUCTION = """# API reference
 
