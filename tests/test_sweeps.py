@@ -66,7 +66,7 @@ def test_an_interrupted_sweep_computes_every_block_once(swept):
 def test_a_block_has_the_numbers_of_each_network_alone(swept):
     found = swept[2]["lstm-3"]["size"]
     alone = [size(CELLS["lstm"], {"seed": seed, "gain": GAINS[3]})["size"] for seed in SEEDS]
-    np.testing.assert_allclose(found, alone, rtol=1e-12)
+    np.testing.assert_allclose(found, np.asarray(alone), rtol=1e-12)
 
 
 def test_a_sweep_with_other_members_than_the_folder_is_refused(swept):

@@ -1,0 +1,102 @@
+"""Two of these scripts are two processes of a run on loopback: ``python tests/loopback.py PORT NUMBER``.
+
+Each prints what it found as JSON; then process 1 kills itself.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+
+from rnn_jax import gru, output_dropout, readout
+from rnn_jax.losses import cross_entropy, per_step
+from rnn_jax.parallel import (
+    agree,
+    data_mesh,
+    ensemble,
+    from_first,
+    gathered,
+    join_processes,
+    on_mesh,
+    one_copy,
+    parallel_learner,
+    process_lanes,
+    split_batch,
+)
+from rnn_jax.training import evaluate, fit, window_learner
+
+B, V, TIMEOUT = 8, 5, 4
+model = readout(output_dropout(gru(V, 8), 0.3), V)
+keeping = window_learner(model, per_step(cross_entropy), optax.trace(0.0), clip=0.1)
+learner = window_learner(model, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
+
+
+def stream():
+    ids = (np.arange(801)[:, None] + np.arange(B)) % V
+    ids = np.where(np.random.default_rng(1).random(ids.shape) < 0.1, 0, ids)
+    return tuple(ids[first : first + 800].reshape(200, 4, B) for first in (0, 1))
+
+
+def largest(want, got):
+    pairs = zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True)
+    return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b))) / max(1e-3, np.abs(a).max())) for a, b in pairs)
+
+
+def computed(joined):
+    """What one update, and 200, over four devices differ from those of one device."""
+    mesh, (xs, targets) = data_mesh(), stream()
+    lanes = process_lanes(mesh, B)
+    mine = split_batch(mesh, (xs[:, :, lanes], targets[:, :, lanes]), stacked=True)
+    state = keeping.init(jax.random.key(1), (B,))
+    whole = jax.tree.map(np.asarray, (state.h, state.params))
+    window = split_batch(mesh, (xs[3][:, lanes], targets[3][:, lanes]))
+    after, info = jax.jit(parallel_learner(keeping, mesh).update)(on_mesh(mesh, state), window)
+    want, alone = jax.jit(keeping.update)(state, (xs[3], targets[3]))
+    numbers = largest((want.h, want.optimizer, alone.loss), gathered((after.h, after.optimizer, info.loss)))
+    split = parallel_learner(learner, mesh)
+    end, _ = jax.jit(partial(fit, split))(split.init(jax.random.key(0), (B,)), mine)
+    of_one, _ = jax.jit(partial(fit, learner))(learner.init(jax.random.key(0), (B,)), (xs, targets))
+    part = xs.reshape(800, B)[:100], targets.reshape(800, B)[:100]
+    losses = [float(evaluate(model, one_copy(of.params), *part, per_step(cross_entropy))) for of in (end, of_one)]
+    return {
+        "lanes": [lanes.start, lanes.stop],
+        "numbers": numbers,
+        "whole": [int(np.size(h)) for h in jax.tree.leaves(whole[0])],
+        "losses": losses,
+        "squares": ensemble(lambda x: x**2, np.arange(5.0), mesh).tolist(),
+        "said": from_first(joined, lambda: {"by": joined.number}),
+    }
+
+
+def listening():
+    """Addresses at which this process listens."""
+    found = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=False).stdout
+    return [line.split()[3] for line in found.splitlines() if f"pid={os.getpid()}," in line]
+
+
+def main(port, number):
+    jax.config.update("jax_num_cpu_devices", 2)
+    joined = join_processes(f"127.0.0.1:{port}", 2, number, timeout=TIMEOUT)
+    found = computed(joined)
+    found["listening"] = listening()
+    agree(joined, {"hidden_size": 16, "seed": 0})
+    busy = time.monotonic()
+    from_first(joined, lambda: time.sleep(TIMEOUT + 2) if joined.number == 0 else None)
+    found["busy"] = time.monotonic() - busy
+    print(json.dumps(found), flush=True)
+    from_first(joined, lambda: None)
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait(60)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
