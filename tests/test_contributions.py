@@ -12,9 +12,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import (
+    BothWays,
+    bidirectional,
     gru,
     initializers,
     lag_gradients,
+    length_mask,
     lstm,
     output_dropout,
     readout,
@@ -167,6 +170,37 @@ def test_state_gradients_are_those_of_states_that_are_perturbed(deep, name):
             np.testing.assert_allclose(jnp.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
         total = jnp.sqrt(sum(jnp.square(layer) for layer in layers))
         np.testing.assert_allclose(jnp.exp(found.log_norm[T - t]), total, rtol=1e-9, atol=1e-14)
+
+
+def test_each_direction_of_a_bidirectional_layer_has_a_profile(deep):
+    cells, xs = BothWays(gru(2, 3), lstm(2, 2)), deep[3]
+    layer = bidirectional(*cells)
+    params, flags, read = (
+        layer.init(KEY),
+        FLAGS["lengths"] | {"resets": np.arange(T) == 2},
+        length_mask(np.array([4, T]), T),
+    )
+    h0 = layer.start(params, (B,))
+
+    def loss(ys):
+        return loss_of_each(jnp.where(read[..., None], ys, 0))
+
+    def of_probes(probes):
+        runs = zip(cells, params, h0, probes, (False, True), strict=True)
+        hs = [rollout(probed(c), p, h, with_probes(xs, d), reverse=back, **flags)[1] for c, p, h, d, back in runs]
+        return jnp.sum(loss(layer.output(params, BothWays(*hs))))
+
+    wanted = jax.grad(of_probes)(BothWays(*(zero_probes(h, T) for h in h0)))
+    there, back = jnp.split(layer.apply(params, h0, xs, **flags)[1], [3], axis=-1)
+    merged = BothWays(
+        lambda ys: loss(jnp.concatenate([ys, back], -1)), lambda ys: loss(jnp.concatenate([there, ys], -1))
+    )
+    for direction in ("forward", "backward"):
+        cell, p, h, of, probes = (getattr(pair, direction) for pair in (cells, params, h0, merged, wanted))
+        found = state_gradients(cell, p, h, xs, of, reverse=direction == "backward", **flags).log_norm
+        by_step = found[:-1] if direction == "backward" else found[:-1][::-1]
+        of_state = np.linalg.norm(np.concatenate(jax.tree.leaves(probes), axis=-1), axis=-1)
+        np.testing.assert_allclose(jnp.exp(by_step)[read], of_state[read], rtol=1e-9, atol=1e-14)
 
 
 def flat_rows(layer):
