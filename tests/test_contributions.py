@@ -320,6 +320,8 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     contributions = partial(lag_contributions, cell, params, h0, xs, jnp.zeros((T, B, 2)), squares)
     refused(lambda: contributions(lags=T + 1), "lags got 8; want at most 7")
     refused(lambda: contributions(lags=0), "lags got 0")
+    broken = lag_contributions, cell, params, h0, xs.at[2].set(jnp.nan), jnp.zeros((T, B, 2)), squares
+    refused(partial(*broken), "state got numbers that are not finite at step 3")
     of_each = partial(lag_contributions, cell, params, h0, xs)
     refused(lambda: of_each((), lambda ys, _: ys[-1]), "loss got shape")
     refused(lambda: of_each(jnp.zeros(T - 1), squares), "targets got shape")

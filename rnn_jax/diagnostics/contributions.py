@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from rnn_jax.diagnostics.frames import is_finite_state, require_finite_steps
 from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.scaled import log_norm_of, scaled
 from rnn_jax.diagnostics.states import layout_of, require_steps
@@ -70,7 +71,8 @@ def lag_contributions(
         Norms, bias, cosine and share for each lag. Each adjoint has its own scale, so norms do not underflow.
 
     Raises:
-        ValueError: for a layer, a state that is not floating, arguments that do not fit, or lags below 1 or above T.
+        ValueError: for a layer, a state that is not floating, arguments that do not fit, lags below 1 or above T, or a
+            state that is not finite (the step is named, unless this is traced).
 
     Example: h_t = ½ h_{t−1} + x_t at a constant input: each step back halves the gradient.
 
@@ -101,14 +103,16 @@ def lag_contributions(
     value = jax.eval_shape(lambda xs: loss(outputs(cell, params, rollout(cell, params, h0, xs)[1]), targets), xs)
     if value.shape:
         raise ValueError(f"loss got shape {value.shape}; want a scalar, the sum over time and batch")
-    return _contributions(cell, params, h0, xs, targets, loss, int(lags))
+    found, finite = _contributions(cell, params, h0, xs, targets, loss, int(lags))
+    require_finite_steps(finite)
+    return found
 
 
 @compiled("cell", "loss", "lags")
 def _contributions(
     cell: Cell, params: Params, h0: State, xs: PyTree, targets: PyTree, loss: Any, lags: int
-) -> LagContributions:
-    """``lag_contributions`` of checked arguments."""
+) -> tuple[LagContributions, Bool[Array, " T"]]:
+    """``lag_contributions`` of checked arguments, and whether the state after each step is finite."""
     like, wide = params, widened(params)
     _, hs = rollout(cell, params, h0, xs)
     before = states_before(h0, hs)
@@ -140,7 +144,7 @@ def _contributions(
             return Lagged(*after, so_far), compared(so_far, g, log_norm(part) + lagged.log_scale + jnp.log(first))
 
         start = Lagged(direct, jnp.zeros_like(first), jax.tree.map(jnp.zeros_like, wide))
-        return jax.lax.scan(on, start, jnp.arange(lags) == 0)[1]
+        return jax.lax.scan(on, start, jnp.arange(lags) == 0)[1], jax.vmap(is_finite_state)(hs)
 
 
 def one_step_back(adjoint: State, log_scale: Float[Array, ""]) -> tuple[State, Float[Array, ""]]:
