@@ -26,12 +26,17 @@ Rows = list[dict[str, Any]]
 """Records as they stand in the results."""
 
 
+OF_ONE_COMMIT = ("peers", "vanishing", "learning", "estimators", "instruments")
+"""Benchmarks whose cases are compared with each other: all are measured at one commit, with one setting of memory."""
+
+
 def results_of(benchmark: str, folder: Path = RESULTS) -> dict[str, Rows]:
     """The records of a benchmark that count, by the kind of device in the name of the file."""
     found = {}
     for file in sorted(folder.glob(f"{benchmark}-*.jsonl")):
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if len({json.dumps([r["memory"], r["environment"]["commit"]]) for r in records if "memory" in r}) > 1:
+        settings = {json.dumps([r.get("memory"), r["environment"]["commit"]]) for r in records if not r["quick"]}
+        if benchmark in OF_ONE_COMMIT and len(settings) > 1:
             raise ValueError(f"{file.name} got records of several commits or settings of memory; want those of one")
         cases: dict[str, Rows] = {}
         for record in records:
@@ -271,13 +276,14 @@ def learning_block(folder: Path = RESULTS) -> str:
             [
                 record["case"]["task"],
                 record["case"]["cell"],
+                str(record["case"]["hidden_size"]),
                 ", ".join(f"{loss:.2g}" for loss in record["losses"]),
                 f"{record['baseline']:.3g}",
                 ", ".join(f"{n:,}" for n in record["updates"]),
             ]
             for record in records
         ]
-        columns = ["task", "cell", "loss of each seed", "without memory", "updates"]
+        columns = ["task", "cell", "units", "loss of each seed", "without memory", "updates"]
         parts += [f"### {kind}", f"{where(records[-1])}.", table(columns, rows)]
     return "\n\n".join(parts)
 
