@@ -288,7 +288,7 @@ def test_wrong_candidates_and_numbers_are_refused_in_one_line():
 
 
 def test_figures_of_dynamics_show_the_points_and_the_eigenvalues_of_each_kind():
-    points = {"stable": np.eye(3), "saddle, 2": np.zeros((1, 3))}
+    points = {"stable": np.eye(3), "saddle, 2 unstable directions": np.zeros((1, 3))}
     portrait = Portrait(points, np.ones((4, 2, 3)), np.zeros((5, 3, 3)), np.array([0.6, 0.3, 0.1]))
     figure = portrait_figure({"gru": portrait, "tanh": portrait})
     assert len(figure.axes) == 6

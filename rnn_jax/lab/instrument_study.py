@@ -189,7 +189,7 @@ def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows
     gains = jnp.log(jax.lax.map(lambda now: leading_gain(model, params, *now), (before, first)))
     measured = measured_lags(T, delay)
     lags = jnp.asarray(measured)
-    active = jnp.arange(T) >= T - lags[:, None]
+    active = jnp.arange(T)[None] >= T - lags[:, None]
     spectra = jax.vmap(
         lambda k, active: (
             product_spectrum(
