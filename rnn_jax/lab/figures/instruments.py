@@ -78,6 +78,7 @@ def panel_figure(
     if log_y:
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[0].yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     if limits:
         axes[0].set_ylim(*limits)
     axes[0].set_ylabel(figure_label(y))
