@@ -11,6 +11,7 @@ from rnn_jax.diagnostics.lag import (
     LagGradients,
     lag_gradients,
     norms_back,
+    projections,
     recurrent_of,
     require_one_for_each,
     states_before,
@@ -106,8 +107,10 @@ def _state_gradients(
 
     xs, flags = as_read((xs, step_flags(T, batch, mask, lengths, resets, reverse=reverse)))
     fresh = None if resets is None else cell.start(params, batch)
-    task = RolloutTask(cell, params, h0, xs, flags, fresh, idle_inputs(flags.mask, xs), False, Loops())
     with jax.default_matmul_precision("highest"):
+        us = projections(cell, params, xs)
+        projected = cell._replace(project=lambda _, u: u)
+        task = RolloutTask(projected, params, h0, us, flags, fresh, idle_inputs(flags.mask, us), False, Loops())
         h_T, hs = rollout(cell, params, h0, xs, mask=flags.mask, resets=flags.resets)
         h0 = laid_out(h0, like=h_T)
         L, pullback = jax.vjp(lambda hs: loss(outputs(cell, params, as_read(hs))), hs)
@@ -120,7 +123,7 @@ def _state_gradients(
             recurrent_of(cell, params, h0, xs),
             scaled(direct[-1]),
             states_before(h0, hs),
-            (xs, flags),
+            (us, flags),
             earlier,
         )
 

@@ -92,9 +92,8 @@ def lag_gradients(
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
         require_one_for_each(L_T, batch_shape(cell, params, h0))
         last = scaled(layout.row(loss_pullback(jnp.ones_like(L_T))[0]))
-        return norms_back(
-            partial(cell.step, params), layout, recurrent_of(cell, params, h0, xs), last, states_before(h0, hs), xs
-        )
+        step, recurrent = partial(cell.advance, params), recurrent_of(cell, params, h0, xs)
+        return norms_back(step, layout, recurrent, last, states_before(h0, hs), projections(cell, params, xs))
 
 
 def norms_back(
@@ -132,6 +131,11 @@ def norms_back(
     parts = [jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), norms, strict=True)]
     total = jnp.stack([part for part, counts in zip(parts, recurrent, strict=True) if counts])
     return LagGradients(0.5 * jax.nn.logsumexp(2 * total, axis=0), jax.tree.unflatten(layout.tree, parts))
+
+
+def projections(cell: Cell, params: Params, xs: PyTree) -> PyTree:
+    """The part of each step that depends on the input alone, of all steps at once."""
+    return jax.vmap(cell.project, (None, 0))(params, xs)
 
 
 def recurrent_of(cell: Cell, params: Params, h0: State, xs: PyTree) -> list[bool]:
