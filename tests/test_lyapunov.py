@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.special import digamma
 
-from rnn_jax import cell_from_step, gru, initializers, lstm, rollout, vanilla
+from rnn_jax import cell_from_step, gru, initializers, lstm, residual, rollout, stack, vanilla
 from rnn_jax.diagnostics import (
     entropy_rate,
     kaplan_yorke_dimension,
@@ -18,6 +19,8 @@ from rnn_jax.diagnostics import (
     product_spectrum,
     step_jacobian,
 )
+from rnn_jax.diagnostics.lag import recurrent_of
+from rnn_jax.diagnostics.states import layout_of, part_size
 from rnn_jax.gradients import flossing, norm_preserving
 from tests.cases import CASES
 from tests.laboratory import example, refused
@@ -181,14 +184,50 @@ def test_a_direction_that_is_lost_has_the_exponent_minus_infinity():
     np.testing.assert_array_equal(product_spectrum(*args).log_condition, jnp.inf)
 
 
-def test_flossing_and_the_norm_preserving_penalty_have_the_gradients_of_finite_differences():
+def test_flossing_has_the_gradient_of_finite_differences():
     cell = gru(2, 3)
     params, xs = cell.init(KEY), jax.random.normal(KEY, (4, 2, 2))
-    h0, loss = cell.start(params, (2,)), lambda ys, _: jnp.sum(ys[-1] ** 2)
+    h0 = cell.start(params, (2,))
     check_grads(jax.jit(lambda p: flossing(cell, p, h0, xs, count=2)), (params,), order=1, modes="rev", rtol=1e-5)
-    value, g = jax.value_and_grad(norm_preserving, argnums=1)(cell, params, h0, xs, (), loss)
-    assert value > 0
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(g))
+
+
+def penalty_by_hand(cell, params, h0, xs, loss):
+    """Σ_t (‖a_t J_t‖/‖a_t‖ − 1)² with states and adjoints of constant params, on which only the J_t depend."""
+    layout, constant, rows = layout_of(cell, params, h0), jax.lax.stop_gradient(params), []
+    counts = np.repeat(recurrent_of(cell, params, h0, xs), list(map(part_size, layout.parts))).astype(float)
+
+    def step(params, row, x):
+        return layout.row(cell.step(params, layout.state(row), x))
+
+    def loss_after(row, xs):
+        for x in xs:
+            row = step(constant, row, x)
+        return loss(cell.output(constant, layout.state(row)))
+
+    row, total = layout.row(h0), 0.0
+    for x in xs:
+        rows.append(row)
+        row = step(constant, row, x)
+    for t in range(1, len(xs)):
+        later = counts * jax.grad(loss_after)(step(constant, rows[t], xs[t]), xs[t + 1 :])
+        earlier = counts * (later @ jax.jacrev(step, argnums=1)(params, rows[t], xs[t]))
+        total += (jnp.linalg.norm(earlier) / jnp.linalg.norm(later) - 1) ** 2
+    return total
+
+
+@pytest.mark.parametrize("cell", [gru(2, 3), stack(vanilla(2, 3), residual(vanilla(3, 3)))], ids=["gru", "residual"])
+def test_the_norm_preserving_penalty_is_that_of_its_formula_with_states_and_adjoints_held(cell):
+    # the input that a residual layer keeps for its output alone is no part of the recurrence
+    params, xs = cell.init(KEY), jax.random.normal(KEY, (3, 2))
+    h0, loss = cell.start(params), lambda y: jnp.sum(y**2)
+    found, wanted = (
+        jax.jit(jax.value_and_grad(omega))(params)
+        for omega in (
+            lambda params: norm_preserving(cell, params, h0, xs, (), lambda ys, _: loss(ys[-1])),
+            lambda params: penalty_by_hand(cell, params, h0, xs, loss),
+        )
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_the_gradient_of_the_norm_preserving_penalty_of_a_linear_network_is_that_of_its_formula():
@@ -197,18 +236,19 @@ def test_the_gradient_of_the_norm_preserving_penalty_of_a_linear_network_is_that
     omega = lambda w: norm_preserving(  # noqa: E731
         cell, params._replace(W_hh=w), cell.start(params), jnp.ones((6, 1)), (), lambda ys, _: ys[-1, 0]
     )
-    np.testing.assert_allclose(omega(params.W_hh), 5 * 0.09, rtol=1e-12)
-    np.testing.assert_allclose(jax.grad(omega)(params.W_hh), [[2 * 5 * -0.3]], rtol=1e-12)
+    value, g = jax.jit(jax.value_and_grad(omega))(params.W_hh)
+    np.testing.assert_allclose(value, 5 * 0.09, rtol=1e-12)
+    np.testing.assert_allclose(g, [[2 * 5 * -0.3]], rtol=1e-12)
 
 
-@pytest.mark.parametrize(("w", "steps"), [(0.1, 30), (0.3, 60), (3.0, 60)])
-def test_the_norm_preserving_penalty_is_right_where_squares_leave_float32(w, steps):
+@pytest.mark.parametrize(("w", "steps"), [(0.3, 60), (0.3, 200), (3.0, 60)])
+def test_the_norm_preserving_penalty_is_right_where_gradients_leave_float32(w, steps):
     cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
     params, xs = cell.init(KEY), jnp.ones((steps, 1), jnp.float32)
     omega = lambda W: norm_preserving(  # noqa: E731
         cell, params._replace(W_hh=W), cell.start(params), xs, (), lambda ys, _: ys[-1, 0]
     )
-    value, g = jax.value_and_grad(omega)(jnp.full((1, 1), w, jnp.float32))
+    value, g = jax.jit(jax.value_and_grad(omega))(jnp.full((1, 1), w, jnp.float32))
     np.testing.assert_allclose(value, (steps - 1) * (w - 1) ** 2, rtol=1e-4)
     np.testing.assert_allclose(g, [[2 * (steps - 1) * (w - 1)]], rtol=1e-4)
 
@@ -238,6 +278,9 @@ def test_wrong_arguments_are_refused_in_one_line(driven):
         "state got numbers that are not finite at step 1",
     )
     refused(lambda: product_spectrum(cell, params, h0, xs[:, :1]), "xs got")
+    refused(
+        lambda: norm_preserving(cell, params, h0, xs, (), lambda ys, _: ys[-1]), "loss got shape (2, 3); want a scalar"
+    )
     ids = cell_from_step(
         lambda key: (), lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1), int), lambda p, h, x: h
     )

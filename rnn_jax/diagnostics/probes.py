@@ -9,6 +9,7 @@ from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import varying_axes, varying_over
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Keyed, Params, State
 
@@ -81,14 +82,21 @@ def with_probes(xs: PyTree, probes: State) -> PyTree:
     return (x, probes) if keys is None else Keyed((x, probes), keys)
 
 
-def zero_probes(h: State, steps: int) -> State:
+def zero_probes(h: State, steps: int, *, beside: PyTree = ()) -> State:
     """Probes of zero for so many steps, ``(steps, *batch, …)``, like a state ``h``.
+
+    Args:
+        h: a state, with its batch axes.
+        steps: number of steps.
+        beside: what the states are computed from, under ``shard_map``: each device has separate probes of the states
+            that differ between devices.
 
     Raises:
         ValueError: for steps below 0.
     """
     require_number("steps", steps, lambda n: is_whole(n) and n >= 0, "a whole number of steps, 0 or more")
-    return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), h)
+    zeros = jax.tree.map(lambda a: jnp.broadcast_to(jnp.zeros_like(a), (steps, *a.shape)), h)
+    return varying_over(zeros, varying_axes((h, beside)))
 
 
 def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State) -> Float[Array, "T *batch"]:
