@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.lag import log_norms, together
+from rnn_jax.diagnostics.scaled import scaled
 from rnn_jax.diagnostics.states import layout_of, recurrent_parts
 from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
-from rnn_jax.machinery.precision import widened
-from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Keyed, Params, State
 
 __all__ = ["log_norms_of_probes", "probed", "with_probes", "zero_probes"]
@@ -94,7 +94,8 @@ def zero_probes(h: State, steps: int) -> State:
 def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State) -> Float[Array, "T *batch"]:
     """ln‖∂L/∂state‖ of each lag k = 0 … T − 1, from the gradients of T probes: that of the last step comes first.
 
-    The probe of a masked step is not added to the state, which is held there: its norm is −∞.
+    The probe of a masked step is not added to the state, which is held there: its norm is −∞. So is a norm that the
+    backward pass of training cannot hold, in float32 below e^−87: ``lag_gradients`` measures such norms.
 
     Args:
         cell, params: the cell without probes, and its weights.
@@ -102,16 +103,6 @@ def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State
         gradients: with respect to probes, ``(T, *batch, …)``.
     """
     h, x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (gradients, xs))
-    layout_of(cell, params, h)
-    batch_ndim = len(batch_shape(cell, params, h))
-
-    def log_norm(part: Array) -> Array:
-        a = jnp.abs(widened(part))
-        a = a.reshape(*a.shape[: 1 + batch_ndim], -1)
-        largest = jnp.max(a, axis=-1, keepdims=True)  # squares of small numbers would underflow
-        square = jnp.sum(jnp.square(a / jnp.where(largest == 0, 1, largest)), axis=-1)
-        return jnp.log(largest[..., 0]) + 0.5 * jnp.log(square)
-
-    recurrent = recurrent_parts(cell, params, h, x)
-    parts = [log_norm(part) for part, counts in zip(jax.tree.leaves(gradients), recurrent, strict=True) if counts]
-    return 0.5 * jax.nn.logsumexp(2 * jnp.stack(parts), axis=0)[::-1]
+    layout = layout_of(cell, params, h)
+    parts = log_norms(layout, scaled(layout.row(gradients)))
+    return together(parts, recurrent_parts(cell, params, h, x))[::-1]
