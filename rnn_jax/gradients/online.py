@@ -22,7 +22,7 @@ from rnn_jax.types import Cell, Keyed, Params, State, require_cell
 __all__ = []
 
 
-class Rows(NamedTuple):
+class FlatCell(NamedTuple):
     """One example of a cell as functions of real vectors: θ (P,) of all params, and s (S,) of the state."""
 
     cell: Cell
@@ -58,7 +58,7 @@ class Influence(NamedTuple):
     """``(adjoint (S,), M) -> (P,)``: the product adjointᵀ M."""
 
 
-def whole_influence(rows: Rows) -> Influence:
+def whole_influence(rows: FlatCell) -> Influence:
     """M itself, for RTRL."""
 
     def update(M: Float[Array, "S P"], s: Float[Array, " S"], x: PyTree, key: None) -> Float[Array, "S P"]:
@@ -69,7 +69,7 @@ def whole_influence(rows: Rows) -> Influence:
     return Influence(jnp.zeros((size, rows.theta.size), rows.dtype), update, lambda adjoint, M: adjoint @ M)
 
 
-def influence_within(rows: Rows, order: int) -> Influence:
+def influence_within(rows: FlatCell, order: int) -> Influence:
     """The entries of M that differ from zero within ``order`` steps, for SnAp."""
     on = rows.dependencies()
     pattern = influence_pattern(on, order)
@@ -79,7 +79,7 @@ def influence_within(rows: Rows, order: int) -> Influence:
     return whole._replace(update=lambda *args: jnp.where(pattern, whole.update(*args), 0))
 
 
-def influence_on_own_unit(rows: Rows) -> Influence:
+def influence_on_own_unit(rows: FlatCell) -> Influence:
     """One entry of M for each param, two for a complex unit; a ValueError for a param that acts on several units."""
     on = rows.dependencies()
     most = influence_pattern(on, len(on.on_state)).sum(axis=0).max()
@@ -91,7 +91,7 @@ def influence_on_own_unit(rows: Rows) -> Influence:
     return sparse_influence(rows, on, influence_pattern(on, len(on.on_state)))
 
 
-def sparse_influence(rows: Rows, on: Dependencies, pattern: Bool[np.ndarray, "S P"]) -> Influence:
+def sparse_influence(rows: FlatCell, on: Dependencies, pattern: Bool[np.ndarray, "S P"]) -> Influence:
     """The entries of M in a pattern: (P, K), where K is the largest number of entries of a column."""
     K, every = pattern.sum(axis=0).max(), np.arange(pattern.shape[1])[:, None]
     at = np.argsort(~pattern, axis=0, kind="stable")[: max(K, 1)].T  # (P, K), the rows of the entries of each column
@@ -109,7 +109,7 @@ def sparse_influence(rows: Rows, on: Dependencies, pattern: Bool[np.ndarray, "S 
     return Influence(jnp.zeros(at.shape, rows.dtype), update, lambda adjoint, M: jnp.sum(adjoint[at] * M, axis=-1))
 
 
-def rank_one_influence(rows: Rows) -> Influence:
+def rank_one_influence(rows: FlatCell) -> Influence:
     """A column and a row, whose product has the expectation M, for UORO."""
 
     def update(
@@ -155,7 +155,7 @@ def forward_gradient(
     xs: PyTree,
     targets: PyTree,
     loss: Loss,
-    influence_of: Callable[[Rows], Influence],
+    influence_of: Callable[[FlatCell], Influence],
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """The loss, and its gradient by an influence that is carried forward in time."""
@@ -171,14 +171,14 @@ def _forward_gradient(
     xs: PyTree,
     targets: PyTree,
     loss: Loss,
-    influence_of: Callable[[Rows], Influence],
+    influence_of: Callable[[FlatCell], Influence],
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, ""], Params]:
     require_fit(cell, params, h0, xs)
     T, batch, layout = require_sequence(xs), batch_shape(cell, params, h0), layout_of(cell, params, h0)
     theta, unravel = ravel_pytree(params)
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1 + len(batch) :], a.dtype), xs)
-    rows = Rows(cell, layout, theta, unravel, x)
+    rows = FlatCell(cell, layout, theta, unravel, x)
     keys = None if key is None else jax.random.split(key, (T, *batch))
 
     def step_loss(theta: Array, s: Array, target: PyTree) -> Array:

@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.lag import recurrent_of, states_before
+from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
 from rnn_jax.diagnostics.probes import probed, with_probes, zero_probes
-from rnn_jax.diagnostics.states import layout_of, part_size, require_steps
+from rnn_jax.diagnostics.states import layout_of, recurrent_numbers, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.precision import widened
 from rnn_jax.schedules.driver import outputs, rollout
@@ -96,8 +95,8 @@ def norm_preserving(
     adjoints, hs = jax.lax.stop_gradient(jax.grad(loss_of, has_aux=True)(zero_probes(h0, T)))
     before = jax.lax.stop_gradient(states_before(h0, hs))
 
-    sizes = list(map(part_size, layout.parts))
-    counts = jnp.asarray(np.repeat(recurrent_of(cell, params, h0, xs), sizes))
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    counts = jnp.asarray(recurrent_numbers(cell, params, h0, x))
 
     def change(h: State, x: PyTree, adjoint: State) -> Float[Array, "*batch"]:
         _, pullback = jax.vjp(lambda h: cell.step(params, h, x), h)
