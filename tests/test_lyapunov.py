@@ -1,5 +1,8 @@
 """Lyapunov exponents and singular values of long products, against closed forms."""
 
+# pyright: reportArgumentType=false
+# (wrong things on purpose)
+
 import math
 from functools import partial
 
@@ -19,7 +22,8 @@ from rnn_jax.diagnostics import (
     product_spectrum,
     step_jacobian,
 )
-from rnn_jax.diagnostics.lag import recurrent_of
+from rnn_jax.diagnostics.frames import first_frame
+from rnn_jax.diagnostics.lag import recurrent_of, states_before
 from rnn_jax.diagnostics.states import layout_of, part_size
 from rnn_jax.gradients import flossing, norm_preserving
 from tests.cases import CASES
@@ -72,18 +76,21 @@ def test_the_frame_of_a_complex_pair_turns_so_its_exponents_come_closer_as_one_o
     np.testing.assert_allclose(found.sum(), np.linalg.slogdet(W)[1], atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "conv" not in name or "1d" in name])
-def test_the_exponents_add_up_to_the_mean_logarithm_of_the_determinant(name):
+@pytest.mark.parametrize("name", CASES)
+def test_the_growth_of_each_step_is_that_of_frames_of_numpy(name):
     cell, params, h0, xs = example(name, 5, ())
-    found = lyapunov_spectrum(cell, params, h0, xs, warmup=0).exponents
-    _, hs = rollout(cell, params, h0, xs)
-    before = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[:-1], h0, hs)
-    J = jax.vmap(partial(step_jacobian, cell, params))(before, xs)
-    values = jnp.linalg.svd(J, compute_uv=False)
-    if np.any(values[:, -1] < 1e-12 * values[:, 0]):  # a direction is lost, as by a unit that is off: rounding is left
-        assert found.sum() < -30 / 5
-    else:
-        np.testing.assert_allclose(found.sum(), jnp.linalg.slogdet(J)[1].mean(), rtol=1e-9, atol=1e-9)
+    growth = lyapunov_spectrum(cell, params, h0, xs, warmup=0).growth
+    before = states_before(h0, rollout(cell, params, h0, xs)[1])
+    frame, wanted = first_frame(growth.shape[1], growth.shape[1], float), []
+    for J in np.asarray(jax.vmap(partial(step_jacobian, cell, params))(before, xs)):
+        frame, R = np.linalg.qr(J @ frame)
+        wanted.append(np.log(np.maximum(np.abs(np.diagonal(R)), 1e-300)))
+    wanted = np.array(wanted)
+    is_lost = np.any(wanted < wanted.max() - 20, axis=0)  # of a direction that is lost, rounding is left
+    alive = len(is_lost) - np.sum(np.cumsum(is_lost) > 0)
+    assert alive
+    np.testing.assert_allclose(growth[:, :alive], wanted[:, :alive], rtol=1e-6, atol=1e-6)
+    assert np.all(growth[:, is_lost].min(axis=0) < wanted.max() - 19)
 
 
 @pytest.mark.parametrize("size", [3, 5, 8])
@@ -97,6 +104,13 @@ def test_products_of_gaussian_matrices_have_the_exponents_of_newman(size):
     wanted = math.log(gain / math.sqrt(size)) + 0.5 * (math.log(2) + digamma((size - i + 1) / 2))
     assert np.all(np.abs(found.exponents - wanted) < 3 * found.standard_error)
     assert np.all(found.standard_error < 0.03)
+
+
+def test_standard_errors_are_the_spread_over_sequences():
+    cell, Xs = matrices(3), jax.random.normal(KEY, (600, 40, 3, 3))
+    found = lyapunov_spectrum(cell, jnp.zeros(()), jnp.zeros((40, 3)), Xs, warmup=20, blocks=20)
+    spread = found.exponents.std(axis=1, ddof=1)
+    np.testing.assert_allclose(np.sqrt(np.mean(found.standard_error**2, axis=1)), spread, rtol=0.4)  # 4 errors of 0.1
 
 
 def test_the_henon_map():
@@ -117,6 +131,14 @@ def test_dimension_and_entropy_at_their_ends():
     spectra = jnp.array([[-1.0, -2.0], [0.5, -0.5], [1.0, 0.5], [0.0, -jnp.inf]]).T
     np.testing.assert_allclose(kaplan_yorke_dimension(spectra), [0, 2, 2, 1])
     np.testing.assert_allclose(entropy_rate(spectra), [0, 0.5, 1.5, 0])
+    np.testing.assert_allclose([kaplan_yorke_dimension([0.5, -1.0]), kaplan_yorke_dimension([-1.0, 0.5])], 1.5)
+    assert entropy_rate([0.5, -1.0]) == 0.5
+
+
+def test_no_step_changes_nothing_and_grows_by_nothing(driven):
+    cell, params, h0, xs = driven
+    np.testing.assert_array_equal(product_spectrum(cell, params, h0, xs[:0]).log_values, np.zeros((6, 2)))
+    refused(lambda: lyapunov_spectrum(cell, params, h0, xs[:0]), "xs got 0 steps; want at least one")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +152,8 @@ def test_the_first_exponents_alone_are_those_of_the_whole_spectrum_and_examples_
     cell, params, h0, xs = driven
     whole = lyapunov_spectrum(cell, params, h0, xs)
     assert whole.exponents.shape == (6, 2)
+    for n in (0, 9, 47):
+        np.testing.assert_allclose(whole.finite_time[n], whole.growth[: n + 1].mean(axis=0), rtol=1e-12)
     first = lyapunov_spectrum(cell, params, h0, xs, count=2)
     np.testing.assert_allclose(first.growth, whole.growth[:, :2], rtol=1e-5, atol=1e-8)
     alone = lyapunov_spectrum(cell, params, jax.tree.map(lambda h: h[1], h0), xs[:, 1])
@@ -269,8 +293,10 @@ def test_wrong_arguments_are_refused_in_one_line(driven):
     spectrum = partial(lyapunov_spectrum, cell, params, h0)
     refused(lambda: spectrum(xs, count=7), "count got 7; want at most 6")
     refused(lambda: spectrum(xs, count=0), "count got 0")
-    refused(lambda: spectrum(xs, warmup=60), "warmup got 60; want fewer than the 60 steps")
-    refused(lambda: spectrum(xs, warmup=-1), "warmup got -1")
+    for warmup in (60, -1, 2.5, True, "a"):
+        refused(
+            lambda n=warmup: spectrum(xs, warmup=n), f"warmup got {warmup!r}; want a whole number of steps in [0, 60)"
+        )
     refused(lambda: spectrum(xs, blocks=0), "blocks got 0")
     refused(lambda: spectrum(xs.at[7].set(jnp.nan)), "state got numbers that are not finite at step 8")
     refused(
@@ -281,6 +307,14 @@ def test_wrong_arguments_are_refused_in_one_line(driven):
     refused(
         lambda: norm_preserving(cell, params, h0, xs, (), lambda ys, _: ys[-1]), "loss got shape (2, 3); want a scalar"
     )
+    root = cell_from_step(
+        lambda key: (), lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1)), lambda p, h, x: x * jnp.sqrt(h)
+    )
+    for measure in (lyapunov_spectrum, product_spectrum):
+        refused(
+            lambda of=measure: of(root, (), jnp.ones(1), jnp.array([[1.0], [0], [1]])),
+            "Jacobian got numbers that are not finite at step 3",
+        )
     ids = cell_from_step(
         lambda key: (), lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1), int), lambda p, h, x: h
     )

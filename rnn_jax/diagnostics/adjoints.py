@@ -15,6 +15,7 @@ from rnn_jax.diagnostics.lag import (
     recurrent_of,
     require_one_for_each,
     states_before,
+    together,
 )
 from rnn_jax.diagnostics.scaled import scaled
 from rnn_jax.diagnostics.states import layout_of, require_steps
@@ -116,7 +117,7 @@ def _state_gradients(
         L, pullback = jax.vjp(lambda hs: loss(outputs(cell, params, as_read(hs))), hs)
         require_one_for_each(L, batch)
         direct = layout.row(pullback(jnp.ones_like(L))[0])
-        earlier = jnp.concatenate([jnp.zeros_like(direct[:1]), direct[:-1]])
+        direct = jnp.concatenate([jnp.zeros_like(layout.row(h0))[None], direct])  # no loss reads h0 itself
         return norms_back(
             flagged_step(task),
             layout,
@@ -124,7 +125,7 @@ def _state_gradients(
             scaled(direct[-1]),
             states_before(h0, hs),
             (us, flags),
-            earlier,
+            direct[:-1],
         )
 
 
@@ -175,7 +176,8 @@ def probe_gradients(
         raise ValueError(
             f"steps got {steps}; want whole numbers of steps in [{lags}, {T}], from lags to the steps of xs"
         )
-    _, hs = rollout(cell, params, h0, xs)
+    with jax.default_matmul_precision("highest"):
+        _, hs = rollout(cell, params, h0, xs)
     begin = ends - int(lags)
     h = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[begin], h0, hs)
     window = jax.tree.map(lambda x: x[begin[None] + np.arange(int(lags))[:, None]], xs)
@@ -183,7 +185,7 @@ def probe_gradients(
 
 
 def log_norms_of_layers(found: LagGradients) -> tuple[Float[Array, "K *batch"], ...]:
-    """ln of the norm for each layer of a ``stack``, from the parts of its state.
+    """ln of the norm for each layer of a ``stack``, from the recurrent parts of its state: squares add up to the total.
 
     Args:
         found: of a stack, whose state is a plain tuple with one state for each layer.
@@ -191,11 +193,8 @@ def log_norms_of_layers(found: LagGradients) -> tuple[Float[Array, "K *batch"], 
     Raises:
         ValueError: for a state that is no such tuple.
     """
-    layers = found.log_norm_of
+    layers, recurrent = found.log_norm_of, found.recurrent
     if not isinstance(layers, tuple) or hasattr(layers, "_fields"):
         raise ValueError(f"found got the state of one layer ({type(layers).__name__}); want that of a stack")
 
-    def together(layer: PyTree) -> Array:
-        return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(layer)), axis=0)
-
-    return tuple(map(together, layers))
+    return tuple(together(*map(jax.tree.leaves, pair)) for pair in zip(layers, recurrent, strict=True))

@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.lag import recurrent_of, states_before
+from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
 from rnn_jax.diagnostics.scaled import ZERO, Scaled, add, map_in_bands, scaled
-from rnn_jax.diagnostics.states import layout_of, part_size, require_steps
+from rnn_jax.diagnostics.states import layout_of, recurrent_numbers, require_steps
 from rnn_jax.gradients.windows import require_scalar
 from rnn_jax.machinery.checks import require_positive
 from rnn_jax.machinery.precision import widened
@@ -94,7 +93,8 @@ def norm_preserving(
     h_T, hs = rollout(cell, constant, h0, xs)
     direct = layout.row(jax.grad(lambda hs: require_scalar(loss(outputs(cell, constant, hs), targets)))(hs))
     before = states_before(laid_out(h0, like=h_T), hs)
-    counts = jnp.asarray(np.repeat(recurrent_of(cell, params, h0, xs), list(map(part_size, layout.parts))))
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    counts = jnp.asarray(recurrent_numbers(cell, params, h0, x))
 
     def back(later: Scaled, now: tuple[State, PyTree, Array]) -> tuple[Scaled, Array]:
         h, x, direct = now
