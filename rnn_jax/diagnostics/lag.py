@@ -28,7 +28,7 @@ class LagGradients(NamedTuple):
     log_norm_of: PyTree
     """Of each part of the state alone, such as ``LSTMState(h, c)``; each ``(K, *batch)``."""
     recurrent: PyTree
-    """Whether each part of the state counts in the total, Bool[Array, ""]."""
+    """Whether each part of the state counts in the total, at each lag the same; each ``(K, *batch)``."""
 
 
 class LagSummary(NamedTuple):
@@ -131,10 +131,9 @@ def norms_back(
         jnp.concatenate([at_T[None], earlier[::-1]])
         for at_T, earlier in zip(log_norms(layout, last), norms, strict=True)
     ]
+    flags = [jnp.full(part.shape, counts) for part, counts in zip(parts, recurrent, strict=True)]
     in_tree = partial(jax.tree.unflatten, layout.tree)
-    return LagGradients(
-        together(parts, recurrent), in_tree(parts), in_tree([jnp.asarray(counts) for counts in recurrent])
-    )
+    return LagGradients(together(parts, recurrent), in_tree(parts), in_tree(flags))
 
 
 def log_norms(layout: Layout, rows: Scaled) -> list[Float[Array, "*batch"]]:
@@ -144,10 +143,7 @@ def log_norms(layout: Layout, rows: Scaled) -> list[Float[Array, "*batch"]]:
 
 def together(log_norms: Sequence[Array], recurrent: Sequence[Any]) -> Array:
     """ln of the norm of all recurrent parts, from that of each part; −∞ where none is recurrent."""
-    counted = [
-        jnp.where(jnp.reshape(counts, (*jnp.shape(counts), *[1] * (part.ndim - jnp.ndim(counts)))), part, -jnp.inf)
-        for part, counts in zip(log_norms, recurrent, strict=True)
-    ]
+    counted = [jnp.where(counts, part, -jnp.inf) for part, counts in zip(log_norms, recurrent, strict=True)]
     return 0.5 * jax.nn.logsumexp(2 * jnp.stack(counted), axis=0)
 
 
