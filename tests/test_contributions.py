@@ -45,7 +45,7 @@ from rnn_jax.diagnostics import (
 from rnn_jax.schedules.scan import is_key
 from rnn_jax.training import fit, window_learner
 from tests.cases import CASES, SAME_OUTSIDE
-from tests.laboratory import example, refused
+from tests.laboratory import random_example, refused
 
 KEY = jax.random.key(0)
 T, B = 7, 2
@@ -64,7 +64,9 @@ def test_a_profile_of_probes_reaches_as_far_as_float32():
     params = cell.init(KEY)._replace(W_hh=jnp.float32(0.1) * jnp.eye(3, dtype=jnp.float32))
     xs = jnp.ones((36, 1), jnp.float32)
     last = lambda d: rollout(probed(cell), params, cell.start(params), with_probes(xs, d))[0].sum()  # noqa: E731
-    found = log_norms_of_probes(cell, params, xs, jax.grad(last)(zero_probes(cell.start(params), 36)))
+    found = jax.jit(lambda d: log_norms_of_probes(cell, params, xs, jax.grad(last)(d)))(
+        zero_probes(cell.start(params), 36)
+    )
     np.testing.assert_allclose(np.diff(found), math.log(0.1), atol=1e-3)
 
 
@@ -117,12 +119,13 @@ def test_state_gradients_are_those_of_states_that_are_perturbed(deep, name):
         g = jax.grad(later)(h)
         return [jnp.linalg.norm(flat_rows(layer), axis=-1) for layer in g]
 
-    for t in (0, 4, T):
-        layers = from_step(t)
-        for layer, wanted in zip(log_norms_of_layers(found), layers, strict=True):
-            np.testing.assert_allclose(jnp.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
-        total = jnp.sqrt(sum(jnp.square(layer) for layer in layers))
-        np.testing.assert_allclose(jnp.exp(found.log_norm[T - t]), total, rtol=1e-9, atol=1e-14)
+    of_layers = jax.device_get(log_norms_of_layers(found))
+    steps = (0, 4, T)
+    for t, layers in zip(steps, jax.device_get(jax.jit(lambda: [*map(from_step, steps)])()), strict=True):
+        for layer, wanted in zip(of_layers, layers, strict=True):
+            np.testing.assert_allclose(np.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
+        total = np.sqrt(sum(np.square(layer) for layer in layers))
+        np.testing.assert_allclose(np.exp(np.asarray(found.log_norm)[T - t]), total, rtol=1e-9, atol=1e-14)
 
 
 def test_each_direction_of_a_bidirectional_layer_has_a_profile(deep):
@@ -173,16 +176,17 @@ def test_a_loss_of_the_last_output_gives_lag_gradients_and_probes_are_those_of_s
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in SAME_OUTSIDE])
 def test_the_gradients_of_probes_are_lag_gradients_for_every_cell(name):
-    cell, params, h0, xs = example(name, 4)
+    cell, params, h0, xs = random_example(name, 4)
 
     def last(y):
         return jnp.sum(jnp.square(y), axis=tuple(range(1, y.ndim)))
 
-    def of_probes(d):
-        return jnp.sum(last(rollout_outputs(probed(cell), params, h0, with_probes(xs, d))[-1]))
+    @jax.jit
+    def of_probes(h0, xs):
+        g = jax.grad(lambda d: jnp.sum(last(rollout_outputs(probed(cell), params, h0, with_probes(xs, d))[-1])))
+        return log_norms_of_probes(cell, params, xs, g(zero_probes(h0, 4)))
 
-    g = jax.grad(of_probes)(zero_probes(h0, 4))
-    found = log_norms_of_probes(cell, params, xs, g)
+    found = of_probes(h0, xs)
     np.testing.assert_allclose(found, lag_gradients(cell, params, h0, xs, last).log_norm[:4], rtol=1e-9, atol=1e-9)
 
 
@@ -305,7 +309,7 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     of_each = partial(lag_contributions, cell, params, h0, xs)
     refused(lambda: of_each((), lambda ys, _: ys[-1]), "loss got shape")
     refused(lambda: of_each(jnp.zeros(T - 1), squares), "targets got shape")
-    refused(lambda: log_norms_of_layers(lag_gradients(*example("gru", 3, ()), loss=jnp.sum)), "found got")
+    refused(lambda: log_norms_of_layers(lag_gradients(*random_example("gru", 3, ()), loss=jnp.sum)), "found got")
     refused(lambda: loss_surface(lambda w: jnp.ones(2), 1.0, 1.0, 1.0), "loss got shape (2,)")
     refused(lambda: state_gradients(cell, params, h0, xs, jnp.sum), "loss got shape ()")
     refused(lambda: state_gradients(cell, params, h0, xs, loss_of_each, lengths=np.array([9, 1])), "lengths got")

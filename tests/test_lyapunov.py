@@ -77,12 +77,18 @@ def test_the_frame_of_a_complex_pair_turns_so_its_exponents_come_closer_as_one_o
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_growth_of_each_step_is_that_of_frames_of_numpy(name):
+def test_growth_is_that_of_frames_of_numpy_and_adds_up_to_the_logarithm_of_the_determinant(name):
     cell, params, h0, xs = example(name, 5, ())
-    growth = lyapunov_spectrum(cell, params, h0, xs, warmup=0).growth
-    before = states_before(h0, rollout(cell, params, h0, xs)[1])
-    frame, wanted = first_frame(growth.shape[1], growth.shape[1], float), []
-    for J in np.asarray(jax.vmap(partial(step_jacobian, cell, params))(before, xs)):
+    growth = np.asarray(lyapunov_spectrum(cell, params, h0, xs, warmup=0).growth)
+
+    @jax.jit
+    def jacobians(params, h0, xs):
+        before = states_before(h0, rollout(cell, params, h0, xs)[1])
+        return jax.vmap(partial(step_jacobian, cell, params))(before, xs)
+
+    Js = np.asarray(jacobians(params, h0, xs))
+    frame, wanted = np.asarray(first_frame(growth.shape[1], growth.shape[1], float)), []
+    for J in Js:
         frame, R = np.linalg.qr(J @ frame)
         wanted.append(np.log(np.maximum(np.abs(np.diagonal(R)), 1e-300)))
     wanted = np.array(wanted)
@@ -91,6 +97,8 @@ def test_the_growth_of_each_step_is_that_of_frames_of_numpy(name):
     assert alive
     np.testing.assert_allclose(growth[:, :alive], wanted[:, :alive], rtol=1e-6, atol=1e-6)
     assert np.all(growth[:, is_lost].min(axis=0) < wanted.max() - 19)
+    if not is_lost.any():
+        np.testing.assert_allclose(growth.sum(axis=1), np.linalg.slogdet(Js)[1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [3, 5, 8])
@@ -254,25 +262,27 @@ def test_the_norm_preserving_penalty_is_that_of_its_formula_with_states_and_adjo
     chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
+def penalty_of_one_unit(cell, xs):
+    """``w -> (Ω, dΩ/dw)`` of the last output of one linear unit h_t = w h_{t−1} + …."""
+    params = cell.init(KEY)
+
+    def omega(W):
+        return norm_preserving(cell, params._replace(W_hh=W), cell.start(params), xs, (), lambda ys, _: ys[-1, 0])
+
+    return jax.jit(jax.value_and_grad(omega))
+
+
 def test_the_gradient_of_the_norm_preserving_penalty_of_a_linear_network_is_that_of_its_formula():
     # of one unit h_t = w h_{t−1}: Ω = (T − 1)(|w| − 1)², dΩ/dw = 2 (T − 1)(w − 1)
-    cell, params = linear([[0.7]])
-    omega = lambda w: norm_preserving(  # noqa: E731
-        cell, params._replace(W_hh=w), cell.start(params), jnp.ones((6, 1)), (), lambda ys, _: ys[-1, 0]
-    )
-    value, g = jax.jit(jax.value_and_grad(omega))(params.W_hh)
+    value, g = penalty_of_one_unit(vanilla(1, 1, activation="linear"), jnp.ones((6, 1)))(jnp.array([[0.7]]))
     np.testing.assert_allclose(value, 5 * 0.09, rtol=1e-12)
     np.testing.assert_allclose(g, [[2 * 5 * -0.3]], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("w", "steps"), [(0.3, 60), (0.3, 200), (3.0, 60)])
 def test_the_norm_preserving_penalty_is_right_where_gradients_leave_float32(w, steps):
-    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
-    params, xs = cell.init(KEY), jnp.ones((steps, 1), jnp.float32)
-    omega = lambda W: norm_preserving(  # noqa: E731
-        cell, params._replace(W_hh=W), cell.start(params), xs, (), lambda ys, _: ys[-1, 0]
-    )
-    value, g = jax.jit(jax.value_and_grad(omega))(jnp.full((1, 1), w, jnp.float32))
+    cell, xs = vanilla(1, 1, activation="linear", dtype=jnp.float32), jnp.ones((steps, 1), jnp.float32)
+    value, g = penalty_of_one_unit(cell, xs)(jnp.full((1, 1), w, jnp.float32))
     np.testing.assert_allclose(value, (steps - 1) * (w - 1) ** 2, rtol=1e-4)
     np.testing.assert_allclose(g, [[2 * (steps - 1) * (w - 1)]], rtol=1e-4)
 

@@ -130,6 +130,7 @@ def _growth(
         return of_each_example(along, axes)(h0, xs)
 
 
+@compiled("blocks")
 def spectrum_of(growth: Float[Array, "N K *batch"], blocks: int) -> LyapunovSpectrum:
     """The exponents, sorted, with standard errors from the means of blocks of equal length."""
     mean, steps = growth.mean(axis=0), len(growth)
