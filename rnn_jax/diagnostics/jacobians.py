@@ -1,5 +1,6 @@
 """The Jacobian of one step, with respect to the parts of the state on which later states depend."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -177,7 +178,7 @@ def _saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float | 
             a = values[operands[0]]
             if type_of(eqn.outvars[0]).shape == a.shape and jnp.issubdtype(a.dtype, jnp.floating):
                 of = partial(slopes, eqn, operands[0], values)
-                largest = jnp.max(jax.vmap(of)(jnp.broadcast_to(grid_like(a), (len(GRID), *a.shape))))
+                largest = largest_slope(of, a)
                 is_flat = (of(a) < jnp.asarray(slope, a.dtype) * largest).astype(float)
                 flat += jnp.sum(jnp.where(jnp.isnan(a), jnp.nan, is_flat))
                 total += a.size
@@ -188,9 +189,12 @@ GRID = np.linspace(-5, 5, 101)
 """Where the largest slope is searched for; it contains 0."""
 
 
-def grid_like(a: Array) -> Float[Array, "N ..."]:
-    """The grid, with axes for an array."""
-    return jnp.asarray(GRID, a.dtype).reshape(-1, *[1] * a.ndim)
+def largest_slope(of: Callable[[Array], Array], a: Array) -> Float[Array, ""]:
+    """The largest slope of an elementwise function over the grid, for arrays like ``a``.
+
+    One number after another: the compiler would compute an array of the whole grid itself, which takes it minutes.
+    """
+    return jnp.max(jax.lax.map(lambda number: jnp.max(of(jnp.full_like(a, number))), jnp.asarray(GRID, a.dtype)))
 
 
 def slopes(eqn: JaxprEqn, operand: Var, values: dict[Var, Any], a: Array) -> Array:
