@@ -59,7 +59,8 @@ def problem(cell, steps=STEPS, batch=(), x=(2,), seed=0):
     """``(cell, params, h0, xs, targets, loss)`` with random weights and a start that is not zero."""
     params = random_params(cell, seed, scale=0.7)
     rng = np.random.default_rng(seed)
-    h0 = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), cell.start(params, batch))
+    like = jax.eval_shape(lambda params: cell.start(params, batch), params)
+    h0 = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), like)
     return cell, params, h0, jnp.asarray(rng.normal(size=(steps, *batch, *x))), weights(steps, *batch), squares
 
 
