@@ -68,7 +68,7 @@ def panel_figure(
             label, at = border
             axis.axvline(at, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
             place = axis.get_xaxis_transform()
-            axis.annotate(label, (at, 0.02), (4, 0), place, "offset points", color="0.4", fontsize=8)
+            axis.annotate(label, (at, 0.92), (4, 0), place, "offset points", color="0.4", fontsize=8)
         if log_x:
             axis.set_xscale("log", base=log_x)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
