@@ -17,25 +17,63 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of source in every operation, which none reads
 
+import functools
 import gc
+import inspect
 import signal
 from pathlib import Path
 
 import jax
+import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
-install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
+with_shapes = jaxtyping.jaxtyped
+
+
+def with_types(*, typechecker):
+    """``jaxtyped`` for functions whose annotations name a shape; for others the check of types, in a tenth of it."""
+
+    def decorate(function):
+        hints = [*getattr(function, "__annotations__", {"": ""}).values()]
+        if inspect.isclass(function) or any(isinstance(hint, str) or names_a_shape(hint) for hint in hints):
+            return with_shapes(function, typechecker=typechecker)
+        checked = typecheck(function)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            return (function if jaxtyping.config.jaxtyping_disable else checked)(*args, **kwargs)
+
+        return call if hints else function
+
+    return decorate
+
+
+def names_a_shape(hint):
+    """Whether an annotation holds a type of arrays; a PyTree of anything is no such type."""
+    return "jaxtyping" in repr(hint).replace("jaxtyping.PyTree'", "")
+
+
+jaxtyping.jaxtyped = with_types  # which the import hook writes above every function
+jaxtyping.install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
 
 settings.register_profile("laws", deadline=None, max_examples=5, derandomize=True)
 settings.load_profile("laws")
+
+
+gc.set_threshold(100_000, 50, 50)  # tracing makes many objects, most of which need no collector
+
+
+def pytest_collection_finish():
+    """Leaves what is imported out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ class Case(NamedTuple):
     learning_rate: float
     batch_size: int
     seeds: int
+    hidden_size: int
     prepare: Callable[[Params, jax.Array], jax.Array] | None = None
     """A penalty ``(params, key) -> scalar`` that is minimised before the training."""
     prepared: int = 0
@@ -55,7 +56,7 @@ class LearningRecord(NamedTuple):
     quick: bool
     baseline: float
     losses: list[float]
-    """On 1,000 new examples after the last update, for each seed."""
+    """On 1,000 new examples after the last update, for each seed; other examples decide when training ends."""
     updates: list[int]
     """Made until the goal was reached, for each seed; all of them where it was not."""
     seconds: float
@@ -70,21 +71,24 @@ class LearningRecord(NamedTuple):
         )
 
 
-def adding_case(name: str, cell: Cell, T: int, **training: Any) -> Case:
+def adding_case(name: str, make: Callable[..., Cell], T: int, *, hidden_size: int, **training: Any) -> Case:
     """The adding problem with the error of the last output."""
-    model = readout(cell, 1)
+    model = readout(make(2, hidden_size), 1)
 
     def loss(params: Params, xs: jax.Array, targets: jax.Array) -> jax.Array:
         h_T, _ = rollout(model, params, model.start(params, targets.shape), xs)
         return jnp.mean(jnp.square(model.output(params, h_T)[..., 0] - targets))
 
     draw = lambda key, size: tuple(adding(key, T, size))  # noqa: E731
-    return Case(f"adding, T {T}", name, model, draw, loss, ADDING_BASELINE, 1e-3, **training)
+    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
+    return Case(f"adding, T {T}", name, model, draw, loss, ADDING_BASELINE, 1e-3, **facts)
 
 
-def copying_case(name: str, make: Callable[..., Cell], T: int, length: int, **training: Any) -> Case:
+def copying_case(
+    name: str, make: Callable[..., Cell], T: int, length: int, *, hidden_size: int, **training: Any
+) -> Case:
     """The copying problem with the cross-entropy of all steps."""
-    model = readout(make(10), 9)
+    model = readout(make(10, hidden_size), 9)
 
     def loss(params: Params, xs: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
         _, hs = rollout(model, params, model.start(params, xs.shape[1:2]), xs)
@@ -92,10 +96,11 @@ def copying_case(name: str, make: Callable[..., Cell], T: int, length: int, **tr
 
     draw = lambda key, size: tuple(copying(key, T, size, length=length))  # noqa: E731
     floor = copying_baseline(T, length=length)
-    return Case(f"copying, T {T}", name, model, draw, loss, floor, 0.1 * floor, **training)
+    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
+    return Case(f"copying, T {T}", name, model, draw, loss, floor, 0.1 * floor, **facts)
 
 
-def xor_case(flossed: bool, delay: int, T: int, hidden_size: int, prepared: int, **training: Any) -> Case:
+def xor_case(flossed: bool, delay: int, T: int, prepared: int, *, hidden_size: int, **training: Any) -> Case:
     """Delayed XOR with a tanh network, with or without updates of gradient flossing before those of the task."""
     cell = vanilla(1, hidden_size)
     model = readout(cell, 1)
@@ -113,8 +118,9 @@ def xor_case(flossed: bool, delay: int, T: int, hidden_size: int, prepared: int,
     draw = lambda key, size: tuple(delayed_xor(key, T, size, delay=delay))  # noqa: E731
     name = "tanh, flossed first" if flossed else "tanh"
     task = f"delayed XOR, delay {delay}"
-    of_flossing = {"prepare": penalty, "prepared": prepared} if flossed else {}
-    return Case(task, name, model, draw, loss, DELAYED_XOR_BASELINE, 0.05, **training, **of_flossing)
+    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
+    facts |= {"prepare": penalty, "prepared": prepared} if flossed else {}
+    return Case(task, name, model, draw, loss, DELAYED_XOR_BASELINE, 0.05, **facts)
 
 
 def trained(case: Case, seed: int) -> tuple[float, int]:
@@ -131,7 +137,7 @@ def trained(case: Case, seed: int) -> tuple[float, int]:
 
         return jax.lax.scan(update, state, jax.random.split(key, CHUNK))[0]
 
-    score = jax.jit(lambda params: case.loss(params, *case.draw(jax.random.key(10_000), 1000)))
+    score = jax.jit(lambda params, part: case.loss(params, *case.draw(jax.random.key(10_000 + part), 1000)))
     done = 0
     if case.prepare is not None:
         floss = batch_learner(case.model.init, case.prepare, optimizer, clip=1.0)
@@ -144,21 +150,24 @@ def trained(case: Case, seed: int) -> tuple[float, int]:
     while done < case.updates and not loss < case.goal:
         state = chunk(state, jax.random.fold_in(key, 2 + done))
         done += CHUNK
-        loss = float(score(state.params))
-    return loss, done
+        loss = float(score(state.params, 0))
+    return float(score(state.params, 1)), done
 
 
 def cases(quick: bool) -> list[Case]:
     """All cases."""
     if quick:
-        few = {"updates": CHUNK, "learning_rate": 1e-2, "batch_size": 2, "seeds": 1}
-        return [adding_case("tanh", vanilla(2, 4), 4, **few), xor_case(True, 2, 6, 4, 2, **few)]
-    long = {"updates": 6000, "learning_rate": 3e-3, "batch_size": 64, "seeds": 1}
-    by_name = {"tanh": vanilla(2, 128), "relu, identity": irnn(2, 128), "gru": gru(2, 64), "lstm": lstm(2, 64)}
-    adding_cases = [adding_case(name, cell, 100, **long) for name, cell in by_name.items()]
-    copies = [copying_case("gru", lambda V: gru(V, 128), 100, 10, **long | {"updates": 4000})]
-    xor = {"updates": 2000, "learning_rate": 1e-3, "batch_size": 32, "seeds": 3}
-    return [*adding_cases, *copies, *(xor_case(flossed, 20, 60, 80, 300, **xor) for flossed in (False, True))]
+        few = {"updates": CHUNK, "learning_rate": 1e-2, "batch_size": 2, "seeds": 1, "hidden_size": 4}
+        return [adding_case("tanh", vanilla, 4, **few), xor_case(True, 2, 6, 2, **few)]
+    long = {"updates": 6000, "learning_rate": 3e-3, "batch_size": 64, "seeds": 3}
+    by_name = {"tanh": (vanilla, 128), "relu, identity": (irnn, 128), "gru": (gru, 64), "lstm": (lstm, 64)}
+    copying_of = long | {"updates": 4000, "seeds": 1, "hidden_size": 128}
+    xor = {"updates": 2000, "learning_rate": 1e-3, "batch_size": 32, "seeds": 3, "hidden_size": 80}
+    return [
+        *(adding_case(name, make, 100, **long, hidden_size=H) for name, (make, H) in by_name.items()),
+        copying_case("gru", gru, 100, 10, **copying_of),
+        *(xor_case(flossed, 20, 60, 300, **xor) for flossed in (False, True)),
+    ]
 
 
 def run(quick: bool = False) -> Iterator[LearningRecord]:
@@ -166,7 +175,8 @@ def run(quick: bool = False) -> Iterator[LearningRecord]:
     for case in cases(quick):
         begin = time.perf_counter()
         losses, updates = zip(*(trained(case, seed) for seed in range(case.seeds)), strict=True)
-        facts = {"learning_rate": case.learning_rate, "batch_size": case.batch_size, "most_updates": case.updates}
+        names = ("hidden_size", "learning_rate", "batch_size", "updates", "prepared", "goal", "seeds")
+        facts = {name: getattr(case, name) for name in names}
         yield LearningRecord(
             *("learning", {"task": case.task, "cell": case.cell, **facts}, quick, case.baseline),
             losses=[float(f"{loss:.6g}") for loss in losses],

@@ -20,13 +20,13 @@ import numpy as np
 from benchmarks.report import Options, show
 from benchmarks.timing import append
 from rnn_jax import initializers
-from rnn_jax.cells import ACTIVATIONS, vanilla
+from rnn_jax.cells import vanilla
 from rnn_jax.counting import parameter_count
 from rnn_jax.data import ADDING_BASELINE, adding
 from rnn_jax.diagnostics import lag_gradients, summarise_lags
-from rnn_jax.diagnostics.mean_fields import mean_field
 from rnn_jax.lab.commands import parse, wrong_use
 from rnn_jax.lab.environment import Environment, environment
+from rnn_jax.lab.instrument_study import mean_field_slope
 from rnn_jax.lab.loop import compile_program, optimizer_of
 from rnn_jax.lab.named_cells import equal_models, make_cell
 from rnn_jax.lab.options import Options as Training
@@ -85,7 +85,7 @@ class Gradient(NamedTuple):
     slope: list[float | None]
     """Nats a step, fitted over all lags."""
     half_life: list[float | None]
-    """Steps in which the gradient halves: 0 where it is exactly zero, None where it does not shrink."""
+    """Steps in which the gradient halves; None where it shrinks by less than 1 % over all lags, too."""
     left: dict[str, list[float | None]]
     """ln of the norm relative to that at lag 0, by the lag."""
 
@@ -143,10 +143,8 @@ def closed_form(name: str, steps: int) -> float | None:
     A value of the adding problem has the mean square 1/3, and two of the markers are 1. As W_xh has the variance 1/2,
     the inputs have the mean variance (1/3 + 2/steps)/2 over the units.
     """
-    kind, _, start = name.partition("-")
-    if kind not in ACTIVATIONS or start not in ("", "gaussian"):
-        return None
-    return round(float(mean_field(kind, GAINS.get(name, 1.0), (1 / 3 + 2 / steps) / 2).slope), 6) + 0.0  # no −0
+    slope = mean_field_slope(name, GAINS.get(name, 1.0), (1 / 3 + 2 / steps) / 2)
+    return None if slope is None else round(float(slope), 6) + 0.0  # no −0
 
 
 def ln_left(model: Cell, params: Params, xs: jax.Array) -> jax.Array:
@@ -167,7 +165,8 @@ def gradients_of(model: Cell, sizes: Sizes, *networks: Params, quick: bool = Fal
 def gradient_of(curves: np.ndarray, sizes: Sizes) -> Gradient:
     """The numbers of the curves ``(S, K, N)`` of S seeds and N examples."""
     slope = np.median(summarise_lags(jnp.moveaxis(jnp.asarray(curves), 1, 0)).slope, axis=-1)
-    half_life = np.divide(-math.log(2), slope, out=np.full_like(slope, np.inf), where=slope < 0)
+    half_life = np.divide(-math.log(2), slope, out=np.full_like(slope, np.nan), where=-slope * sizes.lags > 0.01)
+    half_life[np.isneginf(slope)] = np.nan
     lags = [lag for lag in LAGS if lag <= sizes.lags]
     return Gradient(known(slope), known(half_life), {str(k): known(np.median(curves[:, k], axis=-1)) for k in lags})
 

@@ -1,4 +1,4 @@
-"""Figures of the results: contenders by shape, costs by size, gradients by lag."""
+"""Figures of the results: contenders by shape, costs by size, gradients by lag, estimators side by side."""
 
 from collections.abc import Callable
 from math import nan
@@ -144,3 +144,49 @@ def draw_seeds(axis: Any, values: dict[str, list[float | None]], label: str, col
     axis.fill_between(
         list(known), [min(of) for of in known.values()], [max(of) for of in known.values()], color=colour, alpha=0.15
     )
+
+
+ERRORS: dict[str, tuple[str, Callable[[dict[str, Any]], float]]] = {
+    "bias": ("‖mean ĝ − g‖ / ‖g‖", lambda record: record["bias"]),
+    "standard deviation": ("√E‖ĝ − mean ĝ‖² / ‖g‖", lambda record: record["variance"] ** 0.5),
+    "cosine": ("of the angle between ĝ and g", lambda record: record["cosine"]),
+    "time": ("gradients by BPTT", lambda record: record["figures"]["ratio"]["median"]),
+}
+"""The panels of the estimators, from left to right: label of the axis, and number of a record."""
+
+LEAST = 1e-3
+"""Biases and standard deviations below it are drawn there."""
+
+
+def estimators_figure(records: list[dict[str, Any]]) -> Picture:
+    """Bias, standard deviation, cosine and time of each estimator: one row an estimator, one marker a kind of cell.
+
+    Args:
+        records: of one kind of device, as they stand in the results.
+    """
+    names = list(dict.fromkeys(record["case"]["estimator"] for record in records))
+    cells = list(dict.fromkeys(record["case"]["cell"] for record in records))
+    figure = Picture(figsize=(13.5, 0.36 * len(names) + 1.4), layout="constrained")
+    axes = figure.subplots(1, len(ERRORS), sharey=True)
+    for axis, (title, (label, number)) in zip(axes, ERRORS.items(), strict=True):
+        for index, cell in enumerate(cells):
+            of_cell = [record for record in records if record["case"]["cell"] == cell]
+            x = np.array([number(record) for record in of_cell])
+            y = np.array([names.index(record["case"]["estimator"]) for record in of_cell])
+            axis.plot(
+                x if title in ("cosine", "time") else np.maximum(x, LEAST),
+                y + 0.16 * (index - 0.5 * (len(cells) - 1)),
+                color=COLOURED[index % len(COLOURED)],
+                marker=MARKERS[index % len(MARKERS)],
+                linestyle="none",
+                markersize=5,
+                label=figure_label(cell),
+            )
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(label)
+        axis.set_xscale("linear" if title == "cosine" else "log")
+        add_grid(axis)
+    axes[0].set_yticks(range(len(names)), names, fontsize=9)
+    axes[0].invert_yaxis()
+    axes[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return with_fonts(figure)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pictures import peers_figure, scaling_figure, vanishing_figure
+from benchmarks.pictures import estimators_figure, peers_figure, scaling_figure, vanishing_figure
 from benchmarks.report import LOSING
 from benchmarks.timing import ROOT
 from rnn_jax.lab.figures import images_of
@@ -26,12 +26,17 @@ Rows = list[dict[str, Any]]
 """Records as they stand in the results."""
 
 
+OF_ONE_COMMIT = ("peers", "vanishing", "learning", "estimators", "instruments")
+"""Benchmarks whose cases are compared with each other: all are measured at one commit, with one setting of memory."""
+
+
 def results_of(benchmark: str, folder: Path = RESULTS) -> dict[str, Rows]:
     """The records of a benchmark that count, by the kind of device in the name of the file."""
     found = {}
     for file in sorted(folder.glob(f"{benchmark}-*.jsonl")):
         records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if len({json.dumps([r["memory"], r["environment"]["commit"]]) for r in records if "memory" in r}) > 1:
+        settings = {json.dumps([r.get("memory"), r["environment"]["commit"]]) for r in records if not r["quick"]}
+        if benchmark in OF_ONE_COMMIT and len(settings) > 1:
             raise ValueError(f"{file.name} got records of several commits or settings of memory; want those of one")
         cases: dict[str, Rows] = {}
         for record in records:
@@ -92,6 +97,7 @@ def filled_readme(text: str, folder: Path = RESULTS) -> str:
         "peers": peers_block,
         "vanishing": vanishing_block,
         "learning": learning_block,
+        "estimators": estimators_block,
         "pairs": pairs_block,
         "scaling": scaling_block,
     }
@@ -102,6 +108,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mebibytes(size: int | None) -> str:
+    """Bytes in MiB; a dash where they are not known."""
+    return "–" if size is None else f"{size / 2**20:,.1f}"
 
 
 def where(record: dict[str, Any]) -> str:
@@ -265,14 +276,42 @@ def learning_block(folder: Path = RESULTS) -> str:
             [
                 record["case"]["task"],
                 record["case"]["cell"],
+                str(record["case"]["hidden_size"]),
                 ", ".join(f"{loss:.2g}" for loss in record["losses"]),
                 f"{record['baseline']:.3g}",
                 ", ".join(f"{n:,}" for n in record["updates"]),
             ]
             for record in records
         ]
-        columns = ["task", "cell", "loss of each seed", "without memory", "updates"]
+        columns = ["task", "cell", "units", "loss of each seed", "without memory", "updates"]
         parts += [f"### {kind}", f"{where(records[-1])}.", table(columns, rows)]
+    return "\n\n".join(parts)
+
+
+def estimators_block(folder: Path = RESULTS) -> str:
+    """Tables of errors and costs of estimators of the gradient, for each kind of device."""
+    parts = []
+    for kind, records in results_of("estimators", folder).items():
+        rows = [
+            [
+                record["case"]["cell"],
+                record["case"]["estimator"],
+                f"{record['bias']:.2g}" + (f" ({record['bias_error']:.2g})" if record["bias_error"] else ""),
+                f"{record['variance']:.2g}",
+                f"{record['cosine']:.3f}",
+                f"{record['figures']['ratio']['median']:.2f}",
+                mebibytes(record["figures"]["ours"]["temp_bytes"]),
+            ]
+            for record in records
+        ]
+        columns = ["cell", "estimator", "bias", "variance", "cosine", "gradients", "temporaries, MiB"]
+        case = records[-1]["case"]
+        parts += [
+            f"### {kind}",
+            f"{where(records[-1])}; H {case['H']}, B {case['B']}, T {case['T']}.",
+            f"![Bias, standard deviation, cosine and time of each estimator](results/estimators-{kind}.svg)",
+            table(columns, rows),
+        ]
     return "\n\n".join(parts)
 
 
@@ -319,9 +358,7 @@ def exponents_table(records: Rows) -> str:
         run = [point for point in axes.get("T", {"points": []})["points"] if point["seconds"] is not None]
         cost = ["–", "–", "–"]
         if run:
-            temp = run[-1]["temp_bytes"]
-            mebibytes = "–" if temp is None else f"{temp / 2**20:,.1f}"
-            cost = [f"{run[-1]['size']:,}", f"{run[-1]['seconds']:.3g}", mebibytes]
+            cost = [f"{run[-1]['size']:,}", f"{run[-1]['seconds']:.3g}", mebibytes(run[-1]["temp_bytes"])]
         rows.append(row + cost)
     return table(["gradient", "by T", "by B", "by H", "longest T", "seconds there", "temporaries there, MiB"], rows)
 
@@ -348,6 +385,9 @@ def main() -> None:
     for kind, records in results_of("vanishing").items():
         picture = images_of(vanishing_figure(records), ("svg",))["svg"]
         (RESULTS / f"vanishing-{kind}.svg").write_bytes(picture)
+    for kind, records in results_of("estimators").items():
+        picture = images_of(estimators_figure(records), ("svg",))["svg"]
+        (RESULTS / f"estimators-{kind}.svg").write_bytes(picture)
     README.write_text(filled_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -83,7 +83,7 @@ def copy_run(folder: Path, figure: str | None, names: list[str]) -> Path:
     KEPT.mkdir(exist_ok=True)
     shutil.copy(figures[0], KEPT / f"{name}.svg")
     facts = {"command": command_of(start["argv"]), "smoke": bool(config.get("smoke")), "figure": figures[0].stem}
-    facts |= {name: start[name] for name in ("commit", "date", "cpu", "jax")}
+    facts |= {name: start[name] for name in ("commit", "dirty", "date", "cpu", "jax")}
     facts["numbers"] = dict(list(numbers.items())[:MOST_NUMBERS])
     (KEPT / f"{name}.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     return KEPT / f"{name}.json"

@@ -3,8 +3,8 @@
 #
 # A flip-flop holds one bit: a pulse of +1 or −1 sets it, and it stays as it is until the next pulse of the other sign.
 # A recurrent network that holds three bits must keep eight memories apart for as long as no pulse comes. Where are they
-# in its state? This notebook trains networks on the task and takes them apart. It searches the states that one step
-# without a pulse does not move, the fixed points h* = F(h*), and asks of each what happens close to it:
+# in its state? This notebook trains networks on the task and searches the states that one step without a pulse does not
+# move, the fixed points h* = F(h*). For each it determines what happens close to it:
 #
 # - where all eigenvalues of ∂F/∂h lie inside the unit circle, the point is stable: the network returns to it, and a
 #   memory can live there;
@@ -266,9 +266,10 @@ for name, seed in firsts.items():
     of = counts[name, seed]
     sentences.append(
         f"{name} (seed {seed}) has {of['stable']} stable points, at {of['corners']} of the 8 corners (±1, ±1, ±1) of "
-        f"the outputs, which are at most {farthest:.3f} away, and {sum(of[k] for k in POINT_KINDS if 'saddle' in k)} "
-        f"saddles. Of {of[EDGE]} saddles with one unstable direction, {joins.sum()} lead to two corners that differ in "
-        f"one bit (green lines). Three components hold {100 * portrait.share.sum():.0f} % of the variance."
+        f"the outputs{f' (largest distance {farthest:.3f})' if of['corners'] else ''}, and "
+        f"{sum(of[k] for k in POINT_KINDS if 'saddle' in k)} saddles. Of {of[EDGE]} saddles with one unstable "
+        f"direction, {joins.sum()} lead to two corners that differ in one bit (green lines). Three components hold "
+        f"{100 * portrait.share.sum():.0f} % of the variance."
     )
 sections += [
     add_figure(
@@ -285,7 +286,8 @@ sections[-1]
 
 # %% [markdown]
 # The saddles stand on the edges of the cube, and the two green lines of a saddle end at the two corners that its edge
-# joins. A pulse must carry the state past the saddle; then it goes to the other corner by itself.
+# joins. A pulse must carry the state across the border on which the saddle lies; then it goes to the other corner by
+# itself.
 #
 # ## Eigenvalues
 # Close to a fixed point a displacement is multiplied by ∂F/∂h at every step, so an eigenvalue λ makes it grow or shrink
@@ -338,7 +340,7 @@ table = Table(
         "H",
         "bits right",
         "error",
-        *(kind.removeprefix("saddle, ") for kind in POINT_KINDS),
+        *(kind.removeprefix("saddle, ").partition(" unstable")[0] for kind in POINT_KINDS),
         "index",
         "corners",
     ),
@@ -357,7 +359,8 @@ table = Table(
     f"Bits right, and mean squared error: on test sequences of {4 * options.steps} steps; without memory "
     f"{100 * memoryless['accuracy']:.1f} % and {memoryless['loss']:.3f}. Then the numbers of stable points, of saddles "
     f"by their unstable directions, and of slow points (speed at most {SLOW:g}). Index: the sum over the "
-    "fixed points; other than 1, points are missing. Corners: those of (±1, ±1, ±1) with a stable point.",
+    "fixed points; other than 1, points are missing or outside of the region that was searched (for bounded states). "
+    "Corners: those of (±1, ±1, ±1) with a stable point.",
 )
 table
 

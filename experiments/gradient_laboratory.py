@@ -2,9 +2,9 @@
 # # What do the instruments show? Jacobians, exponents, truncation and memory of four cells
 #
 # The size of a gradient is the size of a product of Jacobians, so every instrument of this notebook shows such a
-# product from another side. It is given the same networks on two tasks: the next character of a text, and the recall of
-# white noise some steps later, which needs exactly that many steps of memory. Networks are measured as they begin and
-# after training, and as a function of the gain of W_hh.
+# product from another side. All measure the same networks on two tasks: the next character of a text, and the recall of
+# white noise some steps later, which needs exactly that many steps of memory. Networks are measured before and after
+# training, and as a function of the gain of W_hh.
 #
 # The sentences under the figures are computed from their data; the text between the cells describes a run with the
 # default options.
@@ -79,7 +79,6 @@ import numpy as np
 from rnn_jax import readout
 from rnn_jax.counting import parameter_count
 from rnn_jax.data import DELAYED_RECALL_BASELINE, delayed_recall, lanes, load_text, streams, text_parts
-from rnn_jax.diagnostics import mean_field
 from rnn_jax.lab.figures.instruments import band_over, panel_figure
 from rnn_jax.lab.gradient_study import has_recurrent_matrix, measure_networks, places_in_text
 from rnn_jax.lab.instrument_study import (
@@ -88,7 +87,11 @@ from rnn_jax.lab.instrument_study import (
     Stimulus,
     arrow,
     bound_lines,
+    closed_exponents,
+    gain_panels,
     gain_slopes,
+    gradient_left,
+    largest_gaps,
     line_rows,
     measure_instruments,
     memory_of_instruments,
@@ -99,7 +102,7 @@ from rnn_jax.lab.named_cells import equal_models, make_cell, make_model
 from rnn_jax.lab.own_cells import digests_of
 from rnn_jax.lab.page import Table, add_figure, publish
 from rnn_jax.lab.study import initial_params, open_study, train
-from rnn_jax.lab.tasks import character_task, recall_task, squared_error
+from rnn_jax.lab.tasks import character_task, masked_squared_error, recall_task
 from rnn_jax.losses import next_token_nats
 
 WINDOW, LANES, TESTED = 64, 32, 200  # characters between updates; lanes of text; sequences of noise for evaluation
@@ -139,16 +142,18 @@ networks, scores = train(options, run, tasks)
 
 # %% [markdown]
 # ## The readings
+# Products of Jacobians and exponents are those along the first of the probes, all other numbers are means or medians
+# over the probes. Bands hold all seeds.
 
 # %%
 before = {kind: {seed: initial_params(options, tasks[kind], seed) for seed in of} for kind, of in networks.items()}
 places = jnp.asarray(places_in_text(parts.validation, options.steps + 1, options.probes))
 probes = noise(jax.random.key(3), batch_size=options.probes)
 stimuli = {
-    "recall": Stimulus(probes.xs, probes.targets, squared_error),
+    "recall": Stimulus(probes.xs, (probes.targets, probes.mask), masked_squared_error),
     "text": Stimulus(places[:-1], places[1:], next_token_nats),
 }
-measure = partial(measure_instruments, windows=options.windows)
+measure = partial(measure_instruments, windows=options.windows, delay=options.delay)
 measures = {kind: partial(measure, models[kind][1], stimulus=stimuli[kind.split()[-1]]) for kind in networks}
 readings = Readings(measure_networks(options, measures, before, networks))
 sections = []
@@ -187,32 +192,35 @@ add_panels(
 )
 
 # %% [markdown]
-# **The whole product.** All singular values of J_T … J_1, in nats a step. A network can pass back as many directions as
-# have values near 0; all others are lost.
+# **The whole product.** All singular values of the product of the Jacobians of the last steps, as many as the delay.
+# A direction whose value is near 0 is passed back as it is; far below 0 it is lost. This is not the largest eigenvalue
+# to the power of the delay: a network can hold a signal for some steps by moving it through its units.
 
 
 # %%
 def open_directions(both):
     """The median number of directions that keep 1/e of their size over the delay, before → after training."""
-    return arrow([np.sum(of.product * options.delay > -1, axis=1) for of in both], "g")
+    return arrow([np.sum(of.product > -1, axis=1) for of in both], "g")
 
 
 panels = readings.panels(lambda of: (np.linspace(0, 1, of.product.shape[1]), of.product))
 add_panels(
     "singular_spectrum",
     panels,
-    title="The singular values of the product of all Jacobians",
-    sentence=f"Directions that keep at least 1/e of their size over {options.delay} steps, at the mean rate, before → "
-    f"after training, median over seeds: {readings.words(open_directions)}.",
+    title=f"The singular values of the product of {options.delay} Jacobians",
+    sentence=f"Directions that keep at least 1/e of their size over {options.delay} steps, before → after training, "
+    f"median over seeds: {readings.words(open_directions)}.",
     x="share of the directions",
-    y="ln σ / T, nats a step",
-    limits=(-2.0, 0.6),
+    y="ln σ, nats",
+    limits=(-15.0, 3.0),
     baselines={"kept": 0.0},
 )
 
 # %% [markdown]
 # **Lyapunov exponents.** The growth of small differences forward in time, along the trajectory that the input drives.
 # Above 0 two trajectories separate, and the network forgets its input in chaos; far below 0 it forgets it by shrinking.
+# For vanilla networks of infinitely many units the mean-field theory gives the largest one, ½ ln χ. On the text each
+# character adds a vector of unit variance to the units.
 
 # %%
 panels = readings.panels(lambda of: (np.linspace(0, 1, of.exponents.shape[1]), of.exponents))
@@ -221,46 +229,36 @@ add_panels(
     "lyapunov_spectrum",
     panels,
     title="Lyapunov exponents",
-    sentence=f"The largest exponent, nats a step, before → after training, median over seeds: {leading}.",
+    sentence=f"The largest exponent, nats a step, before → after training, median over seeds: {leading}. Dotted: its "
+    "closed form for infinitely many units.",
     x="share of the exponents",
     y="λ, nats a step",
     limits=(-2.0, 0.6),
+    theory={f"text, {WHEN[0]}": closed_exponents(readings)},
     baselines={"edge of chaos": 0.0},
 )
 
 # %% [markdown]
-# **The gain of W_hh, and a closed form.** For vanilla networks of infinitely many units the mean-field theory gives the
-# slope of the gradient, ½ ln χ. On the text each character adds a vector of unit variance to the units.
+# **The gain of W_hh.** The slope of the gradient against the lag, and on the text the same closed form. Over fewer
+# steps than above, so that ReLU does not overflow.
 
 # %%
 gains = np.geomspace(0.25, 4.0, options.gains)
-recurrent = [name for name in readings.cells("text") if has_recurrent_matrix(text_models[name][1])]
-
-
-def swept(name, params):
-    """Slopes of one untrained network over all gains, over fewer steps, so that ReLU does not overflow."""
-    xs, last = places[: min(options.steps, 60)], places[min(options.steps, 60)]
-    return gain_slopes(text_models[name][1], params, xs, lambda y: next_token_nats(y, last), gains)
-
-
+short = {task: stimulus.shortened(min(options.steps, 60)) for task, stimulus in stimuli.items()}
+recurrent = [kind for kind in readings.of if has_recurrent_matrix(models[kind][1])]
 if recurrent:
-    slopes = measure_networks(options, {f"{name} text": partial(swept, name) for name in recurrent}, before)
-    lines = {name: (gains, band_over(slopes[f"{name} text"][0])) for name in recurrent}
-    theory = {
-        f"½ ln χ, {name}": (gains, 0.5 * np.log(np.asarray(mean_field(name, jnp.asarray(gains), 1.0).chi)))
-        for name in recurrent
-        if name in ("tanh", "relu")
+    sweeps = {
+        kind: partial(gain_slopes, models[kind][1], stimulus=short[kind.split()[-1]], gains=gains) for kind in recurrent
     }
-    apart = {
-        label.split()[-1]: np.nanmax(np.abs(lines[label.split()[-1]][1].median - values))
-        for label, (_, values) in theory.items()
-    }
+    slopes = measure_networks(options, sweeps, before)
+    panels, theory = gain_panels(slopes, gains)
+    gaps = largest_gaps(panels.get("untrained, text", {}), theory)
     add_panels(
         "gain",
-        {"untrained, text": lines},
+        panels,
         title="Where the gradient vanishes and where it explodes",
-        sentence="The slope of ln‖gradient‖ against the lag; dashes are the closed form for infinitely many units"
-        + "".join(f"; {name} is at most {gap:.3f} nats a step away" for name, gap in apart.items())
+        sentence="The slope of ln‖gradient‖ against the lag. Dotted: the closed form for infinitely many units"
+        + "".join(f"; {name} is at most {gap:.3f} nats a step away" for name, gap in gaps.items())
         + ".",
         x="W_hh multiplied by",
         y="slope, nats a step",
@@ -272,7 +270,8 @@ if recurrent:
 sections[-1]
 
 # %% [markdown]
-# **Truncation.** How far is the gradient of a window of n steps from the whole one? At 1 nothing of it is right.
+# **Truncation.** How far is the gradient of a window of n steps from the whole one? At 1 the error is as large as the
+# gradient. To recall an input, a window has to reach back to it.
 
 # %%
 panels = readings.panels(lambda of: (np.arange(1, 1 + of.bias.shape[1]), of.bias))
@@ -285,11 +284,13 @@ add_panels(
     x="window, steps",
     y="‖g_n − g‖ / ‖g‖",
     limits=(0.0, 1.4),
+    borders={f"recall, {when}": ("delay", options.delay) for when in WHEN},
 )
 
 # %% [markdown]
 # **Time scales.** How long each unit keeps its state along its direct path, past all matrix products: −1/ln f of the
-# forget gate f. Units of tanh and ReLU networks have no such path.
+# forget gate f. Units of tanh and ReLU networks have no such path. Dashed lines are the closed form without inputs: an
+# LSTM begins with the forget bias 1, a GRU with 0.
 
 
 # %%
@@ -308,6 +309,7 @@ add_panels(
     x="unit, by its time scale",
     y="τ = −1/ln f, steps",
     log_y=True,
+    baselines={"f = σ(1), the start of an LSTM": -1 / np.log(1 / (1 + np.exp(-1))), "f = ½, of a GRU": 1 / np.log(2)},
 )
 
 # %% [markdown]
@@ -337,41 +339,36 @@ if recalled := readings.cells("recall"):
         x="steps ago",
         y="R²",
         limits=(0.0, 1.05),
+        borders={WHEN[1]: ("delay of the task", options.delay)},
     )
 sections[-1]
 
 # %% [markdown]
 # ## In numbers
 
-
 # %%
-def left_of(of):
-    """ln of the gradient left after T steps, of each seed."""
-    return np.nanmedian(of.lag[:, -1], axis=1)
-
-
 rows = [
     (
         f"{name}, {task}",
         f"{models[f'{name} {task}'][0]}",
-        f"{scores[f'{name} {task}']['loss'].mean():.3f}",
-        arrow(map(left_of, both), ".0f"),
+        f"{np.median(losses):.3f} ({losses.min():.3f} … {losses.max():.3f})",
+        arrow(map(gradient_left, both), ".0f"),
         arrow([of.exponents[:, 0] for of in both], "+.2f"),
         arrow([100 * of.saturated for of in both], ".0f"),
         window_for(both[1]),
     )
     for task in readings.tasks
     for name in readings.cells(task)
-    for both in [readings.of[f"{name} {task}"]]
+    for both, losses in [(readings.of[f"{name} {task}"], scores[f"{name} {task}"]["loss"])]
 ]
 table = Table(
     ("network", "H", "loss", "gradient left", "λ₁", "saturated, %", "window"),
     rows,
     f"Loss on the test part: nats a character, or the mean squared error of the recall (without memory "
-    f"{DELAYED_RECALL_BASELINE:g}). Medians over seeds, before → after training. Gradient left: ln of its size "
-    f"{options.steps} steps back, relative to lag 0. λ₁: the largest Lyapunov exponent, nats a step. "
-    "Saturated: nonlinearities with less than a tenth of their largest slope. Window: the shortest one "
-    "whose truncated gradient is within 10 %, after training.",
+    f"{DELAYED_RECALL_BASELINE:g}); with the range of the seeds. All others are medians over seeds, before → after "
+    f"training. Gradient left: ln of its size {options.steps} steps back, relative to lag 0. λ₁: the largest Lyapunov "
+    "exponent, nats a step. Saturated: nonlinearities with less than a tenth of their largest slope. Window: the "
+    "shortest one whose truncated gradient is within 10 %, after training.",
 )
 table
 
@@ -387,9 +384,16 @@ publish(
     question=f"{', '.join(options.cells)} with equally many parameters, {options.seeds} seeds: the recall of noise "
     f"{options.delay} steps ago, and {text.name}",
     answer=f"ln of the gradient left after {options.steps} steps, before → after training: "
-    + readings.words(lambda both: arrow(map(left_of, both), ".0f"))
+    + readings.words(lambda both: arrow(map(gradient_left, both), ".0f"))
     + ".",
     sections=sections,
     table=table,
-    details={"ln_gradient_left": {kind: [left_of(of).tolist() for of in both] for kind, both in readings.of.items()}},
+    details={
+        f"{kind}, {when}": {
+            "ln gradient left": round(float(np.median(gradient_left(of))), 2),
+            "largest exponent": round(float(np.median(of.exponents[:, 0])), 4),
+        }
+        for kind, both in readings.of.items()
+        for when, of in zip(WHEN, both, strict=True)
+    },
 )

@@ -61,6 +61,15 @@ def example(name: str, steps: int = T, batch: tuple[int, ...] = (B,), dtype: Any
     return case.cell, params, h0, xs
 
 
+def random_example(name: str, steps: int = T, batch: tuple[int, ...] = (B,), seed: int = 0) -> Any:
+    """As ``example``, but all numbers are random, those of the state small ones; nothing is compiled."""
+    case, rng = CASES[name], np.random.default_rng(seed)
+    params = random_params(case.cell, seed, scale=0.6)
+    like = jax.eval_shape(lambda params: case.cell.start(params, batch), params)
+    h0 = jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.05, 0.25, a.shape), a.dtype), like)  # within every clip
+    return case.cell, params, h0, jnp.asarray(rng.normal(size=(steps, *batch, *case.x)))
+
+
 @functools.cache
 def lab(name: str, schedule: str) -> Lab:
     """The laboratory of a cell; made once in a process."""

@@ -1,5 +1,7 @@
 """What cells and losses close over may be traced, and differentiated, in every truncation program."""
 
+import gc
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,15 @@ def test_what_is_closed_over_may_be_mapped(program, wanted):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_that_is_closed_over_outlives_its_trace(program):
+def test_nothing_that_is_closed_over_outlives_its_trace(program, of_this_test_alone):
     with jax.check_tracer_leaks():
         chex.assert_tree_all_finite(jax.jit(loss_of(PROGRAMS[program], lambda f: f))(*arguments()))
+
+
+@pytest.fixture
+def of_this_test_alone():
+    """Every search for leaks goes through the objects of this test alone, not through all that are alive."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.flatten_util import ravel_pytree
 
 from rnn_jax import (
+    BothWays,
+    bidirectional,
     gru,
     initializers,
     lag_gradients,
+    length_mask,
     lstm,
     output_dropout,
     readout,
@@ -27,6 +29,7 @@ from rnn_jax import (
 from rnn_jax.diagnostics import (
     jacobian_numbers,
     lag_contributions,
+    leading_gain,
     log_norms_of_layers,
     log_norms_of_probes,
     loss_surface,
@@ -35,14 +38,14 @@ from rnn_jax.diagnostics import (
     random_direction,
     saturation,
     state_gradients,
+    step_jacobian,
     with_probes,
     zero_probes,
 )
-from rnn_jax.gradients import chunked
 from rnn_jax.schedules.scan import is_key
 from rnn_jax.training import fit, window_learner
 from tests.cases import CASES, SAME_OUTSIDE
-from tests.laboratory import example, refused
+from tests.laboratory import random_example, refused
 
 KEY = jax.random.key(0)
 T, B = 7, 2
@@ -52,55 +55,8 @@ def squares(ys, targets):
     return jnp.sum(jnp.square(ys - targets))
 
 
-@pytest.mark.parametrize("name", ["lstm", "stack"])
-def test_truncation_leaves_out_what_the_windows_of_the_program_leave_out(name):
-    cell, params, h0, xs = example(name, T)
-    targets = jax.random.normal(KEY, rollout_outputs(cell, params, h0, xs).shape)
-    found = lag_contributions(cell, params, h0, xs, targets, squares)
-    full = flat(jax.grad(lambda p: squares(rollout_outputs(cell, p, h0, xs), targets))(params))
-    of_window = [
-        flat(jax.grad(lambda p, n=n: chunked(cell, p, h0, xs, targets, squares, window=n, k1=1)[0])(params))
-        for n in (1, 2, T)
-    ]
-    size = jnp.linalg.norm(full)
-    for n, g in zip((1, 2, T), of_window, strict=True):
-        np.testing.assert_allclose(found.bias[n - 1], jnp.linalg.norm(g - full) / size, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found.cosine[n - 1], g @ full / jnp.linalg.norm(g) / size, rtol=1e-9)
-        np.testing.assert_allclose(found.share[n - 1], jnp.linalg.norm(g) / size, rtol=1e-9)
-    np.testing.assert_allclose(found.log_norm[0], jnp.log(jnp.linalg.norm(of_window[0])), rtol=1e-9)
-    np.testing.assert_allclose(found.log_norm[1], jnp.log(jnp.linalg.norm(of_window[1] - of_window[0])), rtol=1e-9)
-
-
 def rollout_outputs(cell, params, h0, xs, **flags):
     return cell.output(params, rollout(cell, params, h0, xs, **flags)[1])
-
-
-def flat(tree):
-    return ravel_pytree(tree)[0]
-
-
-def test_contributions_that_float32_could_not_hold_are_measured():
-    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
-    params = cell.init(KEY)._replace(W_hh=jnp.full((1, 1), 0.01, jnp.float32))
-    xs = jnp.ones((60, 1), jnp.float32)
-    found = lag_contributions(cell, params, cell.start(params), xs, (), lambda ys, _: ys[-1, 0])
-    slope = np.diff(found.log_norm[:-2])
-    np.testing.assert_allclose(slope, math.log(0.01), atol=1e-3)  # down to e^−270
-
-
-@pytest.mark.parametrize(("w", "size"), [(0.1, 1e-25), (3.0, 1.0)])
-def test_gradients_whose_squares_float32_could_not_hold_have_a_bias(w, size):
-    # h_T = Σ w^(T−t) x_t: the window of n steps keeps 1 − w^n of the gradient of W_xh and b, for w < 1
-    cell = vanilla(1, 1, activation="linear", dtype=jnp.float32)
-    params = cell.init(KEY)._replace(W_hh=jnp.full((1, 1), w, jnp.float32))
-    xs, last = jnp.ones((60, 1), jnp.float32), lambda ys, _: jnp.float32(size) * ys[-1, 0]
-    found = lag_contributions(cell, params, cell.start(params), xs, (), last)
-    wide = vanilla(1, 1, activation="linear")
-    exact = jax.tree.map(lambda a: a.astype(float), params)
-    wanted = lag_contributions(wide, exact, wide.start(exact), xs.astype(float), (), lambda ys, _: size * ys[-1, 0])
-    np.testing.assert_allclose(found.log_norm, wanted.log_norm, atol=1e-3)
-    for one, other in zip(found[1:], wanted[1:], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_a_profile_of_probes_reaches_as_far_as_float32():
@@ -108,7 +64,9 @@ def test_a_profile_of_probes_reaches_as_far_as_float32():
     params = cell.init(KEY)._replace(W_hh=jnp.float32(0.1) * jnp.eye(3, dtype=jnp.float32))
     xs = jnp.ones((36, 1), jnp.float32)
     last = lambda d: rollout(probed(cell), params, cell.start(params), with_probes(xs, d))[0].sum()  # noqa: E731
-    found = log_norms_of_probes(cell, params, xs, jax.grad(last)(zero_probes(cell.start(params), 36)))
+    found = jax.jit(lambda d: log_norms_of_probes(cell, params, xs, jax.grad(last)(d)))(
+        zero_probes(cell.start(params), 36)
+    )
     np.testing.assert_allclose(np.diff(found), math.log(0.1), atol=1e-3)
 
 
@@ -161,12 +119,44 @@ def test_state_gradients_are_those_of_states_that_are_perturbed(deep, name):
         g = jax.grad(later)(h)
         return [jnp.linalg.norm(flat_rows(layer), axis=-1) for layer in g]
 
-    for t in (0, 4, T):
-        layers = from_step(t)
-        for layer, wanted in zip(log_norms_of_layers(found), layers, strict=True):
-            np.testing.assert_allclose(jnp.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
-        total = jnp.sqrt(sum(jnp.square(layer) for layer in layers))
-        np.testing.assert_allclose(jnp.exp(found.log_norm[T - t]), total, rtol=1e-9, atol=1e-14)
+    of_layers = jax.device_get(log_norms_of_layers(found))
+    steps = (0, 4, T)
+    for t, layers in zip(steps, jax.device_get(jax.jit(lambda: [*map(from_step, steps)])()), strict=True):
+        for layer, wanted in zip(of_layers, layers, strict=True):
+            np.testing.assert_allclose(np.exp(layer[T - t]), wanted, rtol=1e-9, atol=1e-14)
+        total = np.sqrt(sum(np.square(layer) for layer in layers))
+        np.testing.assert_allclose(np.exp(np.asarray(found.log_norm)[T - t]), total, rtol=1e-9, atol=1e-14)
+
+
+def test_each_direction_of_a_bidirectional_layer_has_a_profile(deep):
+    cells, xs = BothWays(gru(2, 3), lstm(2, 2)), deep[3]
+    layer = bidirectional(*cells)
+    params, flags, read = (
+        layer.init(KEY),
+        FLAGS["lengths"] | {"resets": np.arange(T) == 2},
+        length_mask(np.array([4, T]), T),
+    )
+    h0 = layer.start(params, (B,))
+
+    def loss(ys):
+        return loss_of_each(jnp.where(read[..., None], ys, 0))
+
+    def of_probes(probes):
+        runs = zip(cells, params, h0, probes, (False, True), strict=True)
+        hs = [rollout(probed(c), p, h, with_probes(xs, d), reverse=back, **flags)[1] for c, p, h, d, back in runs]
+        return jnp.sum(loss(layer.output(params, BothWays(*hs))))
+
+    wanted = jax.grad(of_probes)(BothWays(*(zero_probes(h, T) for h in h0)))
+    there, back = jnp.split(layer.apply(params, h0, xs, **flags)[1], [3], axis=-1)
+    merged = BothWays(
+        lambda ys: loss(jnp.concatenate([ys, back], -1)), lambda ys: loss(jnp.concatenate([there, ys], -1))
+    )
+    for direction in ("forward", "backward"):
+        cell, p, h, of, probes = (getattr(pair, direction) for pair in (cells, params, h0, merged, wanted))
+        found = state_gradients(cell, p, h, xs, of, reverse=direction == "backward", **flags).log_norm
+        by_step = found[:-1] if direction == "backward" else found[:-1][::-1]
+        of_state = np.linalg.norm(np.concatenate(jax.tree.leaves(probes), axis=-1), axis=-1)
+        np.testing.assert_allclose(jnp.exp(by_step)[read], of_state[read], rtol=1e-9, atol=1e-14)
 
 
 def flat_rows(layer):
@@ -186,16 +176,17 @@ def test_a_loss_of_the_last_output_gives_lag_gradients_and_probes_are_those_of_s
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in SAME_OUTSIDE])
 def test_the_gradients_of_probes_are_lag_gradients_for_every_cell(name):
-    cell, params, h0, xs = example(name, 4)
+    cell, params, h0, xs = random_example(name, 4)
 
     def last(y):
         return jnp.sum(jnp.square(y), axis=tuple(range(1, y.ndim)))
 
-    def of_probes(d):
-        return jnp.sum(last(rollout_outputs(probed(cell), params, h0, with_probes(xs, d))[-1]))
+    @jax.jit
+    def of_probes(h0, xs):
+        g = jax.grad(lambda d: jnp.sum(last(rollout_outputs(probed(cell), params, h0, with_probes(xs, d))[-1])))
+        return log_norms_of_probes(cell, params, xs, g(zero_probes(h0, 4)))
 
-    g = jax.grad(of_probes)(zero_probes(h0, 4))
-    found = log_norms_of_probes(cell, params, xs, g)
+    found = of_probes(h0, xs)
     np.testing.assert_allclose(found, lag_gradients(cell, params, h0, xs, last).log_norm[:4], rtol=1e-9, atol=1e-9)
 
 
@@ -251,6 +242,32 @@ def test_the_numbers_of_a_jacobian():
     np.testing.assert_allclose(normal, (0.7, 0.7, 5 * math.log(0.7), 0), atol=1e-7)
 
 
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_the_departure_from_normality_does_not_depend_on_the_size_of_the_jacobian(size):
+    cell = vanilla(1, 3, activation="linear", dtype=jnp.float32)
+    params = cell.init(KEY)._replace(W_hh=jnp.float32(size) * jnp.eye(3, k=1, dtype=jnp.float32))
+    found = jacobian_numbers(cell, params, cell.start(params), jnp.zeros(1, jnp.float32))
+    np.testing.assert_allclose(found.non_normality, 1, rtol=1e-6)
+
+
+def test_layers_add_up_to_the_total_which_leaves_out_what_only_the_output_reads():
+    cell = stack(gru(3, 3), residual(gru(3, 3)))
+    params, xs = cell.init(KEY), jax.random.normal(KEY, (3, 3))
+    found = lag_gradients(cell, params, cell.start(params), xs, jnp.sum)
+    layers = jnp.stack(log_norms_of_layers(found))
+    np.testing.assert_allclose(jnp.sum(jnp.exp(2 * layers), axis=0), jnp.exp(2 * found.log_norm), rtol=1e-12)
+    both = jax.tree.map(lambda a: jnp.stack([a, a]), found)  # as vmap over seeds returns them
+    np.testing.assert_array_equal(jnp.stack(log_norms_of_layers(both))[:, 1], layers)
+
+
+def test_no_step_has_one_lag_and_no_probe(deep):
+    cell, params, h0, xs = deep
+    found = state_gradients(cell, params, h0, xs[:0], loss_of_each).log_norm
+    np.testing.assert_array_equal(found, np.full((1, B), -np.inf))
+    assert log_norms_of_probes(cell, params, xs[:0], zero_probes(h0, 0)).shape == (0, B)
+    refused(lambda: lag_contributions(cell, params, h0, xs[:0], (), squares), "xs got 0 steps; want at least one")
+
+
 @pytest.mark.parametrize(
     ("activation", "share"), [("tanh", 0.5), ("relu", 0.5), ("sigmoid", 0.25), ("linear", math.nan)]
 )
@@ -259,6 +276,7 @@ def test_units_without_a_slope_are_saturated(activation, share):
     params = cell.init(KEY)._replace(W_xh=jnp.eye(4))
     x = jnp.array([1.0, -2.5, -9.0, 0.5])  # tanh: −2.5 and −9; relu: both negative ones; σ: −9 alone
     np.testing.assert_allclose(saturation(cell, params, cell.start(params), x), share)
+    assert np.isnan(saturation(cell, params, cell.start(params), x.at[0].set(jnp.nan)))
 
 
 def test_gates_that_are_shut_are_saturated():
@@ -286,10 +304,12 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     contributions = partial(lag_contributions, cell, params, h0, xs, jnp.zeros((T, B, 2)), squares)
     refused(lambda: contributions(lags=T + 1), "lags got 8; want at most 7")
     refused(lambda: contributions(lags=0), "lags got 0")
+    broken = lag_contributions, cell, params, h0, xs.at[2].set(jnp.nan), jnp.zeros((T, B, 2)), squares
+    refused(partial(*broken), "state got numbers that are not finite at step 3")
     of_each = partial(lag_contributions, cell, params, h0, xs)
     refused(lambda: of_each((), lambda ys, _: ys[-1]), "loss got shape")
     refused(lambda: of_each(jnp.zeros(T - 1), squares), "targets got shape")
-    refused(lambda: log_norms_of_layers(lag_gradients(*example("gru", 3, ()), loss=jnp.sum)), "found got")
+    refused(lambda: log_norms_of_layers(lag_gradients(*random_example("gru", 3, ()), loss=jnp.sum)), "found got")
     refused(lambda: loss_surface(lambda w: jnp.ones(2), 1.0, 1.0, 1.0), "loss got shape (2,)")
     refused(lambda: state_gradients(cell, params, h0, xs, jnp.sum), "loss got shape ()")
     refused(lambda: state_gradients(cell, params, h0, xs, loss_of_each, lengths=np.array([9, 1])), "lengths got")
@@ -298,5 +318,12 @@ def test_wrong_arguments_are_refused_in_one_line(deep):
     for steps in wrong:
         refused(lambda steps=steps: probe_gradients(cell, params, h0, xs, last, steps=steps, lags=4), "steps got")
     refused(lambda: saturation(cell, params, h0, xs[0], slope=0), "slope got 0")
+    refused(lambda: saturation(cell, params, h0, xs[0, :1]), "xs got shape (1, 1, 2), h0 the batch axes (2,)")
+    for measure in (step_jacobian, leading_gain, jacobian_numbers):
+        refused(lambda of=measure: of(cell, params, h0, xs[0]), "h got batch axes (2,); want the state of one example")
+    ones = jnp.ones(2)
+    for unlike in (jnp.ones((3, 2)), [ones]):
+        refused(lambda d=unlike: loss_surface(jnp.sum, ones, d, ones), "first got ")
+        refused(lambda d=unlike: loss_surface(jnp.sum, ones, ones, d), "second got ")
     refused(lambda: loss_surface(lambda w: w, jnp.zeros(()), 1.0, 1.0, radius=-1.0), "radius got -1")
     refused(lambda: loss_surface(lambda w: w, jnp.zeros(()), 1.0, 1.0, points=0), "points got 0")

@@ -76,7 +76,14 @@ def test_the_gallery_copies_a_figure_and_the_numbers_of_a_run(tmp_path, monkeypa
     monkeypatch.setattr(gallery, "KEPT", tmp_path / "gallery")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "curves.svg").write_text("<svg/>")
-    start = {"argv": ["experiments/dates.py"], "commit": "abc", "date": "2026-01-02T03:04:05", "cpu": "a", "jax": "1"}
+    start = {
+        "argv": ["experiments/dates.py"],
+        "commit": "abc",
+        "dirty": False,
+        "date": "2026-01-02T03:04:05",
+        "cpu": "a",
+        "jax": "1",
+    }
     summary = {"status": "done", "gru": {"accuracy": 0.5, "of_seeds": [0.4, 0.6], "curve": list(range(100))}}
     for name, content in {"env": [start], "summary": summary, "config": {"smoke": True}}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))

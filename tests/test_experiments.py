@@ -12,7 +12,7 @@ import pytest
 
 from rnn_jax.lab.runs import read_json, read_metrics
 from tests.notebooks import NOTEBOOKS, code_cells, computes_or_shows, kernel
-from tests.scripts import EXPERIMENTS, ROOT, SCRIPTS, finish, start
+from tests.scripts import EXPERIMENTS, ROOT, SCRIPTS, commands, finish, start
 from tests.wrong_command_lines import lines_of, outcomes
 
 
@@ -21,6 +21,13 @@ def one_kernel():
     """A kernel that executes one script after the other."""
     with kernel() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Runs a command in a process that runs one after the other, so that JAX is imported and compiles once for all."""
+    with commands() as run:
+        yield run
 
 
 def check_folder(folder):
@@ -54,10 +61,11 @@ def command_of(notebook):
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_script_is_a_command_and_a_notebook_with_the_same_numbers_and_figures_inline(script, tmp_path, one_kernel):
-    process = start(command_of(script), "--smoke", "--out", tmp_path / "command")
+def test_a_script_is_a_command_and_a_notebook_with_the_same_numbers_and_figures_inline(
+    script, tmp_path, command, one_kernel
+):
+    code, out, err = command(command_of(script).stem, "--smoke", "--out", tmp_path / "command")
     executed = one_kernel.execute(script, f"--smoke --out '{tmp_path / 'notebook'}'")
-    code, out, err = finish(process)
     assert (code, err) == (0, "")
     assert str(tmp_path / "command" / "report.html") in out.replace("\n", "")
     evaluation = r"^\d\d:\d\d:\d\d .+: evaluation 1 of \d, .*loss \d+\.\d"

@@ -284,11 +284,18 @@ def test_wrong_candidates_and_numbers_are_refused_in_one_line():
     none = cell.start(params, (0,))
     refused(lambda: visited_states(cell, params, jax.random.key(0), none, count=1), "hs got no state")
     refused(lambda: principal_components(np.ones((3, 2)), count=0), "count got 0")
+    refused(lambda: principal_components(np.ones((0, 2))), "rows got no state")
+    refused(lambda: principal_components(np.full((3, 2), np.nan)), "rows got numbers that are not finite")
+    refused(lambda: stability(cell, params, cell.start(params), x), "states got .h float64[4], .c float64[4]; want N")
+    refused(lambda: stability(cell, params, bad, x), "states got candidate 3, which is not finite")
+    refused(lambda: stability(cell, params, h0s, x * np.nan), "x got an input at which the Jacobian of state 0 is not")
+    traced = jax.jit(lambda h: stability(cell, params, h, x).unstable)(bad)
+    np.testing.assert_array_equal(traced < 0, np.arange(5) == 3)
     refused(lambda: unique_points(FixedPoints(*[np.zeros((2, 3))] * 4)), "points got speeds of shape (2, 3)")
 
 
 def test_figures_of_dynamics_show_the_points_and_the_eigenvalues_of_each_kind():
-    points = {"stable": np.eye(3), "saddle, 2": np.zeros((1, 3))}
+    points = {"stable": np.eye(3), "saddle, 2 unstable directions": np.zeros((1, 3))}
     portrait = Portrait(points, np.ones((4, 2, 3)), np.zeros((5, 3, 3)), np.array([0.6, 0.3, 0.1]))
     figure = portrait_figure({"gru": portrait, "tanh": portrait})
     assert len(figure.axes) == 6

@@ -28,6 +28,12 @@ def test_input_gradients_are_norms_of_finite_differences_and_zero_ahead_of_time(
     assert jnp.isfinite(found).all()
 
 
+def test_gradients_whose_squares_float32_could_not_hold_are_measured():
+    halves = 0.5 ** np.arange(89, -1, -1)
+    found = input_gradients(lambda xs: jnp.asarray(halves, jnp.float32) @ xs, jnp.ones((90, 2), jnp.float32))
+    np.testing.assert_allclose(found[0], halves, rtol=1e-6)
+
+
 def test_log_odds_are_those_of_the_softmax_and_keep_their_gradient_where_it_is_certain():
     logits, ids = jax.random.normal(jax.random.key(0), (5, 3, 4)), jax.random.randint(jax.random.key(1), (5, 3), 0, 4)
     p = jnp.take_along_axis(jax.nn.softmax(logits), ids[..., None], axis=-1)[..., 0]

@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import length_mask, outputs, reverse_sequence, rollout, window_cuts
-from tests.cases import A_FEW, CASES, I, with_few_schedules, with_schedules
+from tests.cases import A_FEW, BY_STRUCTURE, CASES, I, schedules_of, with_few_schedules, with_schedules
 from tests.laboratory import B, Lab, T, any_nonzero, example, lab, refused
 
 
@@ -22,6 +24,11 @@ def it(request) -> Lab:  # of module scope, so that all questions to one cell fo
 
 @pytest.fixture(scope="module", params=with_few_schedules(CASES), ids="-".join)
 def some(request) -> Lab:  # for programs that no other law runs, in which the schedules differ little
+    return lab(*request.param)
+
+
+@pytest.fixture(scope="module", params=with_few_schedules(BY_STRUCTURE), ids="-".join)
+def of_structure(request) -> Lab:  # for chunks and for the other direction, which are the driver's and see no equation
     return lab(*request.param)
 
 
@@ -41,7 +48,7 @@ def of_example(tree, b, axis):
     return jax.tree.map(lambda a: np.asarray(a).take(b, axis), tree)
 
 
-def test_two_chunks_equal_their_concatenation_flags_and_empty_chunks_included(some: Lab):
+def test_two_chunks_equal_their_concatenation_flags_and_empty_chunks_included(of_structure: Lab):
     flags = random_flags(1)
 
     @jax.jit
@@ -49,12 +56,12 @@ def test_two_chunks_equal_their_concatenation_flags_and_empty_chunks_included(so
         pieces = []
         for start, stop in [(0, 0), (0, 1), (1, T)]:
             part = {name: a[start:stop] for name, a in flags.items()}
-            h, hs = some.roll(h, xs[start:stop], **part)
+            h, hs = of_structure.roll(h, xs[start:stop], **part)
             pieces.append(hs)
         return h, jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
 
-    whole = some.ask(**flags)
-    chex.assert_trees_all_close(chunks(some.h0, some.xs), (whole.h_T, whole.hs), rtol=1e-12, atol=1e-14)
+    whole = of_structure.ask(**flags)
+    chex.assert_trees_all_close(chunks(of_structure.h0, of_structure.xs), (whole.h_T, whole.hs), rtol=1e-12, atol=1e-14)
 
 
 def test_loop_scan_vmap_and_batch_agree(some: Lab):
@@ -90,19 +97,21 @@ def test_the_output_is_the_same_in_one_call_as_step_by_step(it: Lab):
     chex.assert_trees_all_close(answer.ys, each, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("name", "schedule"), with_schedules(CASES))
-def test_shapes_and_types_follow_the_sequence_and_the_params(schedule, name):
+@pytest.mark.parametrize("name", CASES)
+def test_shapes_and_types_follow_the_sequence_and_the_params(name):
     cell = CASES[name].cell
     cases = [(jnp.float64, 1, ()), (jnp.float32, 3, (2, 3)), (jnp.bfloat16, 0, (2,)), (jnp.float16, 1, ())]
     for dtype, steps, batch in cases:
         of_state = jnp.float64 if name == "mixed precision" else dtype  # the type that this case computes in
-        params, h0, xs = jax.eval_shape(lambda b=batch, n=steps, d=dtype: example(name, n, b, d)[1:])
-        h_T, hs = jax.eval_shape(lambda *a: rollout(cell, *a, schedule=schedule), params, h0, xs)
-        chex.assert_trees_all_equal_shapes_and_dtypes(h_T, h0)
-        for before, every in zip(jax.tree.leaves(h0), jax.tree.leaves(hs), strict=True):
-            chex.assert_shape(every, (steps, *before.shape))
-            chex.assert_type(every, of_state)
-        ys = jax.eval_shape(lambda *a: outputs(cell, *a), params, hs)
+        given = params, h0, _ = jax.eval_shape(lambda b=batch, n=steps, d=dtype: example(name, n, b, d)[1:])
+        ways = [partial(rollout, cell, schedule=schedule) for schedule in schedules_of(name)]
+        rolled = [jax.eval_shape(way, *given) for way in ways]
+        for h_T, hs in rolled:
+            chex.assert_trees_all_equal_shapes_and_dtypes(h_T, h0)
+            for before, every in zip(jax.tree.leaves(h0), jax.tree.leaves(hs), strict=True):
+                chex.assert_shape(every, (steps, *before.shape))
+                chex.assert_type(every, of_state)
+        ys = jax.eval_shape(partial(outputs, cell), params, rolled[0][1])
         cell_output = jax.eval_shape(cell.output, params, h0)
         chex.assert_shape(ys, (steps, *cell_output.shape))
         chex.assert_type(ys, dtype)
@@ -199,8 +208,8 @@ def test_nothing_in_the_padding_changes_a_value_or_a_gradient(it: Lab):
     check_padding(it, reverse=False)
 
 
-def test_nothing_in_the_padding_changes_a_value_or_a_gradient_in_the_other_direction(some: Lab):
-    check_padding(some, reverse=True)
+def test_nothing_in_the_padding_changes_a_value_or_a_gradient_in_the_other_direction(of_structure: Lab):
+    check_padding(of_structure, reverse=True)
 
 
 def test_a_restart_between_steps_is_a_reset_before_the_next_step(it: Lab):
@@ -231,16 +240,16 @@ def test_a_cut_stops_even_a_gradient_that_is_not_a_number(it: Lab):
     assert not any_nonzero((answer.to_xs[:2], answer.to_h0))
 
 
-def test_reading_in_reverse_is_reading_the_reversed_sequence(some: Lab):
+def test_reading_in_reverse_is_reading_the_reversed_sequence(of_structure: Lab):
     lengths = jnp.array([T, 4])
     mask = length_mask(lengths, T)
     border = jnp.zeros((T, B), bool).at[2, 0].set(True)  # between steps 1 and 2 of the first example, which has all T
     mirrored = jnp.zeros((T, B), bool).at[T - 2, 0].set(True)
-    turned = reverse_sequence(some.xs, lengths)
-    chex.assert_trees_all_equal(reverse_sequence(turned, lengths), some.xs)
+    turned = reverse_sequence(of_structure.xs, lengths)
+    chex.assert_trees_all_equal(reverse_sequence(turned, lengths), of_structure.xs)
     for here, there in [({}, {}), ({"resets": border}, {"resets": mirrored}), ({"cuts": border}, {"cuts": mirrored})]:
-        backward = some.ask(mask=mask, reverse=True, **here)
-        forward = some.ask(xs=turned, mask=mask, **there)
+        backward = of_structure.ask(mask=mask, reverse=True, **here)
+        forward = of_structure.ask(xs=turned, mask=mask, **there)
         chex.assert_trees_all_close(backward.h_T, forward.h_T, rtol=1e-12, atol=1e-14)
         valid = jax.tree.map(
             lambda a: a[:4], (backward.hs, reverse_sequence(jax.tree.map(jnp.asarray, forward.hs), lengths))

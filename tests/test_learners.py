@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax import gru, readout, rollout, stack, vanilla, variational_dropout, weight_drop
+from rnn_jax import gru, lru, readout, rollout, stack, vanilla, variational_dropout, weight_drop
 from rnn_jax.dropout import dropout_mask, recurrent_dropout
 from rnn_jax.gradients import streaming
 from rnn_jax.losses import cross_entropy, per_step
@@ -43,6 +43,24 @@ def test_auxiliary_outputs_of_windows_are_those_before_each_update():
     second, _ = jax.jit(partial(fit, plain))(state, jax.tree.map(lambda a: a[:5], WINDOWS))
     _, (_, aux) = streaming(MODEL, second.params, second.h, IDS[5], WINDOWS[1][5], with_accuracy, has_aux=True)
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[5], info.aux), aux)
+
+
+@pytest.mark.parametrize(
+    ("cell", "k1", "resets"),
+    [(lru(2, 3), 4, None), (stack(gru(2, 3), vanilla(3, 3)), 4, [0, 0, 1, 0]), (vanilla(2, 3), 2, None)],
+    ids=["lru", "stack with a reset", "overlapping windows"],
+)
+def test_a_profile_of_lags_changes_no_bit_of_an_update(cell, k1, resets):
+    window = Window(jax.random.normal(KEY, (4, B, 2)), jnp.ones(k1), resets=resets and jnp.array(resets, bool))
+    plain, measured = (
+        window_learner(cell, lambda ys, _: jnp.sum(ys**2), optax.adam(0.1), lag_profile=on) for on in (False, True)
+    )
+    state = plain.init(KEY, (B,))
+    after, info = measured.update(state, window)
+    wanted, _ = plain.update(state, window)
+    chex.assert_trees_all_equal(after.params, wanted.params)
+    chex.assert_trees_all_equal(after.h, wanted.h)
+    assert np.all(np.isfinite(info.lag_profile))
 
 
 class Batch(NamedTuple):

@@ -111,6 +111,8 @@ def test_wrong_arguments_are_refused():
     refused(lambda: recall_scores(hs[1:], xs, (1,)), "hs got shape (19, 3); want (20,) leading")
     refused(lambda: recall_scores(hs, jnp.ones(20, int), (1,)), "xs got int64[20]; want floating")
     refused(lambda: recall_scores(hs, xs, (15,)), "xs got 2 examples for a fit; want more than 3")
+    refused(lambda: recall_scores(hs.astype(complex), xs, (10,)), "xs got 5 examples for a fit; want more than 6")
+    refused(lambda: recall_scores(hs, {"a": xs}, (1,)), "xs got ['a'] float64[20, 1]; want floating")
     cell = delay_line(3)
 
     def losses(contexts=(1, 2), stride=None, targets=xs, loss=squared_error):

@@ -5,12 +5,21 @@
 
 import itertools
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnn_jax.data.delayed_tasks import (
+    DELAYED_RECALL_BASELINE,
+    DELAYED_XOR_BASELINE,
+    delayed_recall,
+    delayed_symbols,
+    delayed_symbols_baseline,
+    delayed_xor,
+)
 from rnn_jax.data.formal_languages import (
     PARITY,
     TOMITA,
@@ -21,15 +30,9 @@ from rnn_jax.data.formal_languages import (
     tomita,
 )
 from rnn_jax.data.memory_tasks import (
-    DELAYED_RECALL_BASELINE,
-    DELAYED_XOR_BASELINE,
     TEMPORAL_ORDER_BASELINE,
     adding_hochreiter,
     adding_hochreiter_baseline,
-    delayed_recall,
-    delayed_symbols,
-    delayed_symbols_baseline,
-    delayed_xor,
     integrator,
     integrator_baseline,
     temporal_order,
@@ -360,6 +363,14 @@ def test_too_few_steps_and_wrong_sizes_are_refused():
     for rate in (-0.1, 1.1, float("nan"), "a", True, [0.5]):
         refused(lambda rate=rate: integrator(KEY, 4, 2, rate=rate), "rate got ")
         refused(lambda rate=rate: integrator_baseline(4, rate=rate), "rate got ")
+    for dtype in (int, "int8", bool, complex):
+        for task in (
+            partial(adding_hochreiter, KEY, 20, 2),
+            partial(delayed_recall, KEY, 9, 2, delay=1),
+            partial(delayed_xor, KEY, 9, 2, delay=1),
+            partial(integrator, KEY, 9, 2),
+        ):
+            refused(lambda task=task, dtype=dtype: task(dtype=dtype), "dtype got ")
     for task in TASKS.values():
         with as_a_user_has_it(), pytest.raises(ValueError, match=r"^key got \[2\] keys; want one"):
             task(jax.random.split(KEY, 2))
@@ -373,3 +384,4 @@ def test_an_automaton_whose_states_do_not_exist_is_refused():
     for states in ((2,), (-1,), (0.5,), (True,), 0, ((0,),)):
         refused(lambda states=states: regular_language_baseline(3, PARITY.transitions, states), "accepting got ")
     refused(lambda: acceptance(jnp.array([0, 2]), *PARITY), "xs got 2; want ids in [0, 2), the vocabulary")
+    refused(lambda: acceptance(jnp.array(1), *PARITY), "xs got int64[]; want arrays (T, *batch, …), time leading")

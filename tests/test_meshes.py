@@ -37,7 +37,7 @@ from rnn_jax import (
     zoneout,
 )
 from rnn_jax.decoding import beam_search, greedy, sample
-from rnn_jax.gradients import chunked, cut, parallel, streaming
+from rnn_jax.gradients import chunked, cut, norm_preserving, parallel, streaming
 from rnn_jax.losses import cross_entropy
 from rnn_jax.training import evaluate, fit, window_learner
 
@@ -189,6 +189,22 @@ def training(data):
     return Found(everywhere=(state.params, state.step, info), leading=(state.h, state.fresh))
 
 
+def profile(data):
+    """The profile of lags of one update, from a state that does not differ between devices, and from one that does."""
+    learner = window_learner(reader, lambda hs, _: total(squares(hs)), optax.sgd(0.1), lag_profile=True)
+    state = learner.init(jax.random.key(1), batch(data))
+    _, alone = learner.update(state, (data.xs, ()))
+    _, info = fit(learner, state, (data.xs[None], ()))
+    return Found(everywhere=total(jnp.sum(alone.lag_profile)), second=info.lag_profile[0])
+
+
+def penalty(data):
+    """The penalty of a loss whose gradient is that of all devices, a mean over the examples."""
+    h0 = start(reader, data.reader, data)
+    omega = norm_preserving(reader, data.reader, h0, data.xs, (), lambda hs, _: total(squares(hs)))
+    return Found(everywhere=total(omega * data.xs.shape[1]))
+
+
 def skipped(data):
     """An update in which one lane alone, on one device, has met what is not finite."""
     learner = window_learner(reader, lambda ys, targets: total(squares(ys)), optax.sgd(0.1))
@@ -210,6 +226,8 @@ CASES = {
     "what is decoded": decoded,
     "what is drawn": drawn,
     "training": training,
+    "the profile of lags": profile,
+    "a penalty": penalty,
     "a skipped update": skipped,
 }
 OF_MAPPED_BATCHES = ["gradients of losses that count otherwise on each device", "a skipped update"]

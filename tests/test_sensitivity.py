@@ -87,8 +87,40 @@ def test_a_state_that_forgets_everything_but_has_a_small_source_is_measured():
         step=lambda w, h, x: 1e-30 * h + w * x,
     )
     xs = jnp.zeros((6, 1), jnp.float32).at[0].set(1.0)
-    norms = parameter_sensitivity(cell, jnp.ones((), jnp.float32), jnp.zeros(1, jnp.float32), xs)
-    np.testing.assert_allclose(norms, -30 * math.log(10) * np.arange(6), rtol=1e-6)
+    start, w = jnp.zeros(1, jnp.float32), jnp.ones((), jnp.float32)
+    for norms in (
+        parameter_sensitivity(cell, w, start, xs),
+        sampled_sensitivity(cell, w, KEY, start, xs, probes=1),
+    ):
+        np.testing.assert_allclose(norms, -30 * math.log(10) * np.arange(6), rtol=1e-6)
+
+
+def test_a_small_sensitivity_is_measured_when_the_large_one_beside_it_is_wiped_out():
+    # h_1 keeps its derivative 1 until the last step makes it 0; h_2 holds 10^−3t beside it.
+    cell = cell_from_step(
+        init=lambda key: jnp.ones((), jnp.float32),
+        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 2), jnp.float32),
+        step=lambda w, h, x: jnp.stack([x[..., 0], jnp.full_like(x[..., 0], 1e-3)], -1) * h + w * x[..., 1:],
+    )
+    xs = jnp.zeros((20, 2), jnp.float32).at[0, 1].set(1.0).at[:19, 0].set(1.0)
+    args = cell, jnp.ones((), jnp.float32), jnp.zeros(2, jnp.float32), xs
+    for norms in (parameter_sensitivity(*args), sampled_sensitivity(*args[:2], KEY, *args[2:], probes=1)):
+        np.testing.assert_allclose(norms[-2:], [0, -19 * math.log(1000)], rtol=1e-5, atol=1e-6)
+
+
+def test_complex_params_are_two_real_ones_and_integers_are_constants():
+    # h_2 = λ h_1 + 2 with h_1 = 2: ∂h_2/∂(Re λ, Im λ) is 2 times a rotation, of norm 2√2.
+    cell = cell_from_step(
+        init=lambda key: {"λ": jnp.array([0.9 + 0.1j]), "n": jnp.array(2)},
+        start=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 1), complex),
+        step=lambda params, h, x: params["λ"] * h + params["n"].astype(complex) * x,
+    )
+    params = cell.init(KEY)
+    args = cell, params, cell.start(params), jnp.ones((2, 1), complex)
+    np.testing.assert_allclose(parameter_sensitivity(*args), [-np.inf, 1.5 * math.log(2)], rtol=1e-12)
+    np.testing.assert_allclose(
+        sampled_sensitivity(*args[:2], KEY, *args[2:], probes=1), [-np.inf, 1.5 * math.log(2)], rtol=1e-12
+    )
 
 
 def test_ids_and_states_that_do_not_depend_on_params():

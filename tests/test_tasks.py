@@ -130,5 +130,7 @@ def test_too_few_steps_and_wrong_sizes_are_refused():
     for task in TASKS.values():
         with as_a_user_has_it(), pytest.raises(ValueError, match=r"^key got \[2\] keys; want one"):
             task(jax.random.split(KEY, 2))
+    for task in (adding, flip_flop):
+        refused(lambda task=task: task(KEY, 4, 2, dtype=int), "dtype got <class 'int'>; want float64, float32")
     for rate in (-0.1, 1.1, float("nan"), "a", True, [0.5]):
         refused(lambda rate=rate: flip_flop(KEY, 4, 2, rate=rate), "rate got ")

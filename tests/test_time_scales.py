@@ -193,6 +193,8 @@ def test_what_has_no_time_scale_is_refused():
     for measure in (time_scales, direct_path):
         refused(lambda measure=measure: measure(rnn.bidirectional(cell, cell), params, h0, xs), "cell got a Layer")
         refused(lambda measure=measure: measure(cell, params, h0, None), "xs got None")
+    refused(lambda: forget_factors(cell, params, cell.start(params, (4,)), jnp.ones((3, 3))), "xs got shape (1, 3, 3)")
+    assert direct_path(cell, params, h0, xs[:0]).shape == (1, 4)
     counter = cell_from_step(
         lambda key: (), lambda _, batch_shape=(): jnp.zeros(batch_shape, int), lambda _, h, x: h + 1
     )

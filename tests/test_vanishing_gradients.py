@@ -15,7 +15,7 @@ from rnn_jax.lab.figures import Band, Curve
 from rnn_jax.lab.gradient_study import has_recurrent_matrix, relative_to_lag_0, state_fields
 from rnn_jax.lab.named_cells import make_cell
 from rnn_jax.lab.runs import read_json, read_metrics
-from tests.scripts import finish, run_here, start
+from tests.scripts import commands, run_here
 
 LN10, INF, NAN = math.log(10), math.inf, math.nan
 BEFORE, AFTER = "at initialisation", "after training"
@@ -150,13 +150,20 @@ def test_a_place_without_a_gradient_does_not_count_in_the_sweep():
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory):
+def command():
+    """Runs a command in a process that runs one after the other, so that JAX is imported and compiles once for all."""
+    with commands() as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
+def finished_run(command, tmp_path_factory):
     """A run of a linear cell, whose gradients are known, and of an own cell; its folder has a difficult name."""
     folder = tmp_path_factory.mktemp("vanishing") / "no [" / "b] $x_{$"  # as markup of rich, and as mathematics
     own = folder.parents[1] / "mine.py"
     own.write_text(LEAKY)
     words = ["--smoke", "--cells", "linear-orthogonal", f"{own}:leaky", "--seeds", 1, "--out", folder]
-    code, out, err = finish(start("vanishing_gradients", *words))
+    code, out, err = command("vanishing_gradients", *words)
     assert (code, err) == (0, "")
     assert "leaky" in out
     return folder
@@ -197,12 +204,10 @@ def test_the_numbers_of_the_adding_problem_are_those_of_the_networks_in_the_fold
         assert kept[0] - 1e-4 <= numbers["adding_ln_kept"][1] <= kept[-1] + 1e-4
 
 
-def test_a_cell_that_diverges_is_shown_as_diverged(tmp_path):
+def test_a_cell_that_diverges_is_shown_as_diverged(command, tmp_path):
     folder = tmp_path / "run"
     wild = ["--learning-rate", 1000, "--clip", 1e9]
-    code, out, err = finish(
-        start("vanishing_gradients", "--smoke", "--cells", "relu", "--seeds", 1, *wild, "--out", folder)
-    )
+    code, out, err = command("vanishing_gradients", "--smoke", "--cells", "relu", "--seeds", 1, *wild, "--out", folder)
     assert (code, err) == (0, "")
     assert "diverged" in out
     assert "diverged" in (folder / "report.html").read_text()
@@ -238,7 +243,8 @@ def test_wrong_use_is_one_line_and_exit_code_2_and_writes_nothing(tmp_path, monk
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     for words, message in WRONG.items():
-        code = run_here("vanishing_gradients", *words.replace("TMP", str(tmp_path)).split())
+        one = [] if "--cells" in words else ["--cells", "tanh"]  # the widths of four cells take longer
+        code = run_here("vanishing_gradients", *words.replace("TMP", str(tmp_path)).split(), *one)
         err = capsys.readouterr().err
         assert code == 2, words
         assert message in err, words

@@ -2,8 +2,8 @@
 # # The instruments of recurrent dynamics
 #
 # A gradient back through time is multiplied by one Jacobian J_t = ∂state_t/∂state_{t−1} for every step. Each instrument
-# is a function of `(cell, params, h0, xs)` that answers one question about these products, for any cell. This page
-# gives one example of each with a closed form. All of them work under `jax.vmap` over the params of several seeds.
+# is a pure function that answers one question about these products, for any cell. This page runs some of them where
+# the answer is known. All of them work under `jax.vmap` over the params of several seeds.
 #
 # | question | function |
 # |---|---|
@@ -11,22 +11,22 @@
 # | what can one step do? | `leading_gain`, `jacobian_numbers`, `saturation` |
 # | what is left of each direction after T steps? | `product_spectrum` |
 # | do small differences grow, and in how many directions? | `lyapunov_spectrum`, `kaplan_yorke_dimension` |
-# | what does theory say of a random network? | `mean_field` |
+# | what does theory predict for a random network? | `mean_field` |
 # | what does a truncated window leave out? | `lag_contributions` |
 # | how long does a unit keep its state? | `time_scales`, `forget_factors`, `chrono_target` |
 # | how much does the state depend on the params? | `parameter_sensitivity` |
 # | what does the state remember? | `recall_scores`, `memory_capacity`, `loss_by_context` |
 # | where does the network come to rest? | `fixed_points`, `stability` |
-# | can the gradient be computed forward, or estimated? | `rtrl`, `snap`, `uoro`, `artbp` |
-# | can a penalty keep it alive? | `flossing`, `norm_preserving` |
+# | what does the loss look like around a network? | `loss_surface`, `random_direction` |
+#
+# Gradients forward in time, and penalties that keep gradients alive, are on [the next page](online_gradients.py).
 
 # %%
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rnn_jax import initializers, lstm, readout, vanilla
+from rnn_jax import initializers, lstm, vanilla
 from rnn_jax.diagnostics import (
     fixed_points,
     jacobian_numbers,
@@ -37,14 +37,12 @@ from rnn_jax.diagnostics import (
     time_scales,
     unique_points,
 )
-from rnn_jax.gradients import bptt, flossing, rtrl
-from rnn_jax.training import fit, window_learner
 
 # %% [markdown]
 # ## One step and many
 #
-# A non-normal matrix deceives: the chain 1 → 2 → 3 keeps the length of most vectors in one step (gain 1), but after
-# three steps nothing is left (spectral radius 0).
+# One step of a non-normal matrix is misleading: the chain 1 → 2 → 3 keeps the length of most vectors in one step
+# (gain 1), but after three steps nothing is left (spectral radius 0).
 
 # %%
 linear = vanilla(1, 3, activation="linear")
@@ -93,16 +91,14 @@ assert np.allclose(np.sort(points.states[:, 0]), [-0.85856, 0, 0.85856], atol=1e
 # %% [markdown]
 # ## What truncation leaves out
 #
-# A window of n steps keeps the gradient that flows through fewer than n steps. For a network that halves its state, the
-# rest is small after a few.
+# A window of n steps keeps the gradient that flows through fewer than n steps. A network that halves its state at a
+# constant input halves, with every step of the window, what is left out.
 
 # %%
 half = linear.init(jax.random.key(0))._replace(W_hh=0.5 * jnp.eye(3))
-xs, targets = jax.random.normal(jax.random.key(1), (2, 40, 3, 1))
-bias = lag_contributions(
-    linear, half, linear.start(half, (3,)), xs, targets, lambda hs, of: jnp.sum((hs - of) ** 2)
-).bias
-assert bias[0] > 0.1 > bias[9]
+xs = jnp.ones((40, 1))
+found = lag_contributions(linear, half, linear.start(half), xs, (), lambda hs, _: jnp.sum(hs[-1]), lags=6)
+assert jnp.allclose(found.bias, 0.5 ** jnp.arange(1, 7), rtol=1e-4)
 
 # %% [markdown]
 # ## Time scales
@@ -116,37 +112,3 @@ params = params._replace(b_h=params.b_h.at[2:4].set(3.0))
 scales = time_scales(cell, params, cell.start(params), jnp.zeros((5, 1)))
 assert jnp.allclose(scales.c, 1 / jnp.log1p(jnp.exp(-3.0)), rtol=1e-4)
 assert round(float(scales.c[0, 0]), 1) == 20.6
-
-# %% [markdown]
-# ## Forward in time
-#
-# Real-time recurrent learning computes the gradient without going back, at the price of one number for each pair of a
-# state and a parameter. It equals back-propagation.
-
-# %%
-model = readout(lstm(1, 4), 1)
-params = model.init(jax.random.key(0))
-arguments = model, params, model.start(params, (3,)), xs, targets, lambda ys, of: jnp.sum((ys - of) ** 2)
-for one, other in zip(jax.tree.leaves(bptt(*arguments)), jax.tree.leaves(rtrl(*arguments)), strict=True):
-    assert jnp.allclose(one, other, rtol=1e-3, atol=1e-4)
-
-# %% [markdown]
-# ## While training
-#
-# `window_learner(…, lag_profile=True)` reports ln‖∂L/∂state_{T−k}‖ of the very gradient that it applies, for every lag,
-# from the same backward pass. And `flossing` is a penalty on the squared Lyapunov exponents: some updates on it alone
-# bring them to 0, before the task itself is trained.
-
-# %%
-learner = window_learner(model, lambda ys, of: jnp.mean((ys - of) ** 2), optax.adam(1e-2), lag_profile=True)
-state, info = fit(learner, learner.init(jax.random.key(0), (3,)), (xs[None], targets[None]))
-assert info.lag_profile.shape == (1, 40, 3)
-
-small = vanilla(1, 16, recurrent_init=initializers.scaled_normal(0.5))
-params, noise = small.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (30, 1))
-penalty = jax.jit(jax.value_and_grad(lambda params: flossing(small, params, small.start(params), noise, count=4)))
-first, _ = penalty(params)
-for _ in range(40):
-    last, g = penalty(params)
-    params = jax.tree.map(lambda p, g: p - 0.02 * g, params, g)
-assert last < first / 4

@@ -3,6 +3,17 @@
 from rnn_jax.data.baselines import bigram_baselines
 from rnn_jax.data.batches import Bucket, bucket_batches, consecutive_batches, draw_batches, pad, windows
 from rnn_jax.data.catalogue import DATA_SETS, DataSet
+from rnn_jax.data.delayed_tasks import (
+    DELAYED_RECALL_BASELINE,
+    DELAYED_XOR_BASELINE,
+    DelayedRecall,
+    DelayedSymbols,
+    DelayedXor,
+    delayed_recall,
+    delayed_symbols,
+    delayed_symbols_baseline,
+    delayed_xor,
+)
 from rnn_jax.data.formal_languages import (
     PARITY,
     TOMITA,
@@ -28,20 +39,11 @@ from rnn_jax.data.languages import (
     written_dates,
 )
 from rnn_jax.data.memory_tasks import (
-    DELAYED_RECALL_BASELINE,
-    DELAYED_XOR_BASELINE,
     TEMPORAL_ORDER_BASELINE,
-    DelayedRecall,
-    DelayedSymbols,
-    DelayedXor,
     Integrator,
     TemporalOrder,
     adding_hochreiter,
     adding_hochreiter_baseline,
-    delayed_recall,
-    delayed_symbols,
-    delayed_symbols_baseline,
-    delayed_xor,
     integrator,
     integrator_baseline,
     temporal_order,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Integer, PRNGKeyArray
 
 from rnn_jax.keys import one_key
-from rnn_jax.machinery.checks import in_one_line, is_whole, one_axis, require_id, require_positive
+from rnn_jax.machinery.checks import in_one_line, is_whole, one_axis, require_id, require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 
 __all__ = [
@@ -187,7 +187,8 @@ def acceptance(
         transitions, accepting: as in ``regular_language``.
 
     Raises:
-        ValueError: for states that do not exist, and for symbols outside [0, V), unless they are traced.
+        ValueError: for states that do not exist, a single symbol, and for symbols outside [0, V), unless they are
+            traced.
 
     >>> acceptance(jnp.array([1, 0, 0, 0, 1]), *TOMITA[4]).tolist()  # no 000
     [1, 1, 1, 0, 0]
@@ -195,6 +196,7 @@ def acceptance(
     following, accepts = checked_automaton(transitions, accepting)
     require_id(following.shape[1], xs=xs)
     symbols, next_state = jnp.asarray(xs), jnp.asarray(following, jnp.int32)
+    require_sequence(symbols)
     accepts = jnp.asarray(accepts, jnp.int32)
 
     def step(state: Array, symbol: Array) -> tuple[Array, Array]:

@@ -1,4 +1,8 @@
-"""Synthetic tasks that need memory, generated under ``jit`` from a key: adding, copying, flip-flop."""
+"""Synthetic tasks that need memory, generated under ``jit`` from a key: adding, copying, flip-flop.
+
+``memory_tasks`` has adding as of 1997, temporal order and integration, ``delayed_tasks`` the recall of inputs of some
+steps before, and ``formal_languages`` the strings of regular languages.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from rnn_jax.keys import one_key
-from rnn_jax.machinery.checks import require_number, require_positive
+from rnn_jax.machinery.checks import require_dtype, require_number, require_positive
 from rnn_jax.machinery.compiling import compiled
 
 __all__ = ["ADDING_BASELINE", "Adding", "Copying", "FlipFlop", "adding", "copying", "copying_baseline", "flip_flop"]
@@ -43,7 +47,7 @@ def adding(key: PRNGKeyArray, T: int, batch_size: int, *, dtype: DTypeLike = flo
         ``xs (T, B, 2)`` and ``targets (B,)``.
 
     Raises:
-        ValueError: for T below 2, or a batch size below 1.
+        ValueError: for T below 2, a batch size below 1, or a dtype that is not floating.
 
     >>> xs, targets = adding(jax.random.key(0), T=100, batch_size=3)
     >>> xs.shape, xs[..., 1].sum(axis=0).tolist(), bool(jnp.allclose((xs[..., 0] * xs[..., 1]).sum(axis=0), targets))
@@ -53,6 +57,7 @@ def adding(key: PRNGKeyArray, T: int, batch_size: int, *, dtype: DTypeLike = flo
     initialize recurrent networks of rectified linear units. 2015.
     """
     require_positive(T=T, batch_size=batch_size)
+    require_dtype(dtype)
     T, batch_size = int(T), int(batch_size)
     if T == 1:
         raise ValueError("T got 1; want at least 2: a step to mark in each half")
@@ -153,7 +158,7 @@ def flip_flop(
         ``xs (T, B, bits)`` and ``targets (T, B, bits)``.
 
     Raises:
-        ValueError: for T or a size below 1, or a rate outside [0, 1].
+        ValueError: for T or a size below 1, a rate outside [0, 1], or a dtype that is not floating.
 
     >>> xs, targets = flip_flop(jax.random.key(0), T=8, batch_size=1, bits=1, rate=0.4)
     >>> xs[:, 0, 0].tolist(), targets[:, 0, 0].tolist()
@@ -163,12 +168,28 @@ def flip_flop(
     networks. 2013.
     """
     require_positive(T=T, batch_size=batch_size, bits=bits)
-    require_number("rate", rate, lambda p: 0 <= p <= 1, "a probability in [0, 1]")
-    k_pulse, k_sign = jax.random.split(one_key(key))
-    shape = (T, batch_size, bits)
-    pulse = jax.random.uniform(k_pulse, shape, jnp.float32) < float(rate)
-    sign = 2 * jax.random.randint(k_sign, shape, 0, 2, jnp.int32) - 1
-    xs = jnp.where(pulse, sign, 0).astype(dtype)
-    last = jax.lax.cummax(jnp.where(pulse, jnp.arange(T)[:, None, None], -1), axis=0)
+    require_rate(rate)
+    require_dtype(dtype)
+    pulses = random_pulses(key, (int(T), int(batch_size), int(bits)), rate)
+    xs = pulses.astype(dtype)
+    last = jax.lax.cummax(jnp.where(pulses != 0, jnp.arange(T)[:, None, None], -1), axis=0)
     held = jnp.take_along_axis(xs, jnp.maximum(last, 0), axis=0)  # before the first pulse, xs[0], which is 0
     return FlipFlop(xs, held)
+
+
+def random_pulses(key: PRNGKeyArray, shape: tuple[int, ...], rate: float) -> Int[Array, "..."]:
+    """Independent pulses, +1 or −1 at even odds; 0 where there is none.
+
+    Args:
+        key: of the random numbers.
+        shape: of the pulses.
+        rate: the probability of a pulse, in [0, 1].
+    """
+    k_pulse, k_sign = jax.random.split(one_key(key))
+    pulse = jax.random.uniform(k_pulse, shape, jnp.float32) < float(rate)
+    return jnp.where(pulse, 2 * jax.random.randint(k_sign, shape, 0, 2, jnp.int32) - 1, 0)
+
+
+def require_rate(rate: float) -> None:
+    """Raises a ValueError unless a rate is a probability."""
+    require_number("rate", rate, lambda p: 0 <= p <= 1, "a probability in [0, 1]")

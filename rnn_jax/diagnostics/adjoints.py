@@ -11,9 +11,11 @@ from rnn_jax.diagnostics.lag import (
     LagGradients,
     lag_gradients,
     norms_back,
+    projections,
     recurrent_of,
     require_one_for_each,
     states_before,
+    together,
 )
 from rnn_jax.diagnostics.scaled import scaled
 from rnn_jax.diagnostics.states import layout_of, require_steps
@@ -38,11 +40,13 @@ def state_gradients(
     mask: Bool[ArrayLike, "T ..."] | None = None,
     lengths: Integer[ArrayLike, "..."] | None = None,
     resets: Bool[ArrayLike, "T ..."] | None = None,
+    reverse: bool = False,
 ) -> LagGradients:
     """The norm of ∂L/∂state_{T−k} for every lag k = 0 … T, of a loss of the outputs of all steps.
 
     ``lag_gradients`` is the case of a loss of the last output. Here the gradients of earlier outputs are added on the
-    way back. Numbers have exponents of their own, as there.
+    way back. Numbers have exponents of their own, as there. The two directions of a ``bidirectional`` layer do not
+    depend on each other, so each is measured alone: the loss merges its outputs with those of the other direction.
 
     Args:
         cell: any cell.
@@ -52,10 +56,12 @@ def state_gradients(
         loss: ``(ys) -> L (*batch,)`` of the outputs ``(T, *batch, O)``, one number for each example.
         mask, lengths, resets: as in ``rollout``. A masked step keeps the gradient; none passes a reset, so it is −∞
             before one unless an earlier loss depends on that state.
+        reverse: from the last step to the first, as in ``rollout``.
 
     Returns:
-        As ``lag_gradients``: the index along the leading axis is T − t. In the state of a ``stack`` each layer has a
-        part of its own; ``log_norms_of_layers`` adds them up.
+        As ``lag_gradients``: the index along the leading axis is T − t, or t − 1 in reverse: lag 0 is that of the state
+        that is computed last. In the state of a ``stack`` each layer has a part of its own; ``log_norms_of_layers``
+        adds them up.
 
     Raises:
         ValueError: as ``lag_gradients``, and for flags that ``rollout`` refuses.
@@ -78,10 +84,10 @@ def state_gradients(
     T = require_sequence(xs)
     mask, lengths, resets = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets))
     require_lengths(lengths, T)
-    return _state_gradients(cell, params, h0, xs, loss, mask, lengths, resets, T)
+    return _state_gradients(cell, params, h0, xs, loss, mask, lengths, resets, T, reverse)
 
 
-@compiled("cell", "loss", "T")
+@compiled("cell", "loss", "T", "reverse")
 def _state_gradients(
     cell: Cell,
     params: Params,
@@ -92,27 +98,34 @@ def _state_gradients(
     lengths: Array | None,
     resets: Array | None,
     T: int,
+    reverse: bool,
 ) -> LagGradients:
     """``state_gradients`` of checked arguments."""
     layout, batch = layout_of(cell, params, h0), batch_shape(cell, params, h0)
-    flags = step_flags(T, batch, mask, lengths, resets)
+
+    def as_read(sequence: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a[::-1], sequence) if reverse else sequence
+
+    xs, flags = as_read((xs, step_flags(T, batch, mask, lengths, resets, reverse=reverse)))
     fresh = None if resets is None else cell.start(params, batch)
-    task = RolloutTask(cell, params, h0, xs, flags, fresh, idle_inputs(flags.mask, xs), False, Loops())
     with jax.default_matmul_precision("highest"):
-        h_T, hs = rollout(cell, params, h0, xs, mask=mask, lengths=lengths, resets=resets)
+        us = projections(cell, params, xs)
+        projected = cell._replace(project=lambda _, u: u)
+        task = RolloutTask(projected, params, h0, us, flags, fresh, idle_inputs(flags.mask, us), False, Loops())
+        h_T, hs = rollout(cell, params, h0, xs, mask=flags.mask, resets=flags.resets)
         h0 = laid_out(h0, like=h_T)
-        L, pullback = jax.vjp(lambda hs: loss(outputs(cell, params, hs)), hs)
+        L, pullback = jax.vjp(lambda hs: loss(outputs(cell, params, as_read(hs))), hs)
         require_one_for_each(L, batch)
         direct = layout.row(pullback(jnp.ones_like(L))[0])
-        earlier = jnp.concatenate([jnp.zeros_like(direct[:1]), direct[:-1]])
+        direct = jnp.concatenate([jnp.zeros_like(layout.row(h0))[None], direct])  # no loss reads h0 itself
         return norms_back(
             flagged_step(task),
             layout,
             recurrent_of(cell, params, h0, xs),
             scaled(direct[-1]),
             states_before(h0, hs),
-            (xs, flags),
-            earlier,
+            (us, flags),
+            direct[:-1],
         )
 
 
@@ -163,7 +176,8 @@ def probe_gradients(
         raise ValueError(
             f"steps got {steps}; want whole numbers of steps in [{lags}, {T}], from lags to the steps of xs"
         )
-    _, hs = rollout(cell, params, h0, xs)
+    with jax.default_matmul_precision("highest"):
+        _, hs = rollout(cell, params, h0, xs)
     begin = ends - int(lags)
     h = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later])[begin], h0, hs)
     window = jax.tree.map(lambda x: x[begin[None] + np.arange(int(lags))[:, None]], xs)
@@ -171,7 +185,7 @@ def probe_gradients(
 
 
 def log_norms_of_layers(found: LagGradients) -> tuple[Float[Array, "K *batch"], ...]:
-    """ln of the norm for each layer of a ``stack``, from the parts of its state.
+    """ln of the norm for each layer of a ``stack``, from the recurrent parts of its state: squares add up to the total.
 
     Args:
         found: of a stack, whose state is a plain tuple with one state for each layer.
@@ -179,11 +193,8 @@ def log_norms_of_layers(found: LagGradients) -> tuple[Float[Array, "K *batch"], 
     Raises:
         ValueError: for a state that is no such tuple.
     """
-    layers = found.log_norm_of
+    layers, recurrent = found.log_norm_of, found.recurrent
     if not isinstance(layers, tuple) or hasattr(layers, "_fields"):
         raise ValueError(f"found got the state of one layer ({type(layers).__name__}); want that of a stack")
 
-    def together(layer: PyTree) -> Array:
-        return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(layer)), axis=0)
-
-    return tuple(map(together, layers))
+    return tuple(together(*map(jax.tree.leaves, pair)) for pair in zip(layers, recurrent, strict=True))

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.frames import FiniteSteps, is_finite, require_finite_steps
 from rnn_jax.diagnostics.lag import states_before
-from rnn_jax.diagnostics.scaled import log_norm_of, scaled
-from rnn_jax.diagnostics.states import layout_of, require_steps
-from rnn_jax.machinery.checks import require_positive, require_sequence
+from rnn_jax.diagnostics.scaled import Scaled, add, cosine_of, log_norm_of, map_in_bands, scaled, zeros
+from rnn_jax.diagnostics.states import layout_of, params_row, require_some_steps, require_steps, require_targets
+from rnn_jax.machinery.checks import require_positive
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.machinery.precision import narrowed, widened
 from rnn_jax.schedules.driver import outputs, require_fit, rollout
 from rnn_jax.types import Cell, Params, State
 
@@ -25,19 +25,22 @@ class LagContributions(NamedTuple):
     log_norm: Float[Array, " K"]
     """ln‖g⁽ᵏ⁾‖ for k = 0 … K − 1; −∞ where it is exactly zero."""
     bias: Float[Array, " K"]
-    """‖g_n − g‖/‖g‖ for the truncated gradient g_n = Σ_{k<n} g⁽ᵏ⁾ of a window of n = 1 … K steps."""
+    """‖g_n − g‖/‖g‖ for the truncated gradient g_n = Σ_{k<n} g⁽ᵏ⁾ of a window of n = 1 … K steps; where g is exactly
+    zero, NaN if g_n is zero too, and ∞ otherwise."""
     cosine: Float[Array, " K"]
-    """The cosine of the angle between g_n and g, for n = 1 … K."""
+    """The cosine of the angle between g_n and g, for n = 1 … K; NaN where one of them is exactly zero."""
     share: Float[Array, " K"]
-    """‖g_n‖/‖g‖ for n = 1 … K."""
+    """‖g_n‖/‖g‖ for n = 1 … K, the exponential of a difference of logarithms; NaN or ∞ where the bias is."""
 
 
 class Lagged(NamedTuple):
-    """The adjoint of every state of a loss k steps later, times e^−log_scale."""
+    """What is carried from lag to lag."""
 
-    adjoint: State
-    log_scale: Float[Array, ""]
-    so_far: Params
+    adjoint: Scaled
+    """Of the losses k steps later, with respect to every state."""
+    to_output: Scaled
+    """The gradient of what only the output reads, which is added at lag 0."""
+    so_far: Scaled
     """g_n, the gradient through fewer steps."""
 
 
@@ -56,10 +59,12 @@ def lag_contributions(
     g⁽ᵏ⁾ adds up, over the losses L_t of all steps, what reaches the params at step t − k through the k steps between.
     A window of n steps, from which each loss goes back, keeps the first n parts: it is the gradient of
     ``rnn_jax.gradients.chunked`` with ``window=n, k1=1``. All windows are computed in one pass, which costs about as
-    much as K gradients. The gradient of what only the output reads, such as W_hy, is part of g⁽⁰⁾.
+    much as K gradients; g itself is one more. The gradient of what only the output reads, such as W_hy, is part of
+    g⁽⁰⁾.
 
     Args:
-        cell, params: any cell and its weights.
+        cell: any cell.
+        params: its weights. A complex number counts as two real ones, and integers are constants.
         h0: the state before the first step, with the batch axes of ``xs``.
         xs: ``(T, *batch, I)`` or ids ``(T, *batch)``.
         targets: of each step, any pytree with time leading.
@@ -67,10 +72,12 @@ def lag_contributions(
         lags: K, at most T; by default all T.
 
     Returns:
-        Norms, bias, cosine and share for each lag. Each adjoint has its own scale, so norms do not underflow.
+        Norms, bias, cosine and share for each lag. Each number of an adjoint and of a gradient has its own exponent, as
+        in ``lag_gradients``, so nothing under- or overflows. They cannot be differentiated.
 
     Raises:
-        ValueError: for a layer, a state that is not floating, arguments that do not fit, or lags below 1 or above T.
+        ValueError: for a layer, a state that is not floating, arguments that do not fit, lags below 1 or above T, or a
+            state that is not finite (the step is named, unless this is traced).
 
     Example: h_t = ½ h_{t−1} + x_t at a constant input: each step back halves the gradient.
 
@@ -89,85 +96,81 @@ def lag_contributions(
     """
     require_steps(xs)
     layout_of(cell, params, h0)
-    T = require_sequence(xs)
+    T = require_some_steps(xs)
     lags = T if lags is None else lags
     require_positive(lags=lags)
     if lags > T:
         raise ValueError(f"lags got {lags}; want at most {T}, the steps of xs")
-    for leaf in jax.tree.leaves(targets):
-        if jnp.shape(leaf)[:1] != (T,):
-            raise ValueError(f"targets got shape {jnp.shape(leaf)}; want {T} steps leading, one for each of xs")
+    require_targets(targets, T)
     require_fit(cell, params, h0, xs)
     value = jax.eval_shape(lambda xs: loss(outputs(cell, params, rollout(cell, params, h0, xs)[1]), targets), xs)
     if value.shape:
         raise ValueError(f"loss got shape {value.shape}; want a scalar, the sum over time and batch")
-    return _contributions(cell, params, h0, xs, targets, loss, int(lags))
+    found, finite = _contributions(cell, params, h0, xs, targets, loss, int(lags))
+    require_finite_steps(finite)
+    return found
 
 
 @compiled("cell", "loss", "lags")
 def _contributions(
     cell: Cell, params: Params, h0: State, xs: PyTree, targets: PyTree, loss: Any, lags: int
-) -> LagContributions:
-    """``lag_contributions`` of checked arguments."""
-    like, wide = params, widened(params)
-    _, hs = rollout(cell, params, h0, xs)
-    before = states_before(h0, hs)
+) -> tuple[LagContributions, FiniteSteps]:
+    """``lag_contributions`` of checked arguments, and what is finite at each step."""
+    layout, (theta, params_of) = layout_of(cell, params, h0), params_row(params)
+    dtype = jnp.promote_types(theta.dtype, layout.dtype)
+    theta, width = theta.astype(dtype), layout.maxexp // 2  # numbers of very different sizes are rare here
 
-    def of_outputs(wide: Params, hs: State) -> Float[Array, ""]:
-        return loss(outputs(cell, narrowed(wide, like), hs), targets)
+    def of_outputs(theta: Float[Array, " P"], rows: Float[Array, "T *batch S"]) -> Float[Array, ""]:
+        return loss(outputs(cell, params_of(theta), layout.state(rows)), targets)
 
-    def whole(wide: Params) -> Float[Array, ""]:
-        params = narrowed(wide, like)
-        return of_outputs(wide, rollout(cell, params, h0, xs)[1])
+    def step(theta: Float[Array, " P"], row: Float[Array, "*batch S"], x: PyTree) -> Float[Array, "*batch S"]:
+        return layout.row(cell.step(params_of(theta), layout.state(row), x)).astype(dtype)
 
-    def steps(wide: Params, before: State) -> State:
-        return jax.vmap(cell.step, (None, 0, 0))(narrowed(wide, like), before, xs)
+    def pullback_of(rows: Float[Array, "N *batch S"], xs: PyTree) -> Callable[[Scaled], tuple[Scaled, Scaled]]:
+        """``adjoints after N steps -> (gradient of the params, adjoints before these steps)``, in flat rows."""
+        _, pullback = jax.vjp(lambda theta, rows: jax.vmap(step, (None, 0, 0))(theta, rows, xs), theta, rows)
+
+        def linear(adjoint: Float[Array, " S"]) -> Float[Array, " R"]:
+            return jnp.concatenate([jnp.ravel(a) for a in pullback(adjoint.reshape(rows.shape))])
+
+        return lambda adjoint: split_at(theta.size, map_in_bands(linear, adjoint, width, top=0))  # states may be large
+
+    def one_step_back(carry: tuple[Scaled, Scaled], now: tuple[Array, PyTree, Scaled]) -> tuple[Any, None]:
+        (adjoint, g), (row, x, direct) = carry, now
+        part, adjoint = pullback_of(row[None], jax.tree.map(lambda a: a[None], x))(add(adjoint, direct))
+        return (adjoint, add(g, part)), None
 
     with jax.default_matmul_precision("highest"):
-        to_output, direct = jax.grad(of_outputs, argnums=(0, 1))(wide, hs)
-        first = largest_of(direct)  # all that follows is relative to it
-        to_output, direct, g = jax.tree.map(
-            lambda a: a / first.astype(a.dtype), (to_output, direct, jax.grad(whole)(wide))
-        )
-        _, pullback = jax.vjp(steps, wide, before)
+        _, hs = rollout(cell, params, h0, xs)
+        before = layout.row(states_before(h0, hs)).astype(dtype)
+        to_output, direct = map(scaled, jax.grad(of_outputs, argnums=(0, 1))(theta, layout.row(hs).astype(dtype)))
+        by_step = jax.tree.map(lambda a: a.reshape(len(a), -1), direct)
+        nothing = zeros(by_step.mantissa.shape[1:], dtype)
+        (_, g), _ = jax.lax.scan(one_step_back, (nothing, to_output), (before, xs, by_step), reverse=True)
+        pullback = pullback_of(before, xs)
 
-        def on(lagged: Lagged, is_first: Array) -> tuple[Lagged, LagContributions]:
-            to_params, earlier = pullback(lagged.adjoint)
-            part = jax.tree.map(lambda a, b: a + jnp.where(is_first, b, 0), to_params, to_output)
-            scale = jnp.exp(lagged.log_scale)
-            so_far = jax.tree.map(lambda total, a: total + scale.astype(a.dtype) * a, lagged.so_far, part)
-            after = one_step_back(earlier, lagged.log_scale)
-            return Lagged(*after, so_far), compared(so_far, g, log_norm(part) + lagged.log_scale + jnp.log(first))
+        def one_lag_more(lagged: Lagged, none: None) -> tuple[Lagged, LagContributions]:
+            part, earlier = pullback(lagged.adjoint)
+            part = add(part, lagged.to_output)
+            so_far = add(lagged.so_far, part)
+            moved = split_at(nothing.mantissa.size, earlier)[1]
+            moved = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), moved, nothing)
+            return Lagged(moved, zeros(theta.shape, dtype), so_far), compared(so_far, g, part)
 
-        start = Lagged(direct, jnp.zeros_like(first), jax.tree.map(jnp.zeros_like, wide))
-        return jax.lax.scan(on, start, jnp.arange(lags) == 0)[1]
-
-
-def one_step_back(adjoint: State, log_scale: Float[Array, ""]) -> tuple[State, Float[Array, ""]]:
-    """Adjoints of the states before each step, in the places of the states after them, at the scale of the largest."""
-    moved = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), adjoint)
-    scale = largest_of(moved)
-    return jax.tree.map(lambda a: a / scale.astype(a.dtype), moved), log_scale + jnp.log(scale)
+        start = Lagged(jax.tree.map(jnp.ravel, direct), to_output, zeros(theta.shape, dtype))
+        finite = FiniteSteps(jax.vmap(is_finite)(hs), jnp.ones(len(before), bool))
+        return jax.lax.scan(one_lag_more, start, length=lags)[1], finite
 
 
-def compared(truncated: Params, g: Params, log_norm_of_part: Float[Array, ""]) -> LagContributions:
-    """A truncated gradient compared with the whole one."""
-    size, whole = log_norm(truncated), log_norm(g)
-    bias = jnp.exp(log_norm(jax.tree.map(jnp.subtract, truncated, g)) - whole)
-    one, other = (
-        jax.tree.map(lambda a, tree=tree: a / largest_of(tree).astype(a.dtype), tree) for tree in (truncated, g)
+def split_at(place: int, numbers: Scaled) -> tuple[Scaled, Scaled]:
+    """The numbers of a row before a place, and the others."""
+    return jax.tree.map(lambda a: a[:place], numbers), jax.tree.map(lambda a: a[place:], numbers)
+
+
+def compared(truncated: Scaled, g: Scaled, part: Scaled) -> LagContributions:
+    """A truncated gradient compared with the whole one, beside its latest part."""
+    rest = add(truncated, g._replace(mantissa=-g.mantissa))
+    size, left_out, whole = map(log_norm_of, (truncated, rest, g))
+    return LagContributions(
+        log_norm_of(part), jnp.exp(left_out - whole), cosine_of(truncated, g), jnp.exp(size - whole)
     )
-    product = sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
-    cosine = product / jnp.exp(log_norm(one) + log_norm(other))
-    return LagContributions(log_norm_of_part, bias, cosine, jnp.exp(size - whole))
-
-
-def largest_of(tree: PyTree) -> Float[Array, ""]:
-    """The largest absolute value of all numbers, in at least 32 bits; 1 where all are 0."""
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in jax.tree.leaves(widened(tree))]))
-    return jnp.where(largest > 0, largest, 1)
-
-
-def log_norm(tree: PyTree) -> Float[Array, ""]:
-    """ln of the norm over all numbers; −∞ where all are 0."""
-    return log_norm_of(scaled(jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(tree)])))

@@ -1,4 +1,4 @@
-"""Orthonormal tangent vectors that run along a trajectory, as products of Jacobians are never formed."""
+"""Frames: orthonormal vectors that are tangent to a trajectory and move along it, instead of products of Jacobians."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts, require_steps
+from rnn_jax.diagnostics.states import layout_of, recurrent_numbers, require_steps
 from rnn_jax.initializers import at_least_float32
 from rnn_jax.machinery.precision import widened
 from rnn_jax.schedules.driver import batch_shape, require_fit
@@ -37,7 +37,7 @@ def tangents_of(cell: Cell, params: Params, h: State, x: PyTree) -> Tangents:
         h, x: a state without batch axes and one input, or their shapes and types.
     """
     layout = layout_of(cell, params, h)
-    recurrent = np.flatnonzero(np.repeat(recurrent_parts(cell, params, h, x), list(map(part_size, layout.parts))))
+    recurrent = np.flatnonzero(recurrent_numbers(cell, params, h, x))
     dtype = at_least_float32(layout.dtype)
 
     def push(h: State, x: PyTree, vectors: Array) -> tuple[State, Array]:
@@ -91,24 +91,30 @@ def state_size(cell: Cell, params: Params, h0: State, xs: PyTree) -> int:
         ValueError: for a layer, a state that is not floating, or arguments that do not fit the cell.
     """
     require_steps(xs)
-    layout = layout_of(cell, params, h0)
+    layout_of(cell, params, h0)
     require_fit(cell, params, h0, xs)
     axes = len(batch_shape(cell, params, h0))
-    recurrent = recurrent_parts(cell, params, one_example(h0, axes), first_input(xs, axes))
-    return sum(part_size(part) for part, counts in zip(layout.parts, recurrent, strict=True) if counts)
+    return int(recurrent_numbers(cell, params, one_example(h0, axes), first_input(xs, axes)).sum())
 
 
-def is_finite_state(h: State) -> Bool[Array, ""]:
+class FiniteSteps(NamedTuple):
+    """What is finite at each step."""
+
+    state: Bool[Array, "T *batch"]
+    vectors: Bool[Array, "T *batch"]
+    """The frame after it was multiplied by the Jacobian."""
+
+
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether all numbers of a state are finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(h)]))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def require_finite_steps(finite: Bool[Array, "T *batch"]) -> None:
-    """Raises a ValueError that names the first step whose state is not finite, unless this is traced."""
-    if not isinstance(finite, Tracer):
-        bad = ~np.asarray(finite).reshape(len(finite), -1).all(axis=1)
-        if bad.any():
-            step = int(np.argmax(bad)) + 1
-            raise ValueError(
-                f"state got numbers that are not finite at step {step}; want a trajectory that stays finite"
-            )
+def require_finite_steps(finite: FiniteSteps) -> None:
+    """Raises a ValueError that names the first step whose state or Jacobian is not finite, unless this is traced."""
+    for name, holds in (("state", finite.state), ("Jacobian", finite.vectors)):
+        if not isinstance(holds, Tracer):
+            bad = np.flatnonzero(~np.asarray(holds).all(axis=tuple(range(1, holds.ndim))))
+            if bad.size:
+                got = f"{name} got numbers that are not finite at step {bad[0] + 1}"
+                raise ValueError(f"{got}; want a trajectory that stays finite, and its derivatives too")

@@ -1,11 +1,13 @@
 """Influence of each input on each output, by gradients."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from rnn_jax.diagnostics.scaled import norm_of
 from rnn_jax.diagnostics.states import require_steps
 from rnn_jax.machinery.checks import require_integers
 
@@ -41,7 +43,7 @@ def input_gradients(f: Callable[[Array], Float[Array, " K"]], xs: Float[Array, "
     if not jnp.issubdtype(xs.dtype, jnp.floating):
         raise ValueError(f"xs got {xs.dtype}; want floating steps: ids as one-hot vectors, jax.nn.one_hot")
     J = jax.jacrev(f)(xs)
-    return jnp.sqrt(jnp.sum(jnp.square(J), axis=range(2, J.ndim)))
+    return norm_of(J.reshape(*J.shape[:2], math.prod(J.shape[2:])))
 
 
 def log_odds(logits: Float[Array, "*shape V"], ids: Integer[Array, "*shape"]) -> Float[Array, "*shape"]:

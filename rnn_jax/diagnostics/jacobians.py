@@ -1,5 +1,6 @@
 """The Jacobian of one step, with respect to the parts of the state on which later states depend."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,11 +10,13 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Var
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.states import layout_of, part_size, recurrent_parts
+from rnn_jax.diagnostics.scaled import norm_of
+from rnn_jax.diagnostics.states import layout_of, recurrent_numbers, require_one_step
 from rnn_jax.machinery.checks import require_number
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.programs import apply_equation, dependent, equations_of, is_variable, run, type_of, values_of
+from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["JacobianNumbers", "jacobian_numbers", "leading_gain", "saturation", "step_jacobian"]
@@ -30,7 +33,8 @@ class JacobianNumbers(NamedTuple):
     """ln|det J|, the sum of the logarithms of all singular values; −∞ where a direction is lost."""
     non_normality: Float[Array, ""]
     """Henrici's departure from normality relative to J, √(‖J‖² − Σ|λ|²)/‖J‖ with Frobenius norms, in [0, 1]: 0 if J is
-    normal, so that its gain equals its radius; 1 if all eigenvalues are 0."""
+    normal, so that its gain equals its radius; 1 if all eigenvalues are 0. As a difference of squares, it has an error
+    of about √ε where it is close to 0: 10⁻³ in float32, 10⁻⁷ in float64."""
 
 
 @compiled("cell")
@@ -47,7 +51,8 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
         x: one input ``(I,)``, or one integer id.
 
     Raises:
-        ValueError: for a layer, which has no single steps, or a state that is not floating.
+        ValueError: for a layer, which has no single steps, a state that is not floating, one with batch axes, or an
+            input that does not fit it.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import vanilla
@@ -58,7 +63,10 @@ def step_jacobian(cell: Cell, params: Params, h: State, x: PyTree) -> Float[Arra
     True
     """
     layout = layout_of(cell, params, h)
-    recurrent = np.repeat(recurrent_parts(cell, params, h, x), list(map(part_size, layout.parts)))
+    if batch := batch_shape(cell, params, h):
+        raise ValueError(f"h got batch axes {batch}; want the state of one example: of many, use jax.vmap")
+    require_one_step(cell, params, h, x)
+    recurrent = recurrent_numbers(cell, params, h, x)
     with jax.default_matmul_precision("highest"):  # as in lag_gradients
         J = jax.jacrev(lambda row: layout.row(cell.step(params, layout.state(row), x)))(layout.row(h))
     return J[np.ix_(recurrent, recurrent)]
@@ -105,10 +113,9 @@ def jacobian_numbers(cell: Cell, params: Params, h: State, x: PyTree) -> Jacobia
     1962; of recurrent networks: Kerg and others. Non-normal recurrent neural network (nnRNN). 2019.
     """
     J = widened(step_jacobian(cell, params, h, x))
-    size = jnp.abs(jnp.linalg.eigvals(J))
-    norm = jnp.linalg.norm(J)
-    departure = jnp.sqrt(jnp.maximum(jnp.square(norm) - jnp.sum(jnp.square(size)), 0))
-    non_normality = jnp.where(norm == 0, 0, departure / jnp.where(norm == 0, 1, norm))
+    size, norm = jnp.abs(jnp.linalg.eigvals(J)), norm_of(jnp.ravel(J))
+    share = jnp.sum(jnp.square(size / jnp.where(norm == 0, 1, norm)))
+    non_normality = jnp.where(norm == 0, 0, jnp.sqrt(jnp.maximum(1 - share, 0)))
     radius = jnp.max(size, initial=0)
     return JacobianNumbers(jnp.linalg.norm(J, ord=2), radius, jnp.linalg.slogdet(J)[1], non_normality)
 
@@ -122,8 +129,9 @@ def saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float = 0
 
     Every number that depends on the state and that the step puts through tanh, σ, erf, softplus or ReLU counts: units
     and gates. Nonlinearities that are written in other operations, such as softsign, elu or a clip from above, do
-    not. The largest slope is 1 of tanh, ¼ of σ, and 1 of ReLU, whose slope is 0 where the unit is off. With the
-    default, tanh is saturated beyond |h| = 0.95, and σ below 0.026 or above 0.974.
+    not, nor do those inside a ``scan``, ``while_loop`` or ``cond`` of a step. The largest slope is 1 of tanh, ¼ of σ,
+    and 1 of ReLU, whose slope is 0 where the unit is off. With the default, tanh is saturated beyond |h| = 0.95, and σ
+    below 0.026 or above 0.974.
 
     Args:
         cell, params: any cell and its weights.
@@ -131,10 +139,10 @@ def saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float = 0
         slope: in (0, 1].
 
     Returns:
-        A share in [0, 1]; NaN for a cell without such nonlinearities.
+        A share in [0, 1]; NaN for a cell without such nonlinearities, or where one is given NaN.
 
     Raises:
-        ValueError: for a layer, or a slope outside (0, 1].
+        ValueError: for a layer, a slope outside (0, 1], or a state and an input that do not fit.
 
     >>> import jax, jax.numpy as jnp
     >>> from rnn_jax import vanilla
@@ -147,6 +155,7 @@ def saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float = 0
     """
     require_number("slope", slope, lambda s: 0 < s <= 1, "a share of the largest slope, above 0 and at most 1")
     layout_of(cell, params, h)
+    require_one_step(cell, params, h, x)
     return _saturation(cell, params, h, x, slope)
 
 
@@ -162,15 +171,16 @@ def _saturation(cell: Cell, params: Params, h: State, x: PyTree, slope: float | 
     given = [*jax.tree.leaves(x), *leaves]
     values = run(program.eqns, program.constants | dict(zip(program.args, given, strict=True)))
     on_state = dependent(program.eqns, program.args[len(given) - len(leaves) :])
-    flat, total = jnp.zeros((), int), 0
+    flat, total = jnp.zeros((), float), 0
     for eqn in program.eqns:
         operands = [v for v in eqn.invars if is_variable(v) and v in on_state]
         if eqn.primitive.name in NONLINEARITIES and len(operands) == 1:
             a = values[operands[0]]
             if type_of(eqn.outvars[0]).shape == a.shape and jnp.issubdtype(a.dtype, jnp.floating):
                 of = partial(slopes, eqn, operands[0], values)
-                largest = jnp.max(jax.vmap(of)(jnp.broadcast_to(grid_like(a), (len(GRID), *a.shape))))
-                flat += jnp.sum(of(a) < jnp.asarray(slope, a.dtype) * largest)
+                largest = largest_slope(of, a)
+                is_flat = (of(a) < jnp.asarray(slope, a.dtype) * largest).astype(float)
+                flat += jnp.sum(jnp.where(jnp.isnan(a), jnp.nan, is_flat))
                 total += a.size
     return flat / total if total else jnp.asarray(jnp.nan)
 
@@ -179,9 +189,12 @@ GRID = np.linspace(-5, 5, 101)
 """Where the largest slope is searched for; it contains 0."""
 
 
-def grid_like(a: Array) -> Float[Array, "N ..."]:
-    """The grid, with axes for an array."""
-    return jnp.asarray(GRID, a.dtype).reshape(-1, *[1] * a.ndim)
+def largest_slope(of: Callable[[Array], Array], a: Array) -> Float[Array, ""]:
+    """The largest slope of an elementwise function over the grid, for arrays like ``a``.
+
+    One number after another: the compiler would compute an array of the whole grid itself, which takes it minutes.
+    """
+    return jnp.max(jax.lax.map(lambda number: jnp.max(of(jnp.full_like(a, number))), jnp.asarray(GRID, a.dtype)))
 
 
 def slopes(eqn: JaxprEqn, operand: Var, values: dict[Var, Any], a: Array) -> Array:

@@ -27,6 +27,8 @@ class LagGradients(NamedTuple):
     """Of all recurrent parts of the state together; −∞ where the gradient is exactly zero."""
     log_norm_of: PyTree
     """Of each part of the state alone, such as ``LSTMState(h, c)``; each ``(K, *batch)``."""
+    recurrent: PyTree
+    """Whether each part of the state counts in the total, at each lag the same; each ``(K, *batch)``."""
 
 
 class LagSummary(NamedTuple):
@@ -92,9 +94,8 @@ def lag_gradients(
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
         require_one_for_each(L_T, batch_shape(cell, params, h0))
         last = scaled(layout.row(loss_pullback(jnp.ones_like(L_T))[0]))
-        return norms_back(
-            partial(cell.step, params), layout, recurrent_of(cell, params, h0, xs), last, states_before(h0, hs), xs
-        )
+        step, recurrent = partial(cell.advance, params), recurrent_of(cell, params, h0, xs)
+        return norms_back(step, layout, recurrent, last, states_before(h0, hs), projections(cell, params, xs))
 
 
 def norms_back(
@@ -118,20 +119,37 @@ def norms_back(
             where only the last state has a loss.
     """
 
-    def log_norms(adjoint: Scaled) -> list[Float[Array, "*batch"]]:
-        return [log_norm_of(Scaled(*part)) for part in zip(*map(layout.split, adjoint), strict=True)]
-
     def back(adjoint: Scaled, now: tuple[State, PyTree, Array | None]) -> tuple[Scaled, list[Array]]:
         h, x, added = now
         _, pullback = jax.vjp(lambda h: step(h, x), h)
         earlier = map_in_bands(lambda row: layout.row(pullback(layout.state(row))[0]), adjoint, layout.maxexp // 4)
         earlier = earlier if added is None else add(earlier, scaled(added))
-        return earlier, log_norms(earlier)
+        return earlier, log_norms(layout, earlier)
 
     _, norms = scan(back, last, (before, inputs, direct), reverse=True)
-    parts = [jnp.concatenate([at_T[None], earlier[::-1]]) for at_T, earlier in zip(log_norms(last), norms, strict=True)]
-    total = jnp.stack([part for part, counts in zip(parts, recurrent, strict=True) if counts])
-    return LagGradients(0.5 * jax.nn.logsumexp(2 * total, axis=0), jax.tree.unflatten(layout.tree, parts))
+    parts = [
+        jnp.concatenate([at_T[None], earlier[::-1]])
+        for at_T, earlier in zip(log_norms(layout, last), norms, strict=True)
+    ]
+    flags = [jnp.full(part.shape, counts) for part, counts in zip(parts, recurrent, strict=True)]
+    in_tree = partial(jax.tree.unflatten, layout.tree)
+    return LagGradients(together(parts, recurrent), in_tree(parts), in_tree(flags))
+
+
+def log_norms(layout: Layout, rows: Scaled) -> list[Float[Array, "*batch"]]:
+    """ln of the norm of each part of a state."""
+    return [log_norm_of(Scaled(*part)) for part in zip(*map(layout.split, rows), strict=True)]
+
+
+def together(log_norms: Sequence[Array], recurrent: Sequence[Any]) -> Array:
+    """ln of the norm of all recurrent parts, from that of each part; −∞ where none is recurrent."""
+    counted = [jnp.where(counts, part, -jnp.inf) for part, counts in zip(log_norms, recurrent, strict=True)]
+    return 0.5 * jax.nn.logsumexp(2 * jnp.stack(counted), axis=0)
+
+
+def projections(cell: Cell, params: Params, xs: PyTree) -> PyTree:
+    """The part of each step that depends on the input alone, of all steps at once."""
+    return jax.vmap(cell.project, (None, 0))(params, xs)
 
 
 def recurrent_of(cell: Cell, params: Params, h0: State, xs: PyTree) -> list[bool]:

@@ -1,15 +1,17 @@
 """Lyapunov exponents: the mean growth, in nats a step, of small differences between trajectories."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rnn_jax.diagnostics.frames import (
+    FiniteSteps,
     first_frame,
     first_input,
-    is_finite_state,
+    is_finite,
     of_each_example,
     one_example,
     orthonormal,
@@ -17,7 +19,8 @@ from rnn_jax.diagnostics.frames import (
     state_size,
     tangents_of,
 )
-from rnn_jax.machinery.checks import require_number, require_positive, require_sequence
+from rnn_jax.diagnostics.states import require_some_steps
+from rnn_jax.machinery.checks import is_whole, require_number, require_positive
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Params, State
@@ -77,7 +80,8 @@ def lyapunov_spectrum(
 
     Raises:
         ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, a count above S, a
-            warm-up of T steps or more, or a state that is not finite (the step is named, unless this is traced).
+            warm-up of T steps or more, no step, or a state or Jacobian that is not finite (the step is named, unless
+            this is traced).
 
     Example: a linear network whose recurrent matrix is 0.5·Q.
 
@@ -92,12 +96,12 @@ def lyapunov_spectrum(
     Reference: Benettin, Galgani, Giorgilli, Strelcyn. Lyapunov characteristic exponents for smooth dynamical systems.
     1980; of driven networks: Engelken, Wolf, Abbott. Lyapunov spectra of chaotic recurrent neural networks. 2023.
     """
-    T, S = require_sequence(xs), state_size(cell, params, h0, xs)
+    S, T = state_size(cell, params, h0, xs), require_some_steps(xs)
     count, warmup = S if count is None else count, T // 5 if warmup is None else warmup
     require_positive(count=count, blocks=blocks)
     if count > S:
         raise ValueError(f"count got {count}; want at most {S}, the numbers in the recurrent parts of the state")
-    require_number("warmup", warmup, lambda n: 0 <= n < T and n == int(n), f"fewer than the {T} steps of xs")
+    require_number("warmup", warmup, lambda n: is_whole(n) and 0 <= n < T, f"a whole number of steps in [0, {T})")
     growth, finite = _growth(cell, params, h0, xs, int(count), int(warmup))
     require_finite_steps(finite)
     return spectrum_of(growth, int(blocks))
@@ -106,18 +110,18 @@ def lyapunov_spectrum(
 @compiled("cell", "count", "warmup")
 def _growth(
     cell: Cell, params: Params, h0: State, xs: PyTree, count: int, warmup: int
-) -> tuple[Float[Array, "N K *batch"], Bool[Array, "T *batch"]]:
-    """ln R_kk of each step after the warm-up, and whether the state after each step is finite."""
+) -> tuple[Float[Array, "N K *batch"], FiniteSteps]:
+    """ln R_kk of each step after the warm-up, and what is finite at each step."""
     axes = len(batch_shape(cell, params, h0))
     tangents = tangents_of(cell, params, one_example(h0, axes), first_input(xs, axes))
 
-    def on(carry: tuple[State, Array], x: PyTree) -> tuple[tuple[State, Array], tuple[Array, Array]]:
+    def on(carry: tuple[State, Array], x: PyTree) -> tuple[tuple[State, Array], tuple[Array, FiniteSteps]]:
         h, frame = carry
         h, vectors = tangents.push(h, x, frame)
         frame, R = orthonormal(vectors)
-        return (h, frame), (jnp.log(jnp.diagonal(R)), is_finite_state(h))
+        return (h, frame), (jnp.log(jnp.diagonal(R)), FiniteSteps(is_finite(h), is_finite(vectors)))
 
-    def along(h: State, xs: PyTree) -> tuple[Array, Array]:
+    def along(h: State, xs: PyTree) -> tuple[Array, FiniteSteps]:
         frame = first_frame(tangents.size, count, tangents.dtype)
         _, (growth, finite) = jax.lax.scan(on, (h, frame), xs)
         return growth[warmup:], finite
@@ -126,6 +130,7 @@ def _growth(
         return of_each_example(along, axes)(h0, xs)
 
 
+@compiled("blocks")
 def spectrum_of(growth: Float[Array, "N K *batch"], blocks: int) -> LyapunovSpectrum:
     """The exponents, sorted, with standard errors from the means of blocks of equal length."""
     mean, steps = growth.mean(axis=0), len(growth)
@@ -137,11 +142,11 @@ def spectrum_of(growth: Float[Array, "N K *batch"], blocks: int) -> LyapunovSpec
     return LyapunovSpectrum(jnp.take_along_axis(mean, order, axis=0), jnp.take_along_axis(error, order, axis=0), growth)
 
 
-def kaplan_yorke_dimension(exponents: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
+def kaplan_yorke_dimension(exponents: Float[ArrayLike, "K *batch"] | Sequence[float]) -> Float[Array, "*batch"]:
     """The Kaplan–Yorke dimension of an attractor, j + Σ_{k≤j} λ_k / |λ_{j+1}|, where j exponents add up to at least 0.
 
     Args:
-        exponents: in nats, the largest first. If all given ones add up to at least 0, the result is their number K: the
+        exponents: in nats, in any order. If all given ones add up to at least 0, the result is their number K: the
             true dimension is then at least K.
 
     The Hénon map has the exponents 0.419 and −1.623.
@@ -151,17 +156,19 @@ def kaplan_yorke_dimension(exponents: Float[Array, "K *batch"]) -> Float[Array, 
 
     Reference: Kaplan, Yorke. Chaotic behavior of multidimensional difference equations. 1979.
     """
+    exponents = -jnp.sort(-jnp.asarray(exponents), axis=0)
     sums = jnp.cumsum(exponents, axis=0)
-    inside = sums >= 0
-    j = jnp.sum(jnp.cumprod(inside, axis=0), axis=0)
-    at = lambda values, k: jnp.take_along_axis(values, k[None], axis=0)[0]  # noqa: E731
-    last = len(exponents) - 1
+    j, last = jnp.sum(jnp.cumprod(sums >= 0, axis=0), axis=0), len(exponents) - 1
+
+    def at(values: Array, k: Array) -> Array:
+        return jnp.take_along_axis(values, k[None], axis=0)[0]
+
     total = jnp.where(j == 0, 0, at(sums, jnp.maximum(j - 1, 0)))
     rest = jnp.where(j > last, 0, total / jnp.abs(at(exponents, jnp.minimum(j, last))))
     return j.astype(exponents.dtype) + rest
 
 
-def entropy_rate(exponents: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
+def entropy_rate(exponents: Float[ArrayLike, "K *batch"] | Sequence[float]) -> Float[Array, "*batch"]:
     """The sum of the positive exponents, in nats a step: an upper bound of the entropy rate, which it often equals.
 
     Args:
@@ -172,4 +179,4 @@ def entropy_rate(exponents: Float[Array, "K *batch"]) -> Float[Array, "*batch"]:
 
     Reference: Pesin. Characteristic Lyapunov exponents and smooth ergodic theory. 1977.
     """
-    return jnp.sum(jnp.maximum(exponents, 0), axis=0)
+    return jnp.sum(jnp.maximum(jnp.asarray(exponents), 0), axis=0)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.states import require_steps
+from rnn_jax.diagnostics.states import require_steps, require_targets
 from rnn_jax.machinery.checks import is_whole, one_axis, require_number, require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
-from rnn_jax.schedules.driver import outputs, rollout
+from rnn_jax.schedules.driver import describe_shapes, outputs, rollout
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["loss_by_context", "memory_capacity", "recall_scores"]
@@ -41,7 +41,7 @@ def recall_scores(
 
     Raises:
         ValueError: for ids, hs of another length or batch than xs, a delay outside [0, T), a ridge that is not
-            positive, or fewer examples in a half than numbers of the state.
+            positive, or fewer examples in a half than numbers of the state (a complex number is two).
 
     Example: h_t = ½ h_{t−1} + x_t has the variance 4/3, of which x_{t−k} makes up ¼^k: R²(k) = ¾ ¼^k.
 
@@ -57,16 +57,17 @@ def recall_scores(
     """
     require_number("ridge", ridge, lambda r: 0 < r < math.inf, "a positive penalty, for example 1e-6")
     T = require_sequence(xs)
-    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.ndim < 2:
+    if not isinstance(xs, jax.Array | np.ndarray) or not jnp.issubdtype(xs.dtype, jnp.floating) or xs.ndim < 2:
         raise ValueError(
-            f"xs got {xs.dtype}{list(xs.shape)}; want floating inputs (T, *batch, I): ids as one-hot vectors"
+            f"xs got {describe_shapes(xs)}; want floating inputs in one array, (T, *batch, I): ids as one-hot vectors"
         )
     delays = _whole_steps("delays", delays, 0, T - 1)
     batch = xs.shape[1:-1]
     for leaf in jax.tree.leaves(hs):
         if leaf.shape[: xs.ndim - 1] != xs.shape[:-1]:
             raise ValueError(f"hs got shape {leaf.shape}; want {xs.shape[:-1]} leading, the steps and examples of xs")
-    size = sum(math.prod(leaf.shape[xs.ndim - 1 :]) for leaf in jax.tree.leaves(hs))
+    sizes = [math.prod(leaf.shape[xs.ndim - 1 :]) * (1 + jnp.iscomplexobj(leaf)) for leaf in jax.tree.leaves(hs)]
+    size = sum(sizes)
     examples = (T - max(delays)) // 2 * math.prod(batch)
     if examples <= size:
         raise ValueError(f"xs got {examples} examples for a fit; want more than {size}, the numbers of the state")
@@ -166,9 +167,7 @@ def loss_by_context(
     contexts = _whole_steps("contexts", contexts, 1, T)
     stride = max(contexts) if stride is None else stride
     require_positive(stride=stride)
-    for leaf in jax.tree.leaves(targets):
-        if jnp.shape(leaf)[:1] != (T,):
-            raise ValueError(f"targets got shape {jnp.shape(leaf)}; want {T} steps leading, one for each of xs")
+    require_targets(targets, T)
     return _by_context(cell, params, h0, xs, targets, loss, contexts, int(stride))
 
 

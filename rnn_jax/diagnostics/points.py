@@ -51,7 +51,8 @@ class Stability(NamedTuple):
     eigenvalues: Complex[Array, "N S"]
     """Of J, the largest absolute value first."""
     unstable: Int[Array, " N"]
-    """The number of unstable directions, |λ| > 1: 0 at a stable point, at least 1 at a saddle, S at a repeller."""
+    """The number of unstable directions, |λ| > 1: 0 at a stable point, at least 1 at a saddle, S at a repeller; −1
+    where the Jacobian is not finite, which occurs in traced calls only."""
 
 
 class PrincipalComponents(NamedTuple):
@@ -119,23 +120,23 @@ def fixed_points(
     return _minima(cell, params, h0s, x, int(steps), float(tolerance))
 
 
-def require_candidates(cell: Cell, params: Params, h0s: State) -> None:
-    """Raises a ValueError unless states have one leading axis, of N finite candidates."""
+def require_candidates(cell: Cell, params: Params, h0s: State, name: str = "h0s", least: int = 1) -> None:
+    """Raises a ValueError unless states have one leading axis, of N ≥ ``least`` finite candidates."""
     one, tree = jax.tree.flatten(jax.eval_shape(cell.start, params))
     leaves = jax.tree.leaves(h0s)
     number = np.shape(leaves[0])[:1] if leaves else ()
     shapes = [(*number, *part.shape) for part in one]
-    if jax.tree.structure(h0s) != tree or [*map(np.shape, leaves)] != shapes or number in ((), (0,)):
+    if jax.tree.structure(h0s) != tree or [*map(np.shape, leaves)] != shapes or number < (least,):
         start = describe_shapes(jax.tree.unflatten(tree, one))
         raise ValueError(
-            f"h0s got {describe_shapes(h0s) or repr(h0s)}; want N candidates (N, …) of the state {start}, as "
+            f"{name} got {describe_shapes(h0s) or repr(h0s)}; want N candidates (N, …) of the state {start}, as "
             "cell.start(params, (N,)) has them"
         )
     for leaf in leaves:
         if not isinstance(leaf, Tracer):
-            bad = ~np.isfinite(np.asarray(leaf).reshape(len(leaf), -1)).all(axis=1)
+            bad = ~np.isfinite(leaf).all(axis=tuple(range(1, np.ndim(leaf))))
             if bad.any():
-                raise ValueError(f"h0s got candidate {int(np.argmax(bad))}, which is not finite; want finite states")
+                raise ValueError(f"{name} got candidate {int(np.argmax(bad))}, which is not finite; want finite states")
 
 
 class Search(NamedTuple):
@@ -266,7 +267,6 @@ def unique_points(points: FixedPoints, radius: float = 1e-3) -> FixedPoints:
     return jax.tree.map(lambda a: a[chosen], points)
 
 
-@compiled("cell")
 def stability(cell: Cell, params: Params, states: State, x: PyTree) -> Stability:
     """The eigenvalues of ∂F/∂h at each of N states, and the number of unstable directions.
 
@@ -280,7 +280,8 @@ def stability(cell: Cell, params: Params, states: State, x: PyTree) -> Stability
         the stable points, then the saddles with one unstable direction, with two, and so on.
 
     Raises:
-        ValueError: for a layer, or a state that is not floating.
+        ValueError: for a layer, a state that is not floating, states of another shape or type than
+            ``cell.start(params, (N,))``, states or a Jacobian that are not finite, or x that does not fit the cell.
 
     Example: h ↦ tanh(1.5 h) is unstable at 0, with the eigenvalue 1.5.
 
@@ -295,11 +296,22 @@ def stability(cell: Cell, params: Params, states: State, x: PyTree) -> Stability
     Reference: Sussillo, Barak. Opening the black box. 2013.
     """
     require_cell("cell", cell)
-    J = jax.vmap(lambda h: step_jacobian(cell, params, h, x))(states)
-    eigenvalues = jnp.linalg.eigvals(widened(J))
+    require_candidates(cell, params, states, "states", least=0)
+    found = _stability(cell, params, states, x)
+    if not isinstance(found.unstable, Tracer) and np.any(bad := np.asarray(found.unstable) < 0):
+        raise ValueError(f"x got an input at which the Jacobian of state {int(np.argmax(bad))} is not finite; want one")
+    return found
+
+
+@compiled("cell")
+def _stability(cell: Cell, params: Params, states: State, x: PyTree) -> Stability:
+    """``stability`` of checked states."""
+    J = widened(jax.vmap(lambda h: step_jacobian(cell, params, h, x))(states))
+    is_known = jnp.all(jnp.isfinite(J), axis=(1, 2))
+    eigenvalues = jnp.linalg.eigvals(J)
     order = jnp.argsort(-jnp.abs(eigenvalues), axis=-1)
     eigenvalues = jnp.take_along_axis(eigenvalues, order, axis=-1)
-    return Stability(eigenvalues, jnp.sum(jnp.abs(eigenvalues) > 1, axis=-1))
+    return Stability(eigenvalues, jnp.where(is_known, jnp.sum(jnp.abs(eigenvalues) > 1, axis=-1), -1))
 
 
 def state_rows(cell: Cell, params: Params, states: State) -> Float[Array, "*batch S"]:
@@ -337,14 +349,17 @@ def principal_components(rows: Float[np.ndarray, "*batch S"], count: int = 3) ->
         Mean, directions and shares of the variance. The largest number of each direction is positive.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: for a count below 1, no state, or states that are not finite.
 
     >>> found = principal_components(np.array([[3.0, 1.0], [-3.0, 1.0], [0.0, 1.0]]), count=1)
     >>> found.axes.tolist(), found.share.tolist(), found.coordinates(np.array([2.0, 5.0])).tolist()
     ([[1.0], [0.0]], [1.0], [2.0])
     """
     require_positive(count=count)
-    flat = np.asarray(rows, float).reshape(-1, np.shape(rows)[-1])
+    flat = np.asarray(rows, float).reshape(math.prod(np.shape(rows)[:-1]), np.shape(rows)[-1])
+    if not len(flat) or not np.isfinite(flat).all():
+        got = "numbers that are not finite" if len(flat) else "no state"
+        raise ValueError(f"rows got {got}; want at least one state of finite numbers")
     mean = flat.mean(axis=0)
     variance, axes = np.linalg.eigh((flat - mean).T @ (flat - mean))
     padding = max(0, count - len(variance))

@@ -1,14 +1,18 @@
 """Gradients with respect to every state from the backward pass of training itself, by probes of each state."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from rnn_jax.diagnostics.lag import together
 from rnn_jax.diagnostics.states import layout_of, recurrent_parts
 from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import is_whole, require_number
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import varying_axes, varying_over
 from rnn_jax.schedules.driver import batch_shape
 from rnn_jax.types import Cell, Keyed, Params, State
 
@@ -81,20 +85,28 @@ def with_probes(xs: PyTree, probes: State) -> PyTree:
     return (x, probes) if keys is None else Keyed((x, probes), keys)
 
 
-def zero_probes(h: State, steps: int) -> State:
+def zero_probes(h: State, steps: int, *, beside: PyTree = ()) -> State:
     """Probes of zero for so many steps, ``(steps, *batch, …)``, like a state ``h``.
+
+    Args:
+        h: a state, with its batch axes.
+        steps: number of steps.
+        beside: what the states are computed from, under ``shard_map``: each device has separate probes of the states
+            that differ between devices.
 
     Raises:
         ValueError: for steps below 0.
     """
     require_number("steps", steps, lambda n: is_whole(n) and n >= 0, "a whole number of steps, 0 or more")
-    return jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), h)
+    zeros = jax.tree.map(lambda a: jnp.broadcast_to(jnp.zeros_like(a), (steps, *a.shape)), h)
+    return varying_over(zeros, varying_axes((h, beside)))
 
 
 def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State) -> Float[Array, "T *batch"]:
     """ln‖∂L/∂state‖ of each lag k = 0 … T − 1, from the gradients of T probes: that of the last step comes first.
 
-    The probe of a masked step is not added to the state, which is held there: its norm is −∞.
+    The probe of a masked step is not added to the state, which is held there: its norm is −∞. So is a norm that the
+    backward pass of training cannot hold, in float32 below e^−87: ``lag_gradients`` measures such norms.
 
     Args:
         cell, params: the cell without probes, and its weights.
@@ -105,13 +117,12 @@ def log_norms_of_probes(cell: Cell, params: Params, xs: PyTree, gradients: State
     layout_of(cell, params, h)
     batch_ndim = len(batch_shape(cell, params, h))
 
-    def log_norm(part: Array) -> Array:
+    def log_norm(part: Array) -> Array:  # a product, a sum and a division: exponents of each number would cost more
         a = jnp.abs(widened(part))
-        a = a.reshape(*a.shape[: 1 + batch_ndim], -1)
-        largest = jnp.max(a, axis=-1, keepdims=True)  # squares of small numbers would underflow
+        a = a.reshape(*a.shape[: 1 + batch_ndim], math.prod(a.shape[1 + batch_ndim :]))
+        largest = jnp.max(a, axis=-1, keepdims=True, initial=0)  # squares of small numbers would underflow
         square = jnp.sum(jnp.square(a / jnp.where(largest == 0, 1, largest)), axis=-1)
         return jnp.log(largest[..., 0]) + 0.5 * jnp.log(square)
 
-    recurrent = recurrent_parts(cell, params, h, x)
-    parts = [log_norm(part) for part, counts in zip(jax.tree.leaves(gradients), recurrent, strict=True) if counts]
-    return 0.5 * jax.nn.logsumexp(2 * jnp.stack(parts), axis=0)[::-1]
+    parts = list(map(log_norm, jax.tree.leaves(gradients)))
+    return together(parts, recurrent_parts(cell, params, h, x))[::-1]

@@ -5,12 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from rnn_jax.diagnostics.frames import (
+    FiniteSteps,
     first_frame,
     first_input,
-    is_finite_state,
+    is_finite,
     of_each_example,
     one_example,
     orthonormal,
@@ -18,6 +19,7 @@ from rnn_jax.diagnostics.frames import (
     state_size,
     tangents_of,
 )
+from rnn_jax.diagnostics.scaled import ScaledRows, times, with_norms
 from rnn_jax.machinery.checks import require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.driver import batch_shape
@@ -42,14 +44,6 @@ class ProductSpectrum(NamedTuple):
         return jnp.where(jnp.isneginf(last), jnp.inf, self.log_values[0] - last)
 
 
-class Rows(NamedTuple):
-    """A matrix of any size of numbers: rows of length 1, times e^log_norm."""
-
-    unit: Float[Array, "S S"]
-    """Zero for a row of zeros."""
-    log_norm: Float[Array, " S"]
-
-
 def product_spectrum(cell: Cell, params: Params, h0: State, xs: PyTree) -> ProductSpectrum:
     """All singular values of ∂state_T/∂state_0 = J_T … J_1: how the gradient of any direction vanishes or explodes.
 
@@ -68,8 +62,8 @@ def product_spectrum(cell: Cell, params: Params, h0: State, xs: PyTree) -> Produ
         ln σ_1 … ln σ_S, where S counts the numbers in the recurrent parts of the state, as in ``step_jacobian``.
 
     Raises:
-        ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, or a state that is not
-            finite (the step is named, unless this is traced).
+        ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, or a state or Jacobian
+            that is not finite (the step is named, unless this is traced).
 
     Example: after 1,000 steps one unit has kept e^−1 of its gradient, the other one e^−2000.
 
@@ -92,54 +86,38 @@ def product_spectrum(cell: Cell, params: Params, h0: State, xs: PyTree) -> Produ
 
 
 @compiled("cell")
-def _log_values(
-    cell: Cell, params: Params, h0: State, xs: PyTree
-) -> tuple[Float[Array, "S *batch"], Bool[Array, "T *batch"]]:
-    """ln of the singular values, and whether the state after each step is finite."""
+def _log_values(cell: Cell, params: Params, h0: State, xs: PyTree) -> tuple[Float[Array, "S *batch"], FiniteSteps]:
+    """ln of the singular values, and what is finite at each step."""
     axes = len(batch_shape(cell, params, h0))
     tangents = tangents_of(cell, params, one_example(h0, axes), first_input(xs, axes))
     eye = jnp.eye(tangents.size, dtype=tangents.dtype)
 
-    def on(carry: tuple[State, Array, Rows], x: PyTree) -> tuple[tuple[State, Array, Rows], Array]:
+    def on(carry: tuple[State, Array, ScaledRows], x: PyTree) -> tuple[tuple[State, Array, ScaledRows], FiniteSteps]:
         h, frame, rows = carry
         h, vectors = tangents.push(h, x, frame)
         frame, R = orthonormal(vectors)
-        return (h, frame, times(R, rows)), is_finite_state(h)
+        return (h, frame, times(R, rows)), FiniteSteps(is_finite(h), is_finite(vectors))
 
-    def along(h: State, xs: PyTree) -> tuple[Array, Array]:
+    def along(h: State, xs: PyTree) -> tuple[Array, FiniteSteps]:
         frame = first_frame(tangents.size, tangents.size, tangents.dtype)
-        (_, _, rows), finite = jax.lax.scan(on, (h, frame, Rows(eye, jnp.zeros_like(eye[0]))), xs)
+        (_, _, rows), finite = jax.lax.scan(on, (h, frame, ScaledRows(eye, jnp.zeros_like(eye[0]))), xs)
         return -jnp.sort(-orthogonal_rows(rows).log_norm), finite
 
     with jax.default_matmul_precision("highest"):
         return of_each_example(along, axes)(h0, xs)
 
 
-def times(A: Float[Array, "S S"], rows: Rows) -> Rows:
-    """A times a matrix of rows."""
-    weights = jnp.log(jnp.abs(A)) + rows.log_norm[None]
-    largest = jnp.max(weights, axis=1, keepdims=True)
-    largest = jnp.where(jnp.isneginf(largest), 0, largest)
-    return with_norms((jnp.sign(A) * jnp.exp(weights - largest)) @ rows.unit, largest[:, 0])
-
-
-def with_norms(rows: Float[Array, "N S"], log_scale: Float[Array, " N"]) -> Rows:
-    """Rows times e^log_scale, with their lengths apart."""
-    norm = jnp.linalg.norm(rows, axis=1)
-    return Rows(rows / jnp.where(norm == 0, 1, norm)[:, None], log_scale + jnp.log(norm))
-
-
-def orthogonal_rows(rows: Rows) -> Rows:
+def orthogonal_rows(rows: ScaledRows) -> ScaledRows:
     """Orthogonal rows, by rotations of two at a time (one-sided Jacobi): their lengths are the singular values."""
     pairs = jnp.asarray(pairs_of(len(rows.log_norm)))
     tolerance = len(rows.log_norm) * jnp.finfo(rows.unit.dtype).eps
 
-    def sweep(carry: tuple[Rows, Array, Array]) -> tuple[Rows, Array, Array]:
+    def sweep(carry: tuple[ScaledRows, Array, Array]) -> tuple[ScaledRows, Array, Array]:
         rows, sweeps, _ = carry
         rows, cosines = jax.lax.scan(rotated, rows, pairs)
         return rows, sweeps + 1, jnp.max(cosines, initial=0)
 
-    def unfinished(carry: tuple[Rows, Array, Array]) -> Array:
+    def unfinished(carry: tuple[ScaledRows, Array, Array]) -> Array:
         _, sweeps, cosine = carry
         return (cosine > tolerance) & (sweeps < SWEEPS)
 
@@ -147,7 +125,7 @@ def orthogonal_rows(rows: Rows) -> Rows:
     return jax.lax.while_loop(unfinished, sweep, start)[0]
 
 
-def rotated(rows: Rows, pairs: Int[Array, "N 2"]) -> tuple[Rows, Float[Array, ""]]:
+def rotated(rows: ScaledRows, pairs: Int[Array, "N 2"]) -> tuple[ScaledRows, Float[Array, ""]]:
     """Rows after N rotations of different pairs, and the largest cosine between the two rows of a pair before them.
 
     Of a pair, let r ≤ 1 be the ratio of the lengths and c the cosine. The rotation by θ, tan 2θ = 2rc/(1 − r²), makes
@@ -166,7 +144,7 @@ def rotated(rows: Rows, pairs: Int[Array, "N 2"]) -> tuple[Rows, Float[Array, ""
     shorter = with_norms(cosine[:, None] * y - sine_over_r * x, log_y)
     units = rows.unit.at[p].set(longer.unit).at[q].set(shorter.unit)
     norms = rows.log_norm.at[p].set(longer.log_norm).at[q].set(shorter.log_norm)
-    return Rows(units, norms), jnp.max(jnp.abs(c), initial=0)
+    return ScaledRows(units, norms), jnp.max(jnp.abs(c), initial=0)
 
 
 def pairs_of(size: int) -> Int[np.ndarray, "rounds N 2"]:

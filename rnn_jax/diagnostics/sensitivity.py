@@ -2,15 +2,25 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.diagnostics.frames import of_each_example
-from rnn_jax.diagnostics.states import Layout, layout_of, require_steps
+from rnn_jax.diagnostics.scaled import (
+    Scaled,
+    ScaledRows,
+    add,
+    log_norm_of,
+    map_in_bands,
+    scaled,
+    sum_of_rows,
+    times,
+    with_norms,
+    zeros,
+)
+from rnn_jax.diagnostics.states import Layout, layout_of, params_row, require_steps
 from rnn_jax.keys import one_key
 from rnn_jax.machinery.checks import require_positive
 from rnn_jax.machinery.compiling import compiled
@@ -22,32 +32,24 @@ from rnn_jax.types import Cell, Params, State
 __all__ = ["parameter_sensitivity", "sampled_sensitivity"]
 
 
-class Sized(NamedTuple):
-    """Numbers of any size, numbers · e^log_size, with one common scale."""
-
-    numbers: Float[Array, "..."]
-    """The largest is 1 in absolute value; all are 0 where the size is 0."""
-    log_size: Float[Array, ""]
-    """−∞ for zeros."""
-
-
 @compiled("cell")
 def parameter_sensitivity(cell: Cell, params: Params, h0: State, xs: PyTree) -> Float[Array, "T *batch"]:
     """ln‖∂state_t/∂params‖ at every step t = 1 … T, the Frobenius norm, for each example of a batch.
 
     M_t = ∂state_t/∂params follows M_t = J_t M_{t−1} + ∂F/∂params with the Jacobian J_t of one step F, and M_0 = 0: the
-    state before the first step is a constant. It is exact, with one common scale for all numbers of M, so it neither
-    under- nor overflows. Memory and time are those of S · P numbers, S of the state and P of the params, at each step
-    and for each example; ``sampled_sensitivity`` is for large networks.
+    state before the first step is a constant. It is exact, and each row of M, one for each number of the state, has its
+    own scale, so nothing under- or overflows. Memory and time are those of S · P numbers, S of the state and P of the
+    params, at each step and for each example; ``sampled_sensitivity`` is for large networks.
 
     Args:
         cell: any cell.
-        params: its weights. All floating ones count.
+        params: its weights. All floating ones count; a complex number counts as two real ones.
         h0: the state before the first step, with the batch axes of ``xs``.
         xs: ``(T, *batch, I)`` or ids ``(T, *batch)``.
 
     Returns:
-        Norms over all parts of the state in nats; −∞ where the state does not depend on the params.
+        Norms over all parts of the state in nats; −∞ where the state does not depend on the params, NaN from
+        the first step whose state is not finite.
 
     Raises:
         ValueError: for a layer, a state that is not floating, params without floating numbers, or xs or h0 that do not
@@ -66,19 +68,18 @@ def parameter_sensitivity(cell: Cell, params: Params, h0: State, xs: PyTree) -> 
     Reference: Zucchet, Orvieto. Recurrent neural networks: vanishing and exploding gradients are not the end of the
     story. 2024, where this growth is the curse of memory.
     """
-    layout, row_of, flat = _flattened(cell, params, h0, xs)
+    layout, row_of, theta = _in_rows(cell, params, h0, xs)
 
-    def step(carry: tuple[State, Sized], x: PyTree) -> tuple[tuple[State, Sized], Array]:
+    def step(carry: tuple[State, ScaledRows], x: PyTree) -> tuple[tuple[State, ScaledRows], Array]:
         h, M = carry
-        to_params, J = jax.jacrev(row_of, argnums=(0, 1))(flat, layout.row(h), x)
-        carried = sized(widened(J) @ M.numbers, M.log_size)
-        M = sized_sum(carried, sized(widened(to_params)))
-        return (cell.step(params, h, x), M), log_norm(M)
+        derivatives = jax.jacrev(row_of, argnums=(0, 1))(theta, layout.row(h), x)
+        to_params, J = (widened(a).astype(theta.dtype) for a in derivatives)
+        M = sum_of_rows(times(J, M), with_norms(to_params, jnp.zeros(len(J), theta.dtype)))
+        return (cell.step(params, h, x), M), 0.5 * jax.nn.logsumexp(2 * M.log_norm)
 
     def of_one(h0: State, xs: PyTree) -> Float[Array, " T"]:
-        row = layout.row(h0)
-        M_0 = sized(widened(jnp.zeros((row.size, flat.size), row.dtype)))
-        return scan(step, (h0, M_0), xs)[1]
+        M_0 = jnp.zeros((layout.row(h0).size, theta.size), theta.dtype)
+        return scan(step, (h0, with_norms(M_0, M_0[:, 0])), xs)[1]
 
     with jax.default_matmul_precision("highest"):
         return of_each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
@@ -115,64 +116,39 @@ def sampled_sensitivity(
 def _sampled(
     cell: Cell, params: Params, key: PRNGKeyArray, h0: State, xs: PyTree, probes: int
 ) -> Float[Array, "T *batch"]:
-    layout, row_of, flat = _flattened(cell, params, h0, xs)
-    signs = jax.random.rademacher(key, (probes, flat.size), flat.dtype)
+    layout, row_of, theta = _in_rows(cell, params, h0, xs)
+    signs = jax.random.rademacher(key, (probes, theta.size), theta.dtype)
 
-    def along(v: Array, h: State, x: PyTree, M_v: Sized) -> Sized:
-        """M_t v, at a scale at which neither v nor M_{t−1} v is too large."""
-        top = jnp.maximum(M_v.log_size, 0)
-        now = (v * jnp.exp(-top).astype(v.dtype), (M_v.numbers * jnp.exp(M_v.log_size - top)).astype(layout.dtype))
-        moved = jax.jvp(lambda flat, row: row_of(flat, row, x), (flat, layout.row(h)), now)[1]
-        return sized(widened(moved), top)
-
-    def step(carry: tuple[State, Sized], x: PyTree) -> tuple[tuple[State, Sized], Array]:
+    def step(carry: tuple[State, Scaled], x: PyTree) -> tuple[tuple[State, Scaled], Array]:
         h, M_v = carry
-        M_v = jax.vmap(along, in_axes=(0, None, None, 0))(signs, h, x, M_v)
-        square = jax.nn.logsumexp(2 * jax.vmap(log_norm)(M_v)) - math.log(probes)
+        row = layout.row(h)
+        along_state = jax.vmap(lambda v: jax.jvp(lambda row: row_of(theta, row, x), (row,), (v.astype(row.dtype),))[1])
+        along_params = jax.vmap(lambda v: jax.jvp(lambda theta: row_of(theta, row, x), (theta,), (v,))[1])
+        added = scaled(widened(along_params(signs)).astype(theta.dtype))
+        M_v = add(map_in_bands(along_state, M_v, layout.maxexp // 4), added)
+        square = jax.nn.logsumexp(2 * log_norm_of(M_v)) - math.log(probes)
         return (cell.step(params, h, x), M_v), 0.5 * square
 
     def of_one(h0: State, xs: PyTree) -> Float[Array, " T"]:
-        row = layout.row(h0)
-        return scan(step, (h0, jax.vmap(sized)(widened(jnp.zeros((probes, row.size), row.dtype)))), xs)[1]
+        return scan(step, (h0, zeros((probes, layout.row(h0).size), theta.dtype)), xs)[1]
 
     with jax.default_matmul_precision("highest"):
         return of_each_example(of_one, len(batch_shape(cell, params, h0)))(h0, xs)
 
 
-def _flattened(
+def _in_rows(
     cell: Cell, params: Params, h0: State, xs: PyTree
 ) -> tuple[Layout, Callable[[Array, Array, PyTree], Array], Array]:
-    """The layout of a state, the step of rows ``(flat params, row, x) -> row``, and the floating params in one row."""
+    """The layout of a state, the step of rows ``(theta, row, x) -> row``, and theta, the floating params in one row.
+
+    The type of theta holds the numbers of the state too.
+    """
     require_steps(xs)
     layout = layout_of(cell, params, h0)
     require_fit(cell, params, h0, xs)
-    leaves, tree = jax.tree.flatten(params)
-    moving = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
-    if not any(moving):
-        raise ValueError("params got no floating numbers; want some: only they have a derivative")
-    flat, unravel = ravel_pytree([jnp.asarray(leaf) for leaf, moves in zip(leaves, moving, strict=True) if moves])
+    theta, params_of = params_row(params)
 
-    def row_of(flat: Array, row: Array, x: PyTree) -> Array:
-        given = iter(unravel(flat))
-        now = [next(given) if moves else leaf for leaf, moves in zip(leaves, moving, strict=True)]
-        return layout.row(cell.step(jax.tree.unflatten(tree, now), layout.state(row), x))
+    def row_of(theta: Array, row: Array, x: PyTree) -> Array:
+        return layout.row(cell.step(params_of(theta), layout.state(row), x))
 
-    return layout, row_of, flat
-
-
-def sized(numbers: Float[Array, "..."], log_size: Array | float = 0.0) -> Sized:
-    """numbers · e^log_size, with its own scale."""
-    top = jnp.max(jnp.abs(numbers))
-    return Sized(numbers / jnp.where(top > 0, top, 1), log_size + jnp.log(top))
-
-
-def sized_sum(a: Sized, b: Sized) -> Sized:
-    """a + b."""
-    top = jnp.maximum(a.log_size, b.log_size)
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    return sized(a.numbers * jnp.exp(a.log_size - top) + b.numbers * jnp.exp(b.log_size - top), top)
-
-
-def log_norm(a: Sized) -> Float[Array, ""]:
-    """ln of the norm of all numbers."""
-    return a.log_size + 0.5 * jnp.log(jnp.sum(jnp.square(a.numbers)))
+    return layout, row_of, theta.astype(jnp.promote_types(theta.dtype, layout.dtype))

@@ -2,22 +2,25 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
-from jaxtyping import Array, DTypeLike, Float, PyTree
+from jaxtyping import Array, Bool, DTypeLike, Float, PyTree
 
-from rnn_jax.schedules.driver import batch_shape
+from rnn_jax.machinery.checks import require_sequence
+from rnn_jax.machinery.precision import widened
+from rnn_jax.schedules.driver import batch_shape, require_fit
 from rnn_jax.types import Cell, Params, State
 
 __all__ = []
 
 
 class Layout(NamedTuple):
-    """The order of the parts of a state in a row of its S real numbers; a complex number is two of them."""
+    """The order of the parts of a state, or of params, in a row of S real numbers; a complex number is two of them."""
 
     tree: Any
     parts: tuple[jax.ShapeDtypeStruct, ...]
@@ -70,6 +73,54 @@ def layout_of(cell: Cell, params: Params, h: State) -> Layout:
             raise ValueError(f"{name} got {leaf.dtype}; want floating numbers: integers have no gradient")
     leaves, tree = jax.tree.flatten(h)
     return Layout(tree, tuple(jax.ShapeDtypeStruct(leaf.shape[batch_ndim:], leaf.dtype) for leaf in leaves))
+
+
+def recurrent_numbers(cell: Cell, params: Params, h: State, x: PyTree) -> Bool[np.ndarray, " S"]:
+    """Whether each number in the row of a state belongs to a recurrent part."""
+    return np.repeat(recurrent_parts(cell, params, h, x), list(map(part_size, layout_of(cell, params, h).parts)))
+
+
+def require_one_step(cell: Cell, params: Params, h: State, x: PyTree) -> None:
+    """Raises a ValueError unless one step takes ``h`` to a state like it, and ``x`` has its batch axes."""
+    require_fit(cell, params, h, jax.tree.map(lambda x: jnp.asarray(x)[None], x))
+
+
+def require_some_steps(xs: PyTree) -> int:
+    """T, the number of steps; a ValueError where there is none."""
+    T = require_sequence(xs)
+    if T == 0:
+        raise ValueError("xs got 0 steps; want at least one")
+    return T
+
+
+def require_targets(targets: PyTree, T: int) -> None:
+    """Raises a ValueError unless each array of the targets has T steps."""
+    for leaf in jax.tree.leaves(targets):
+        if jnp.shape(leaf)[:1] != (T,):
+            raise ValueError(f"targets got shape {jnp.shape(leaf)}; want {T} steps leading, one for each of xs")
+
+
+def params_row(params: Params) -> tuple[Float[Array, " P"], Callable[[Array], Params]]:
+    """The floating numbers of params in one row of at least 32 bits, and the params with other such numbers.
+
+    A complex number is two real ones, and integers are constants.
+
+    Raises:
+        ValueError: for params without floating numbers.
+    """
+    leaves, tree = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
+    moving = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not moving:
+        raise ValueError("params got no floating numbers; want some: only they have a derivative")
+    layout = Layout(jax.tree.structure(moving), tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in moving))
+
+    def restored(row: Float[Array, " P"]) -> Params:
+        given = iter(layout.state(row))
+        return jax.tree.unflatten(
+            tree, [next(given) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf for leaf in leaves]
+        )
+
+    return widened(layout.row(moving)), restored
 
 
 def require_steps(xs: PyTree) -> None:

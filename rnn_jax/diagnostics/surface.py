@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rnn_jax.keys import one_key
 from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.compiling import compiled
+from rnn_jax.schedules.driver import describe_shapes
 from rnn_jax.types import Params
 
 __all__ = ["LossSurface", "loss_surface", "random_direction"]
@@ -61,7 +62,7 @@ def loss_surface(
         points: N of each axis; odd, if the centre is to be one of them.
 
     Raises:
-        ValueError: for a radius that is not positive, or points below 1.
+        ValueError: for directions that are not like the params, a radius that is not positive, or points below 1.
 
     >>> import jax.numpy as jnp
     >>> found = loss_surface(lambda w: jnp.sum(w**2), jnp.zeros(2), jnp.array([1.0, 0]), jnp.array([0, 1.0]), points=3)
@@ -80,6 +81,12 @@ def loss_surface(
         "a positive number, for example 1.0",
         may_be_traced=True,
     )
+    for name, d in {"first": first, "second": second}.items():
+        like = jax.tree.structure(d) == jax.tree.structure(params)
+        if not like or [*map(jnp.shape, jax.tree.leaves(d))] != [*map(jnp.shape, jax.tree.leaves(params))]:
+            raise ValueError(
+                f"{name} got {describe_shapes(d)}; want a direction like the params, {describe_shapes(params)}"
+            )
     value = jax.eval_shape(loss, params)
     if jnp.shape(value):
         raise ValueError(f"loss got shape {jnp.shape(value)}; want a scalar")

@@ -4,7 +4,8 @@ An estimator takes ``(cell, params, h0, xs, targets, loss, *, key=None, …)`` a
 
 - the loss is a sum over time, ``(ys, targets) -> scalar``, as in ``tbptt``. The loss of one step is then
   ``loss(y[None], target[None])``; estimators that run forward in time call it so. A mean over steps is refused where it
-  is known as one, ``per_step(…)``; another loss that is no sum gives a wrong result;
+  is known as one, ``per_step(…)``. Another loss that is no sum gives a wrong result: with
+  ``lambda ys, targets: jnp.mean((ys - targets) ** 2)`` the gradient of ``rtrl`` is T times that of ``bptt``;
 - the gradient is like the params. The state before the first step and the inputs are constants;
 - the batch axes are those of h0. The loss sums over them, or takes their mean;
 - ``key`` is needed where the estimate is random, and ignored elsewhere;
@@ -17,15 +18,17 @@ bptt           back       exact        T S                                   Wer
 truncated      back       biased       window S                              Williams, Peng 1990
 artbp          back       unbiased     steps between truncations, times S    Tallec, Ollivier 2017
 rtrl           forward    exact        S P                                   Williams, Zipser 1989
-snap           forward    biased       P, or S P if most entries are kept    Menick and others 2020
+snap           forward    biased       K P for K² ≤ S, else S P              Menick and others 2020
 rtrl_diagonal  forward    exact        P, or 2 P for complex units           Mozer 1989
 uoro           forward    unbiased     S + P                                 Tallec, Ollivier 2018
 =============  =========  ===========  ====================================  ===========================
 
-S and P are the numbers of the state and of the params. ``artbp`` here keeps the states of all steps, because it has the
-whole sequence at once.
+S and P are the numbers of the state and of the params, and K is the largest number of entries that ``snap`` keeps for
+a param. ``artbp`` here keeps the states of all steps, because it has the whole sequence at once. ``truncated`` has
+``k1=1``, so it computes T · window steps; the programs of ``tbptt`` have ``k1=window``, and compute T.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,9 +41,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from rnn_jax.gradients.influence import rtrl, rtrl_diagonal, snap, uoro
 from rnn_jax.gradients.online import require_problem
 from rnn_jax.gradients.tbptt import chunked
-from rnn_jax.gradients.windows import Loss, require_scalar
+from rnn_jax.gradients.windows import Loss, require_floating, require_scalar
 from rnn_jax.keys import one_key, typed_key
-from rnn_jax.machinery.checks import require_number, require_positive, require_sequence
+from rnn_jax.machinery.checks import in_one_line, require_number, require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import scan
@@ -104,7 +107,7 @@ def _bptt(
 ) -> tuple[Float[Array, ""], Params]:
     def total(params: Params) -> Float[Array, ""]:
         _, hs = rollout(cell, params, h0, xs, schedule=schedule)
-        return require_scalar(loss(outputs(cell, params, hs), targets))
+        return require_floating(require_scalar(loss(outputs(cell, params, hs), targets)))
 
     return jax.value_and_grad(total)(params)
 
@@ -231,7 +234,7 @@ def _artbp(
             return h, h
 
         _, hs = scan(on, h0, (xs, factors))
-        return require_scalar(loss(outputs(cell, params, hs), targets))
+        return require_floating(require_scalar(loss(outputs(cell, params, hs), targets)))
 
     return jax.value_and_grad(total)(params)
 
@@ -291,7 +294,7 @@ def compare_estimator(
         Statistics over the keys. All are NaN where the exact gradient is zero.
 
     Raises:
-        ValueError: for fewer than 2 keys, and for arguments that the estimator refuses.
+        ValueError: for fewer than 2 keys, options that the estimator does not have, and arguments that it refuses.
 
     Example: estimates that go back 2 steps are biased, UORO has a variance instead.
 
@@ -314,8 +317,15 @@ def compare_estimator(
     keys = typed_key(keys)
     if keys.ndim != 1 or len(keys) < 2:
         raise ValueError(f"keys got shape {keys.shape}; want at least 2 keys, such as jax.random.split(key, 100)")
-    _, exact = bptt(cell, params, h0, xs, targets, loss)
-    estimate = partial(estimator, cell, params, h0, xs, targets, loss, **options)
+    given = cell, params, h0, xs, targets, loss
+    if not callable(estimator):
+        raise ValueError(f"estimator got {in_one_line(estimator)}; want a function, such as ESTIMATORS['uoro']")
+    try:
+        inspect.signature(estimator).bind(*given, key=keys[0], **options)
+    except TypeError as error:
+        raise ValueError(f"options got {in_one_line(options)}; want those of the estimator: {error}") from error
+    _, exact = bptt(*given)
+    estimate = partial(estimator, *given, **options)
     estimates = jax.vmap(lambda key: estimate(key=key)[1])(keys)
     return quality_of(estimates, exact)
 
@@ -325,6 +335,8 @@ def quality_of(estimates: PyTree, exact: PyTree) -> EstimatorQuality:
     """The statistics of estimates, ``(keys, …)``, of an exact gradient."""
     g = ravel_pytree(widened(exact))[0]
     estimated = jax.vmap(lambda tree: ravel_pytree(widened(tree))[0])(estimates)
+    largest = jnp.max(jnp.abs(g), initial=0)  # squares of small numbers would underflow; a gradient of 0 gives NaN
+    g, estimated = g / largest, estimated / largest
     size, mean = jnp.linalg.norm(g), jnp.mean(estimated, axis=0)
     variance = jnp.sum(jnp.var(estimated, axis=0, ddof=1)) / size**2
     return EstimatorQuality(

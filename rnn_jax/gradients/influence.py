@@ -97,8 +97,13 @@ def snap(
     Of M only those entries are kept through which a param acts on a number of the state within n steps; the others
     stay zero. SnAp-1 of a vanilla network keeps one entry for each param, its action on its own unit; SnAp-2 of a
     dense network keeps all, which is RTRL. The entries are found in Jacobians at random params, states and inputs,
-    when the call is compiled; those that differ from zero in a small region alone, as inside a narrow clip, may be
-    missed. Where they are few, only they are stored and computed. Otherwise the cost is that of RTRL.
+    when the call is compiled, with the comparisons of a step either way: a ReLU counts as on, wherever its threshold
+    is. An entry that differs from zero in a small region alone may be missed where no comparison limits the region.
+
+    If a param has at most K kept entries, and K² is at most S, only these are stored and computed: K·P numbers for
+    each example, and K²·P products a step. For a dense cell all of J is computed besides, by S backward passes of a
+    step. Else M is stored as a whole, at the cost of RTRL: so it is for a ``stack``, in which a param of one layer acts
+    on all units of the next within one step.
 
     Args:
         cell, params, h0, xs, targets, loss, key: as in ``rtrl``.
@@ -145,7 +150,8 @@ def rtrl_diagonal(
 
     If each param acts on one unit alone, M has one entry e for each param (a complex one for a complex unit):
     e_t = a_t e_{t−1} + d_t, where a_t and d_t are those of the param's unit. Memory is that of the gradient, for each
-    example; a step costs as much as a step of back-propagation.
+    example; a step costs as much as a step of back-propagation. The unit of each param is found as in ``snap``: the
+    gradient is exact unless an entry that differs from zero in a small region alone was missed.
 
     Args:
         cell: with ``coefficients``, such as ``diagonal``, ``lru``, ``min_gru`` or ``min_lstm``, alone or in
@@ -199,8 +205,8 @@ def uoro(
         θ̃_t = θ̃_{t−1} / ρ_0 + D_tᵀ ν / ρ_1
         ρ_0 = √(‖θ̃_{t−1}‖ / ‖J_t s̃_{t−1}‖),  ρ_1 = √(‖D_tᵀ ν‖ / ‖ν‖).
 
-    ρ_0 and ρ_1 make the variance least; where one of two norms is zero, ρ is 1. It costs as much as back-propagation
-    and keeps S + P numbers for each example.
+    ρ_0 and ρ_1 make the variance least. Where J_t s̃_{t−1} or θ̃_{t−1} is zero, both are left out, as their product
+    is; so are ν and D_tᵀ ν. It costs as much as back-propagation and keeps S + P numbers for each example.
 
     Args:
         cell, params, h0, xs, targets, loss: as in ``rtrl``.

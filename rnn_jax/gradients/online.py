@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from rnn_jax.diagnostics.states import Layout, layout_of, part_size
 from rnn_jax.gradients.patterns import Dependencies, grouped_rows, influence_pattern, row_groups, step_dependencies
-from rnn_jax.gradients.windows import Loss, require_scalar, require_steps, require_sum
+from rnn_jax.gradients.windows import Loss, require_floating, require_scalar, require_steps, require_sum
 from rnn_jax.keys import unkey
 from rnn_jax.machinery.checks import in_one_line, require_sequence
 from rnn_jax.machinery.compiling import compiled
+from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import scan
 from rnn_jax.schedules.driver import batch_shape, require_fit
 from rnn_jax.types import Cell, Keyed, Params, State, require_cell
@@ -22,7 +23,7 @@ from rnn_jax.types import Cell, Keyed, Params, State, require_cell
 __all__ = []
 
 
-class Rows(NamedTuple):
+class FlatCell(NamedTuple):
     """One example of a cell as functions of real vectors: θ (P,) of all params, and s (S,) of the state."""
 
     cell: Cell
@@ -35,6 +36,11 @@ class Rows(NamedTuple):
     def step(self, theta: Float[Array, " P"], s: Float[Array, "*batch S"], x: PyTree) -> Float[Array, "*batch S"]:
         """The state after a step."""
         return self.layout.row(self.cell.step(self.unravel(theta), self.layout.state(s), x))
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return sum(map(part_size, self.layout.parts))
 
     @property
     def dtype(self) -> Any:
@@ -58,40 +64,40 @@ class Influence(NamedTuple):
     """``(adjoint (S,), M) -> (P,)``: the product adjointᵀ M."""
 
 
-def whole_influence(rows: Rows) -> Influence:
+def whole_influence(cell: FlatCell) -> Influence:
     """M itself, for RTRL."""
 
     def update(M: Float[Array, "S P"], s: Float[Array, " S"], x: PyTree, key: None) -> Float[Array, "S P"]:
-        D, J = jax.jacrev(rows.step, argnums=(0, 1))(rows.theta, s, x)
+        D, J = jax.jacrev(cell.step, argnums=(0, 1))(cell.theta, s, x)
         return J.astype(M.dtype) @ M + D.astype(M.dtype)
 
-    size = sum(map(part_size, rows.layout.parts))
-    return Influence(jnp.zeros((size, rows.theta.size), rows.dtype), update, lambda adjoint, M: adjoint @ M)
+    return Influence(jnp.zeros((cell.size, cell.theta.size), cell.dtype), update, lambda adjoint, M: adjoint @ M)
 
 
-def influence_within(rows: Rows, order: int) -> Influence:
+def influence_within(cell: FlatCell, order: int) -> Influence:
     """The entries of M that differ from zero within ``order`` steps, for SnAp."""
-    on = rows.dependencies()
+    on = cell.dependencies()
     pattern = influence_pattern(on, order)
     if pattern.sum(axis=0).max() ** 2 <= len(pattern):
-        return sparse_influence(rows, on, pattern)
-    whole = whole_influence(rows)
+        return sparse_influence(cell, on, pattern)
+    whole = whole_influence(cell)
     return whole._replace(update=lambda *args: jnp.where(pattern, whole.update(*args), 0))
 
 
-def influence_on_own_unit(rows: Rows) -> Influence:
+def influence_on_own_unit(cell: FlatCell) -> Influence:
     """One entry of M for each param, two for a complex unit; a ValueError for a param that acts on several units."""
-    on = rows.dependencies()
-    most = influence_pattern(on, len(on.on_state)).sum(axis=0).max()
+    on = cell.dependencies()
+    pattern = influence_pattern(on, cell.size)
+    most = pattern.sum(axis=0).max()
     if most > 2:
         raise ValueError(
-            f"cell got {in_one_line(rows.cell)}, a param of which acts on {most} numbers of the state; want at most 2, "
+            f"cell got {in_one_line(cell.cell)}, a param of which acts on {most} numbers of the state; want at most 2, "
             "one real or complex unit: rtrl takes any cell"
         )
-    return sparse_influence(rows, on, influence_pattern(on, len(on.on_state)))
+    return sparse_influence(cell, on, pattern)
 
 
-def sparse_influence(rows: Rows, on: Dependencies, pattern: Bool[np.ndarray, "S P"]) -> Influence:
+def sparse_influence(cell: FlatCell, on: Dependencies, pattern: Bool[np.ndarray, "S P"]) -> Influence:
     """The entries of M in a pattern: (P, K), where K is the largest number of entries of a column."""
     K, every = pattern.sum(axis=0).max(), np.arange(pattern.shape[1])[:, None]
     at = np.argsort(~pattern, axis=0, kind="stable")[: max(K, 1)].T  # (P, K), the rows of the entries of each column
@@ -101,15 +107,15 @@ def sparse_influence(rows: Rows, on: Dependencies, pattern: Bool[np.ndarray, "S 
     D_groups, J_groups = row_groups(on.on_params), row_groups(on.on_state)
 
     def update(M: Float[Array, "P K"], s: Float[Array, " S"], x: PyTree, key: None) -> Float[Array, "P K"]:
-        D = grouped_rows(lambda theta: rows.step(theta, s, x), rows.theta, D_groups)[D_groups[at], every]
-        J = grouped_rows(lambda s: rows.step(rows.theta, s, x), s, J_groups)[J_groups[at][:, :, None], at[:, None, :]]
+        D = grouped_rows(lambda theta: cell.step(theta, s, x), cell.theta, D_groups)[D_groups[at], every]
+        J = grouped_rows(lambda s: cell.step(cell.theta, s, x), s, J_groups)[J_groups[at][:, :, None], at[:, None, :]]
         D, J = jnp.where(has_D, D, 0).astype(M.dtype), jnp.where(has_J, J, 0).astype(M.dtype)
         return jnp.einsum("pij,pj->pi", J, M) + D
 
-    return Influence(jnp.zeros(at.shape, rows.dtype), update, lambda adjoint, M: jnp.sum(adjoint[at] * M, axis=-1))
+    return Influence(jnp.zeros(at.shape, cell.dtype), update, lambda adjoint, M: jnp.sum(adjoint[at] * M, axis=-1))
 
 
-def rank_one_influence(rows: Rows) -> Influence:
+def rank_one_influence(cell: FlatCell) -> Influence:
     """A column and a row, whose product has the expectation M, for UORO."""
 
     def update(
@@ -117,22 +123,27 @@ def rank_one_influence(rows: Rows) -> Influence:
     ) -> tuple[Float[Array, " S"], Float[Array, " P"]]:
         s_tilde, theta_tilde = factors
         nu = jax.random.rademacher(key, s.shape, s.dtype)
-        _, pushed = jax.jvp(lambda s: rows.step(rows.theta, s, x), (s,), (s_tilde.astype(s.dtype),))
-        _, pullback = jax.vjp(lambda theta: rows.step(theta, s, x), rows.theta)
-        pushed, pulled, nu = (a.astype(rows.dtype) for a in (pushed, *pullback(nu), nu))
-        rho_0, rho_1 = root_of_ratio(theta_tilde, pushed), root_of_ratio(pulled, nu)
-        return rho_0 * pushed + rho_1 * nu, theta_tilde / rho_0 + pulled / rho_1
+        _, pushed = jax.jvp(lambda s: cell.step(cell.theta, s, x), (s,), (s_tilde.astype(s.dtype),))
+        _, pullback = jax.vjp(lambda theta: cell.step(theta, s, x), cell.theta)
+        pushed, pulled, nu = (a.astype(cell.dtype) for a in (pushed, *pullback(nu), nu))
+        return jax.tree.map(jnp.add, balanced(pushed, theta_tilde), balanced(nu, pulled))
 
-    size = whole_influence(rows).zero.shape
-    zero = jnp.zeros(size[0], rows.dtype), jnp.zeros(size[1], rows.dtype)
+    zero = jnp.zeros(cell.size, cell.dtype), jnp.zeros(cell.theta.size, cell.dtype)
     return Influence(zero, update, lambda adjoint, factors: jnp.vdot(adjoint, factors[0]) * factors[1])
 
 
-def root_of_ratio(a: Float[Array, " N"], b: Float[Array, " M"]) -> Float[Array, ""]:
-    """√(‖a‖ / ‖b‖), or 1 where one of them is zero."""
-    size_a, size_b = jnp.linalg.norm(a), jnp.linalg.norm(b)
-    both = (size_a > 0) & (size_b > 0)
-    return jnp.sqrt(jnp.where(both, size_a, 1) / jnp.where(both, size_b, 1))
+def balanced(a: Float[Array, " N"], b: Float[Array, " M"]) -> tuple[Float[Array, " N"], Float[Array, " M"]]:
+    """``(ρ a, b/ρ)``, two vectors of equal norm with the product a bᵀ; both are zero where this product is."""
+    root_a, root_b = (jnp.sqrt(norm_of(c)) for c in (a, b))
+    both = (root_a > 0) & (root_b > 0)
+    rho = jnp.where(both, root_b, 1) / jnp.where(both, root_a, 1)
+    return jnp.where(both, rho * a, 0), jnp.where(both, b / rho, 0)
+
+
+def norm_of(a: Float[Array, " N"]) -> Float[Array, ""]:
+    """The norm, also where squares would leave the range of the type."""
+    largest = jnp.max(jnp.abs(a), initial=0)
+    return largest * jnp.linalg.norm(a / jnp.where(largest == 0, 1, largest))
 
 
 def require_problem(cell: Cell, params: Params, xs: PyTree, targets: PyTree, loss: Loss) -> PyTree:
@@ -155,7 +166,7 @@ def forward_gradient(
     xs: PyTree,
     targets: PyTree,
     loss: Loss,
-    influence_of: Callable[[Rows], Influence],
+    influence_of: Callable[[FlatCell], Influence],
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """The loss, and its gradient by an influence that is carried forward in time."""
@@ -171,39 +182,39 @@ def _forward_gradient(
     xs: PyTree,
     targets: PyTree,
     loss: Loss,
-    influence_of: Callable[[Rows], Influence],
+    influence_of: Callable[[FlatCell], Influence],
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, ""], Params]:
     require_fit(cell, params, h0, xs)
     T, batch, layout = require_sequence(xs), batch_shape(cell, params, h0), layout_of(cell, params, h0)
     theta, unravel = ravel_pytree(params)
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1 + len(batch) :], a.dtype), xs)
-    rows = Rows(cell, layout, theta, unravel, x)
+    flat = FlatCell(cell, layout, theta, unravel, x)
     keys = None if key is None else jax.random.split(key, (T, *batch))
 
     def step_loss(theta: Array, s: Array, target: PyTree) -> Array:
         y = cell.output(unravel(theta), layout.state(s))
-        return require_scalar(loss(*jax.tree.map(lambda a: a[None], (y, target))))
+        return require_floating(require_scalar(loss(*jax.tree.map(lambda a: a[None], (y, target)))))
 
     with jax.default_matmul_precision("highest"):
-        influence = influence_of(rows)
+        influence = influence_of(flat)
         update, times = (over_batch(f, batch) for f in (influence.update, influence.times))
 
         def on(carry: Any, inputs: Any) -> tuple[Any, None]:
             s, M, total, gradient = carry
             x, target, key = inputs
-            M, s = update(M, s, x, key), rows.step(theta, s, x)
+            M, s = update(M, s, x, key), flat.step(theta, s, x)
             value, (direct, adjoint) = jax.value_and_grad(step_loss, argnums=(0, 1))(theta, s, target)
-            indirect = times(adjoint.astype(rows.dtype), M).reshape(-1, theta.size).sum(axis=0)
-            return (s, M, total + value, gradient + direct.astype(rows.dtype) + indirect), None
+            indirect = times(adjoint.astype(flat.dtype), M).reshape(-1, theta.size).sum(axis=0)
+            return (s, M, total + widened(value), gradient + direct.astype(flat.dtype) + indirect), None
 
         s0 = layout.row(h0)
         target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), targets)
-        total = jnp.zeros((), jax.eval_shape(step_loss, theta, s0, target).dtype)
+        value = jax.eval_shape(step_loss, theta, s0, target)
         M_0 = jax.tree.map(lambda a: jnp.zeros((*batch, *a.shape), a.dtype), influence.zero)
-        carry = s0, M_0, total, jnp.zeros(theta.size, rows.dtype)
+        carry = s0, M_0, widened(jnp.zeros((), value.dtype)), jnp.zeros(theta.size, flat.dtype)
         (_, _, total, gradient), _ = scan(on, carry, (xs, targets, keys))
-    return total, unravel(gradient.astype(theta.dtype))
+    return total.astype(value.dtype), unravel(gradient.astype(theta.dtype))
 
 
 def over_batch(f: Callable[..., Any], batch: tuple[int, ...]) -> Callable[..., Any]:

@@ -8,16 +8,40 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn_jax.diagnostics.states import Layout, part_size
+from rnn_jax.machinery.precision import is_floating
+from rnn_jax.machinery.programs import (
+    apply_equation,
+    dependent,
+    is_variable,
+    needed,
+    type_of,
+    values_of,
+    without_constants,
+)
 from rnn_jax.types import Cell, ComplexState, Params, map_parts
 
 __all__ = []
 
 EXAMPLES = 32
-"""Random states and inputs at which dependences are searched: each ReLU is on in half of them."""
+"""Random states and inputs at which dependences are searched."""
+
+COMPARISONS = {
+    **dict.fromkeys(("eq", "ne", "lt", "le", "gt", "ge"), lambda computed, a, b: (True, False)),
+    **dict.fromkeys(("max", "min"), lambda computed, a, b: (a, b)),
+    "clamp": lambda computed, low, x, high: (x, computed),
+}
+"""Primitives that compare, with their two outcomes: ``(what is computed, *operands) -> (if true, if false)``."""
+
+CALLS = {"jit": "jaxpr", "remat2": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+"""Primitives that run one inner program, and the parameter that holds it."""
+
+AS_COMPUTED, TRUE, FALSE, RANDOM = outcomes = range(4)
+"""How the comparisons of a step come out while dependences are searched."""
 
 
 class Dependencies(NamedTuple):
@@ -32,10 +56,11 @@ class Dependencies(NamedTuple):
 def step_dependencies(cell: Cell, params: Params, layout: Layout, x: PyTree) -> Dependencies:
     """The dependencies of one step, found in its Jacobians at random params, states and inputs.
 
-    An entry counts if it differs from zero at any of them; one that does so in a small region alone, such as inside a
-    narrow clip, may be missed. A weight of zero counts like any other, because training
-    may change it; a weight that the cell itself removes by a mask does not. Every id is tried. What acts on the real
-    part of a complex number counts as acting on the imaginary part, and the other way round.
+    An entry counts if it differs from zero at any of them, with the comparisons of the step either way: a ReLU counts
+    as on, wherever its threshold is. An entry that differs from zero in a small region alone may be missed where no
+    comparison outside of loops limits the region. A weight of zero counts like any other, because training may change
+    it; a weight that the cell itself removes by a mask does not. Every id is tried. What acts on the real part of a
+    complex number counts as acting on the imaginary part, and the other way round.
 
     Args:
         cell: any cell.
@@ -56,13 +81,14 @@ def step_dependencies(cell: Cell, params: Params, layout: Layout, x: PyTree) -> 
 
     @jax.jit
     def found(params: Params, s: Array, xs: PyTree) -> list[Array]:
-        def steps(params: Params, s: Array) -> Array:
+        def steps(params: Params, s: Array, xs: PyTree) -> Array:
             return jax.vmap(lambda s, x: layout.row(cell.step(params, layout.state(s), x)))(s, xs)
 
-        finite = jnp.isfinite(steps(params, s)).all(axis=-1)  # an id outside the vocabulary gives NaN
+        finite = jnp.isfinite(steps(params, s, xs)).all(axis=-1)  # an id outside the vocabulary gives NaN
         instead = jnp.where(finite, jnp.arange(n), jnp.argmax(finite))
         s, xs = jax.tree.map(lambda a: a[instead], (s, xs))
-        return [entries | ~finite.any() for entries in nonzero(steps, params, s)]
+        found = jax.lax.map(lambda outcome: nonzero(steps, params, s, xs, outcome), jnp.array(outcomes))
+        return [entries.any(axis=0) | ~finite.any() for entries in found]
 
     with jax.ensure_compile_time_eval():
         try:
@@ -109,16 +135,52 @@ def random_inputs(rng: np.random.Generator, x: PyTree, n: int) -> PyTree:
 
 
 def nonzero(
-    steps: Callable[[Params, Array], Array], params: Params, s: Float[Array, "N S"]
+    steps: Callable[[Params, Array, PyTree], Array],
+    params: Params,
+    s: Float[Array, "N S"],
+    xs: PyTree,
+    outcome: Int[Array, ""],
 ) -> tuple[Bool[Array, "S S"], Bool[Array, "S P"]]:
     """Where the Jacobians of N steps with respect to the state, and to the params, differ from zero, row by row."""
-    _, pullback = jax.vjp(steps, params, s)
 
-    def row(i: Array) -> tuple[Array, Array]:
-        of_params, of_state = pullback(jnp.zeros_like(s).at[:, i].set(1))
-        return jnp.any(of_state != 0, axis=0), ravel_pytree(of_params)[0] != 0
+    def pulled_back(params: Params, s: Array, xs: PyTree, row: Array) -> tuple[Array, Array]:
+        of_params, of_state = jax.vjp(lambda params, s: steps(params, s, xs), params, s)[1](row)
+        return of_state, ravel_pytree(of_params)[0][None]
 
-    return jax.lax.map(row, jnp.arange(s.shape[1]))
+    def row(i: Array) -> list[Array]:
+        entries = with_outcome(pulled_back, outcome, params, s, xs, jnp.zeros_like(s).at[:, i].set(1))
+        counts = [(a != 0) & (jnp.isfinite(a) | (outcome == AS_COMPUTED)) for a in entries]
+        return [jnp.any(a, axis=0) for a in counts]
+
+    return tuple(jax.lax.map(row, jnp.arange(s.shape[1])))
+
+
+def with_outcome(f: Callable[..., Any], outcome: Int[Array, ""], *args: PyTree) -> list[Array]:
+    """The results of ``f(*args)`` with one outcome of all comparisons of floating numbers that depend on ``args``.
+
+    max(a, b) and min(a, b) are a where it is true, else b; a clip is the number itself where it is true.
+    """
+    rng = np.random.default_rng(0)
+
+    def results(program: Jaxpr | ClosedJaxpr, given: list[Any], depends: list[bool]) -> list[Any]:
+        jaxpr, constants = without_constants(program), getattr(program, "consts", [])
+        values = dict(zip(jaxpr.invars, [*constants, *given], strict=True))
+        moving = dependent(jaxpr.eqns, itertools.compress(jaxpr.invars[len(constants) :], depends))
+        for eqn in needed(jaxpr.eqns, jaxpr.outvars):
+            operands, name = values_of(eqn.invars, values), eqn.primitive.name
+            if name in CALLS:
+                made = results(eqn.params[CALLS[name]], operands, [is_variable(v) and v in moving for v in eqn.invars])
+            else:
+                made = apply_equation(eqn, *operands)
+            if name in COMPARISONS and eqn.outvars[0] in moving and is_floating(type_of(eqn.invars[0])):
+                is_true = (outcome == TRUE) | ((outcome == RANDOM) & (rng.integers(0, 2, made[0].shape) > 0))
+                either = jnp.where(is_true, *COMPARISONS[name](made[0], *operands))
+                made = [jnp.where(outcome == AS_COMPUTED, made[0], either)]
+            values.update(zip(eqn.outvars, made, strict=True))
+        return values_of(jaxpr.outvars, values)
+
+    given = jax.tree.leaves(args)
+    return results(jax.make_jaxpr(f)(*args), given, [True] * len(given))
 
 
 def influence_pattern(on: Dependencies, order: int) -> Bool[np.ndarray, "S P"]:

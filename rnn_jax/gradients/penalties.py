@@ -4,15 +4,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from rnn_jax.diagnostics.lag import recurrent_of, states_before
+from rnn_jax.diagnostics.lag import states_before
 from rnn_jax.diagnostics.lyapunov import lyapunov_spectrum
-from rnn_jax.diagnostics.probes import probed, with_probes, zero_probes
-from rnn_jax.diagnostics.states import layout_of, part_size, require_steps
-from rnn_jax.machinery.checks import require_positive, require_sequence
+from rnn_jax.diagnostics.scaled import ZERO, Scaled, add, map_in_bands, scaled
+from rnn_jax.diagnostics.states import layout_of, recurrent_numbers, require_steps
+from rnn_jax.gradients.windows import require_scalar
+from rnn_jax.machinery.checks import require_positive
 from rnn_jax.machinery.precision import widened
+from rnn_jax.machinery.sharding import laid_out, scan
 from rnn_jax.schedules.driver import outputs, rollout
 from rnn_jax.types import Cell, Params, State
 
@@ -31,7 +32,7 @@ def flossing(cell: Cell, params: Params, h0: State, xs: PyTree, *, count: int, w
         h0: the state before the first step, with the batch axes of ``xs``.
         xs: ``(T, *batch, I)`` or ids; the task's inputs.
         count: number of exponents, at most the numbers in the recurrent parts of the state.
-        warmup: steps before the exponents are measured.
+        warmup: steps before the exponents are measured; ``lyapunov_spectrum`` leaves out a fifth of T instead.
 
     Raises:
         ValueError: as ``lyapunov_spectrum``.
@@ -72,7 +73,8 @@ def norm_preserving(
         loss: ``(ys, targets) -> scalar``.
 
     Raises:
-        ValueError: for a layer, a state that is not floating, or arguments that do not fit.
+        ValueError: for a layer, a state that is not floating, a loss that is not a scalar, or arguments that do not
+            fit.
 
     A linear network that halves its gradient at each of 4 steps back from the last state.
 
@@ -87,30 +89,32 @@ def norm_preserving(
     Reference: Pascanu, Mikolov, Bengio. On the difficulty of training recurrent neural networks. 2013.
     """
     require_steps(xs)
-    T, layout = require_sequence(xs), layout_of(cell, params, h0)
+    layout, constant = layout_of(cell, params, h0), jax.lax.stop_gradient(params)
+    h_T, hs = rollout(cell, constant, h0, xs)
+    direct = layout.row(jax.grad(lambda hs: require_scalar(loss(outputs(cell, constant, hs), targets)))(hs))
+    before = states_before(laid_out(h0, like=h_T), hs)
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    counts = jnp.asarray(recurrent_numbers(cell, params, h0, x))
 
-    def loss_of(probes: State) -> tuple[Float[Array, ""], State]:
-        _, hs = rollout(probed(cell), params, h0, with_probes(xs, probes))
-        return loss(outputs(cell, params, hs), targets), hs
+    def back(later: Scaled, now: tuple[State, PyTree, Array]) -> tuple[Scaled, Array]:
+        h, x, direct = now
+        adjoint = add(later, scaled(direct))
+        _, pullback = jax.vjp(lambda h: cell.step(constant, h, x), h)
+        earlier = map_in_bands(lambda row: layout.row(pullback(layout.state(row))[0]), adjoint, layout.maxexp // 4)
+        mantissa, exponent = jnp.where(counts, adjoint.mantissa, 0), jnp.where(counts, adjoint.exponent, ZERO)
+        return earlier, jnp.ldexp(mantissa, exponent - jnp.max(exponent, axis=-1, keepdims=True))
 
-    adjoints, hs = jax.lax.stop_gradient(jax.grad(loss_of, has_aux=True)(zero_probes(h0, T)))
-    before = jax.lax.stop_gradient(states_before(h0, hs))
-
-    sizes = list(map(part_size, layout.parts))
-    counts = jnp.asarray(np.repeat(recurrent_of(cell, params, h0, xs), sizes))
-
-    def change(h: State, x: PyTree, adjoint: State) -> Float[Array, "*batch"]:
+    def change(h: State, x: PyTree, row: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
         _, pullback = jax.vjp(lambda h: cell.step(params, h, x), h)
-        row = widened(layout.row(adjoint))
-        largest = jnp.max(jnp.abs(row), axis=-1, keepdims=True)
-        row = row / jnp.where(largest == 0, 1, largest)  # squares of small numbers would underflow
-        earlier = widened(layout.row(pullback(layout.state(row))[0]))
-        earlier, later = (jnp.where(counts, a, 0) for a in (earlier, row))
-        size = jnp.linalg.norm(later, axis=-1)
+        earlier = jnp.where(counts, widened(layout.row(pullback(layout.state(row))[0])), 0)
+        size = jnp.linalg.norm(row, axis=-1)
         is_zero = size == 0
         square = jnp.sum(jnp.square(earlier), axis=-1)
         ratio = jnp.sqrt(jnp.where(square == 0, 1, square)) / jnp.where(is_zero, 1, size)
         return jnp.where(is_zero, 0, jnp.square(jnp.where(square == 0, 0, ratio) - 1))
 
-    later = jax.tree.map(lambda a: a[1:], (before, xs, adjoints))
+    # numbers of any size, so that a gradient which vanishes counts at every step
+    sequence = jax.lax.stop_gradient((before, xs, direct))
+    _, adjoints = scan(back, scaled(jnp.zeros_like(direct, shape=direct.shape[1:])), sequence, reverse=True)
+    later = jax.tree.map(lambda a: a[1:], (sequence[0], xs, adjoints))
     return jnp.mean(jnp.sum(jax.vmap(change)(*later), axis=0))

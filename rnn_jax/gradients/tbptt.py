@@ -46,6 +46,7 @@ from rnn_jax.gradients.windows import (
     combine,
     partition,
     plan_windows,
+    require_floating,
     require_scalar,
     require_steps,
     window_loss,
@@ -230,6 +231,7 @@ class Sums(NamedTuple):
     """The sums over windows that ``chunked`` keeps."""
 
     value: Float[Array, ""]
+    """Of the losses, in at least 32 bits."""
     grads: tuple[PyTree, PyTree, PyTree]
     """Of the weights, of the first state, and of the steps; in at least 32 bits."""
 
@@ -249,13 +251,13 @@ def _chunked_forward(windows: Windows, programs: Programs, floats: PyTree, other
         (value, ends), grads = jax.value_and_grad(of_window, has_aux=True)(floats)
         return (ends, with_window(windows, sums, value, grads, number, losses)), None
 
-    value = jax.eval_shape(partial(_chunked, windows, programs), floats, others)[0]
-    carry = Ends(h0, h0), Sums(jnp.zeros(value.shape, value.dtype), jax.tree.map(jnp.zeros_like, widened(floats)))
+    value = require_floating(jax.eval_shape(partial(_chunked, windows, programs), floats, others)[0])
+    carry = Ends(h0, h0), Sums(widened(jnp.zeros((), value.dtype)), jax.tree.map(jnp.zeros_like, widened(floats)))
     carry, _ = scan(partial(on, losses=windows.k1), carry, jnp.arange(windows.T // windows.k1))
     if rest := windows.T % windows.k1:
         carry, _ = on(carry, windows.T // windows.k1, rest)
     ends, sums = carry
-    return (sums.value, ends.last), laid_out(narrowed(sums.grads, floats), like=floats)
+    return (sums.value.astype(value.dtype), ends.last), laid_out(narrowed(sums.grads, floats), like=floats)
 
 
 def with_window(
@@ -270,7 +272,7 @@ def with_window(
         return total.at[jnp.maximum(t[len(t) - len(g) :], 0)].add(g)
 
     return Sums(
-        sums.value + value,
+        sums.value + widened(value),
         (
             jax.tree.map(jnp.add, of_weights, to_weights),
             jax.tree.map(lambda total, g: total + jnp.where(uncut, g, jnp.zeros_like(g)), of_h0, to_h),

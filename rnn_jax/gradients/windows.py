@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.losses import PerStep
-from rnn_jax.machinery.checks import require_kept, require_positive, require_sequence
+from rnn_jax.machinery.checks import in_one_line, require_kept, require_positive, require_sequence
+from rnn_jax.machinery.precision import is_floating
 from rnn_jax.machinery.programs import function_of
 from rnn_jax.schedules.driver import (
     AUTO,
@@ -135,8 +136,18 @@ def require_scalar(value: Array) -> Float[Array, ""]:
     return value
 
 
+def require_floating(value: Any) -> Any:
+    """A loss, or its type, if it is floating; otherwise a ValueError."""
+    if not is_floating(value):
+        got = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
+        raise ValueError(f"loss got {got}; want a floating number: others have no gradient")
+    return value
+
+
 def require_sum(loss: Any) -> None:
-    """Raises a ValueError for a loss that is a mean over steps, as the means of windows do not add up."""
+    """Raises a ValueError for a loss that is no function, or a mean over steps: means of windows do not add up."""
+    if not callable(loss):
+        raise ValueError(f"loss got {in_one_line(loss)}; want a function (ys, targets) -> scalar")
     if isinstance(loss, PerStep):
         raise ValueError(
             "loss got per_step(…); want the sum over time that it divides, as the losses of windows add up"

@@ -80,11 +80,11 @@ def anatomy_of(
 
 
 def index_sum(anatomy: Anatomy) -> int:
-    """The sum of the indices of the fixed points, sign det(I − ∂F/∂h) each: 1 if every one was found.
+    """The sum of the indices of the fixed points, sign det(I − ∂F/∂h) each.
 
     A point with an even number of real eigenvalues above 1 counts 1, one with an odd number −1. For a network whose
-    states stay in a ball the sum over all fixed points is 1 (Lefschetz). So another sum shows that points are missing;
-    a sum of 1 does not prove that none is, because two missing points of opposite index cancel.
+    states stay in a ball the sum over all its fixed points is 1 (Lefschetz). So another sum shows that points are
+    missing; a sum of 1 does not prove that none is, because two missing points of opposite index cancel.
     """
     fixed = anatomy.eigenvalues[np.asarray(anatomy.points.converged)]
     above = np.sum((np.imag(fixed) == 0) & (np.real(fixed) > 1), axis=1)

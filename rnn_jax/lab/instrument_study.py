@@ -6,13 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.diagnostics import (
+    direct_path,
     lag_contributions,
     lag_gradients,
     leading_gain,
     lyapunov_spectrum,
+    mean_field,
     product_spectrum,
     recall_scores,
     saturation,
@@ -34,8 +37,13 @@ __all__ = [
     "Stimulus",
     "arrow",
     "bound_lines",
+    "closed_exponents",
+    "gain_panels",
     "gain_slopes",
+    "gradient_left",
+    "largest_gaps",
     "line_rows",
+    "mean_field_slope",
     "measure_instruments",
     "memory_of_instruments",
     "recall_of",
@@ -49,23 +57,34 @@ class Stimulus(NamedTuple):
     xs: PyTree
     """``(T, N, …)``."""
     targets: PyTree
-    """``(T, N, …)``."""
+    """Arrays ``(T, N, …)``, such as numbers and a mask of the steps that count."""
     loss: Callable[[PyTree, PyTree], Float[Array, "*shape"]]
     """``(ys, targets) -> losses``, one for each step and example."""
 
+    def shortened(self, T: int) -> "Stimulus":
+        """The first T steps."""
+        return self._replace(
+            xs=jax.tree.map(lambda a: a[:T], self.xs), targets=jax.tree.map(lambda a: a[:T], self.targets)
+        )
+
 
 class Instruments(NamedTuple):
-    """The readings of one network; K = T + 1 lags, S numbers of the state, N examples, W windows."""
+    """The readings of one network; K = T + 1 lags, S numbers of the state, N examples, W windows.
+
+    Products, bound and exponents are those along the first example.
+    """
 
     lag: Float[Array, "K N"]
     """ln‖∂L_T/∂state_{T−k}‖ of the loss of the last step, less that at lag 0."""
     bound: Float[Array, " K"]
-    """Pascanu's bound Σ ln σ_max over the last k steps, of the first example."""
+    """Pascanu's bound Σ ln σ_max over the last k steps."""
     largest: Float[Array, " K"]
     """The truth below it: ln of the largest singular value of ∂state_T/∂state_{T−k}; at the lags of ``measured_lags``,
     else NaN."""
+    direct: Float[Array, " K"]
+    """ln of the direct path ∏ f over the last k steps, of the unit that keeps most; −∞ without one."""
     product: Float[Array, " S"]
-    """ln of all singular values of ∂state_T/∂state_0, in nats a step."""
+    """ln of all singular values of ∂state_T/∂state_{T−d}, over the ``delay`` d."""
     exponents: Float[Array, " S"]
     """Lyapunov exponents, in nats a step."""
     bias: Float[Array, " W"]
@@ -73,8 +92,13 @@ class Instruments(NamedTuple):
     scales: Float[Array, " S"]
     """The median time scale of each unit, in steps, the longest first."""
     saturated: Float[Array, ""]
-    """The share of nonlinearities with almost no slope, at the last step."""
+    """The share of nonlinearities with almost no slope, over all steps and examples."""
 
+
+Panels = dict[str, dict[str, tuple[np.ndarray, Band]]]
+"""``{title: {label: (points, band over seeds)}}``, as ``panel_figure`` takes them."""
+Theory = dict[str, tuple[np.ndarray, np.ndarray]]
+"""``{label: (points, values)}``."""
 
 WHEN = ("at initialisation", "after training")
 
@@ -93,9 +117,9 @@ class Readings(NamedTuple):
         """The names of cells that were trained on a task."""
         return [kind.rpartition(" ")[0] for kind in self.of if kind.rpartition(" ")[2] == task]
 
-    def panels(self, points_and_values: Callable[[Instruments], tuple[Any, Any]]) -> dict[str, dict[str, Any]]:
+    def panels(self, points_and_values: Callable[[Instruments], tuple[Any, Any]]) -> Panels:
         """``{"task, when": {cell: (points, band over seeds)}}`` of a function of readings."""
-        found: dict[str, dict[str, Any]] = {f"{task}, {when}": {} for task in self.tasks for when in WHEN}
+        found: Panels = {f"{task}, {when}": {} for task in self.tasks for when in WHEN}
         for kind, both in self.of.items():
             name, _, task = kind.rpartition(" ")
             for when, readings in zip(WHEN, both, strict=True):
@@ -126,9 +150,9 @@ def window_for(readings: Instruments, most: float = 0.1) -> str:
     return f"{enough[0] + 1}" if len(enough) else f"> {len(bias)}"
 
 
-def measured_lags(T: int) -> list[int]:
-    """A few lags up to T, at which products of Jacobians are taken."""
-    return sorted({max(1, round(T * share)) for share in (0.02, 0.1, 0.25, 0.5, 0.75, 1)})
+def measured_lags(T: int, delay: int) -> list[int]:
+    """A few lags up to T, the delay among them, at which products of Jacobians are taken."""
+    return sorted({delay, *(max(1, round(T * share)) for share in (0.02, 0.25, 0.5, 0.75, 1))})
 
 
 def held(cell: Cell, recurrent: Sequence[bool]) -> Cell:
@@ -145,13 +169,14 @@ def held(cell: Cell, recurrent: Sequence[bool]) -> Cell:
     )
 
 
-def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows: int) -> Instruments:
+def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows: int, delay: int) -> Instruments:
     """The readings of one network on a stimulus.
 
     Args:
         model, params: a network.
         stimulus: its inputs and losses.
         windows: W, the longest window of a truncated gradient.
+        delay: steps of the product whose whole spectrum is returned.
     """
     xs, targets, loss = stimulus
     T, N = jax.tree.leaves(xs)[0].shape[:2]
@@ -162,8 +187,9 @@ def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows
     _, hs = rollout(model, params, one, first)
     before = states_before(one, hs)
     gains = jnp.log(jax.lax.map(lambda now: leading_gain(model, params, *now), (before, first)))
-    lags = jnp.asarray(measured_lags(T))
-    active = jnp.arange(T) >= T - lags[:, None]
+    measured = measured_lags(T, delay)
+    lags = jnp.asarray(measured)
+    active = jnp.arange(T)[None] >= T - lags[:, None]
     spectra = jax.vmap(
         lambda k, active: (
             product_spectrum(
@@ -180,15 +206,20 @@ def measure_instruments(model: Cell, params: Params, stimulus: Stimulus, windows
     scales = jnp.concatenate(
         [jnp.median(part, axis=(0, 1)).ravel() for part in jax.tree.leaves(time_scales(model, params, h0, xs))]
     )
+    paths = [
+        jnp.max(part.reshape(T + 1, -1), axis=-1) for part in jax.tree.leaves(direct_path(model, params, one, first))
+    ]
+    states = states_before(h0, rollout(model, params, h0, xs)[1])
     return Instruments(
         lag=lag - jnp.where(jnp.isfinite(lag[:1]), lag[:1], jnp.nan),
         bound=jnp.concatenate([jnp.zeros(1), jnp.cumsum(gains[::-1])]),
         largest=jnp.full(T + 1, jnp.nan).at[0].set(0).at[lags].set(spectra[:, 0]),
-        product=spectra[-1] / T,
+        direct=jnp.max(jnp.stack(paths), axis=0),
+        product=spectra[measured.index(delay)],
         exponents=lyapunov_spectrum(model, params, one, first).exponents,
         bias=contributions.bias,
         scales=-jnp.sort(-scales),
-        saturated=saturation(model, params, jax.tree.map(lambda h: h[-1], before), first[-1]),
+        saturated=saturation(model, params, states, xs),
     )
 
 
@@ -198,35 +229,81 @@ def recall_of(model: Cell, params: Params, xs: Float[Array, "T N 1"], delays: tu
     return recall_scores(hs, xs, delays)[:, 0]
 
 
-def gain_slopes(
-    model: Cell, params: Params, xs: PyTree, loss: Callable[[Any], Float[Array, " N"]], gains: np.ndarray
-) -> Float[Array, " G"]:
-    """The slope of the gradient against the lag, nats a step, with W_hh multiplied by each of G gains.
+def gain_slopes(model: Cell, params: Params, stimulus: Stimulus, gains: np.ndarray) -> Float[Array, " G"]:
+    """The slope of the gradient of the last loss against the lag, nats a step, with W_hh multiplied by each of G gains.
 
     Args:
         model, params: an untrained network that has a W_hh.
-        xs: ``(T, N, …)``.
-        loss: of the last output.
+        stimulus: its inputs and losses.
         gains: ``(G,)``.
     """
-    N = jax.tree.leaves(xs)[0].shape[1]
+    N, last = jax.tree.leaves(stimulus.xs)[0].shape[1], jax.tree.map(lambda a: a[-1], stimulus.targets)
 
     def at(gain: Array) -> Array:
         scaled = map_recurrent(lambda W_hh: gain.astype(W_hh.dtype) * W_hh, params)
-        found = lag_gradients(model, scaled, model.start(scaled, (N,)), xs, loss).log_norm
+        h0 = model.start(scaled, (N,))
+        found = lag_gradients(model, scaled, h0, stimulus.xs, lambda y: stimulus.loss(y, last)).log_norm
         return jnp.nanmedian(summarise_lags(found).slope)
 
     return jax.lax.map(at, jnp.asarray(gains, jnp.result_type(float)))
 
 
+def mean_field_slope(name: str, gain: ArrayLike, variance: float) -> np.ndarray | None:
+    """½ ln χ, the slope of the gradient of a vanilla network of infinitely many units; None for any other cell.
+
+    Args:
+        name: as in ``make_cell``; only an activation of the vanilla cell with Gaussian weights has a closed form.
+        gain: σ_w, of W_ij ~ N(0, σ_w²/H); one or several.
+        variance: of what the input adds to a unit.
+    """
+    kind, _, start = name.partition("-")
+    if kind not in ACTIVATIONS or start not in ("", "gaussian"):
+        return None
+    return np.asarray(mean_field(kind, jnp.asarray(gain), variance).slope)
+
+
+def gain_panels(slopes: Mapping[str, Sequence[np.ndarray]], gains: np.ndarray) -> tuple[Panels, Theory]:
+    """A panel for each task of ``gain_slopes`` against the gain, and the closed forms of the slopes on a text.
+
+    Args:
+        slopes: ``{"cell task": (values,)}``, ``(S, G)`` of S seeds.
+        gains: ``(G,)``.
+    """
+    panels: Panels = {}
+    for kind, (values, *_) in slopes.items():
+        name, _, task = kind.rpartition(" ")
+        panels.setdefault(f"untrained, {task}", {})[name] = gains, band_over(values)
+    closed = {name: mean_field_slope(name, gains, 1.0) for name in panels.get("untrained, text", {})}
+    return panels, {f"½ ln χ, {name}": (gains, values) for name, values in closed.items() if values is not None}
+
+
+def largest_gaps(lines: Mapping[str, tuple[np.ndarray, Band]], theory: Theory) -> dict[str, float]:
+    """The largest distance of the median of each cell from its closed form."""
+    closed = {label.split()[-1]: values for label, (_, values) in theory.items()}
+    return {name: float(np.nanmax(np.abs(lines[name][1].median - values))) for name, values in closed.items()}
+
+
+def closed_exponents(readings: Readings) -> Theory:
+    """The largest exponent of untrained vanilla networks on a text, as lines over a tenth of the spectrum."""
+    closed = {name: mean_field_slope(name, 1.0, 1.0) for name in readings.cells("text")}
+    edge = np.array([0.0, 0.1])
+    return {f"½ ln χ, {name}": (edge, np.full(2, value)) for name, value in closed.items() if value is not None}
+
+
+def gradient_left(of: Instruments) -> np.ndarray:
+    """ln of the gradient left at the largest lag relative to lag 0, the median over examples, of each seed."""
+    return np.nanmedian(of.lag[:, -1], axis=1)
+
+
 def bound_lines(of: Instruments) -> dict[str, tuple[np.ndarray, Band]]:
-    """Bound, largest singular value and gradient against the lag, of the readings of several seeds."""
+    """Bound, largest singular value, gradient and direct path against the lag, of the readings of several seeds."""
     k = np.arange(of.bound.shape[1])
     known = np.flatnonzero(~np.isnan(of.largest[0]))
     return {
         "bound ∏ σ_max": (k, band_over(of.bound)),
         "truth σ_max(∏ J)": (known, band_over(of.largest[:, known])),
         "gradient of the loss": (k, band_over(np.median(of.lag, axis=2))),
+        "direct path ∏ f": (k, band_over(np.where(np.isfinite(of.direct[:, -1:]), of.direct, np.nan))),
     }
 
 
@@ -234,16 +311,15 @@ def memory_of_instruments(options: Any, models: Sequence[Cell]) -> dict[str, flo
     """Approximate bytes that the measurements need, by the option that they depend on.
 
     Args:
-        options: has ``seeds``, ``steps``, ``gains``, ``probes``.
+        options: has ``seeds``, ``steps``, ``probes``.
         models: the networks.
     """
     shapes = [jax.eval_shape(lambda key, of=model: of.start(of.init(key)), jax.random.key(0)) for model in models]
     most = max(map(number_count, shapes))
     return {
         "steps": 160 * options.seeds * options.steps * most,
-        "windows": 160 * options.seeds * most**2,
-        "gains": 8 * options.gains * options.steps * most,
-        "probes": 40 * options.probes * options.steps * most,
+        "hidden_size": 160 * options.seeds * most**2,
+        "probes": 40 * options.seeds * options.probes * options.steps * most,
     }
 
 

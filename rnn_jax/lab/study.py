@@ -59,7 +59,8 @@ def open_study(
     names = {option for task in tasks.values() for option in task.memory}
     of_one = {option: max(task.memory.get(option, 0) for task in tasks.values()) for option in names}
     finished = options.seeds * len(tasks) * of_one.pop("seeds", 0)
-    require_memory(options, **of_one, **(needs or {}))
+    needs = needs or {}
+    require_memory(options, **{option: of_one.get(option, 0) + needs.get(option, 0) for option in {**of_one, **needs}})
     at_once = min(options.workers, options.seeds * len(tasks))
     require_memory(options, seeds=finished, workers=at_once * sum(of_one.values()))
     if facts is None:

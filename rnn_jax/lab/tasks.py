@@ -17,7 +17,7 @@ from rnn_jax.topologies import many_to_many
 from rnn_jax.training import batch_learner, evaluate, window_learner
 from rnn_jax.types import Cell, Params
 
-__all__ = ["character_task", "recall_task", "squared_error"]
+__all__ = ["character_task", "masked_squared_error", "recall_task", "squared_error"]
 
 
 def character_task(
@@ -67,6 +67,12 @@ def squared_error(ys: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.sum((ys - targets) ** 2, axis=-1)
 
 
+def masked_squared_error(ys: jax.Array, targets: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The squared error of each step and example, 0 where the mask is False; targets are ``(numbers, mask)``."""
+    numbers, mask = targets
+    return jnp.where(mask, squared_error(ys, numbers), 0)
+
+
 def recall_task(
     options: Options, model: Cell, noise: Callable[..., DelayedRecall], tested: int, facts: Mapping[str, Any]
 ) -> Task:
@@ -86,7 +92,7 @@ def recall_task(
 
     def score(params: Params, xs: jax.Array, targets: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
         ys = many_to_many(model, params, model.start(params, xs.shape[1:2]), xs)
-        return {"loss": jnp.sum(mask * squared_error(ys, targets)) / jnp.sum(mask)}
+        return {"loss": jnp.sum(masked_squared_error(ys, (targets, mask))) / jnp.sum(mask)}
 
     def batches(rng: np.random.Generator, number: int) -> tuple[jax.Array, ...]:
         keys = jax.random.split(jax.random.key(rng.integers(2**32)), options.updates)

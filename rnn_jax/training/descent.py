@@ -60,7 +60,9 @@ class LearnerInfo(NamedTuple):
     skipped, and may hold NaN there: average it where ``broken < 0``."""
     lag_profile: PyTree = ()
     """ln‖∂L/∂state_{T−k}‖ of this very gradient, before clipping, for each lag k = 0 … K − 1 of the window and each
-    example, ``(K, *batch)``; −∞ at masked steps, and ``()`` without it."""
+    example, ``(K, *batch)``; ``()`` without it. It is −∞ at masked steps, before a reset that no later loss passes, and
+    where the gradient underflows in its own type. Lags count from the end of the window, though L is the loss of its
+    last k1 steps: at lags below k1 − 1 only a part of them counts."""
 
 
 class BatchResult(NamedTuple):

@@ -124,7 +124,7 @@ def window_learner(
             the state and its cursor. ``evaluate`` uses the params themselves.
         schedule: of the rollout of a window, as in ``rollout``.
         lag_profile: whether ``info.lag_profile`` holds the norm of the gradient with respect to every state of the
-            window (−∞ at masked steps), from the same backward pass; params are the same with and without it.
+            window, from the same backward pass, as in ``LearnerInfo``; params are the same with and without it.
 
     Raises:
         ValueError: for an unknown schedule, a clip that is not positive, an object that is not a cell or an optimizer;
@@ -179,7 +179,8 @@ def window_learner(
 
     def measure(state: LearnerState, window: Window) -> BatchResult:
         batch, y = batch_shape(cell, state.params, state.h), jax.eval_shape(cell.output, state.params, state.h)
-        probes = zero_probes(state.h, require_sequence(window.xs)) if lag_profile else ()
+        T, beside = require_sequence(window.xs), (state.params, window)
+        probes = zero_probes(state.h, T, beside=beside) if lag_profile else ()
         gradient = jax.value_and_grad(window_loss, argnums=(0, 1), has_aux=True)
         (value, (h, aux)), (grads, to_states) = gradient(state.params, probes, state, window)
         return BatchResult(

@@ -72,7 +72,8 @@ def draw_baselines(axis: Any, baselines: Mapping[str, float]) -> None:
     """Dashed lines with their labels."""
     for label, value in baselines.items():
         axis.axhline(value, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
-        axis.annotate(figure_label(label), (0, value), (4, 3), textcoords="offset points", color="0.4", fontsize=8)
+        place = axis.get_yaxis_transform()  # at the left border, whatever number it stands for
+        axis.annotate(figure_label(label), (0, value), (4, 3), place, "offset points", color="0.4", fontsize=8)
 
 
 class LearningCurve(NamedTuple):

@@ -14,8 +14,8 @@ __all__ = ["POINT_KINDS", "Portrait", "eigenvalue_figure", "point_kind", "portra
 POINT_KINDS = {
     "stable": {"marker": "o", "color": COLOURS[0], "markersize": 8.0},
     "saddle, 1 unstable direction": {"marker": "X", "color": COLOURS[1], "markersize": 7.5},
-    "saddle, 2": {"marker": "D", "color": COLOURS[2], "markersize": 5.5},
-    "saddle, 3 or more": {"marker": "s", "color": COLOURS[6], "markersize": 5.5},
+    "saddle, 2 unstable directions": {"marker": "D", "color": COLOURS[2], "markersize": 5.5},
+    "saddle, 3 or more unstable directions": {"marker": "s", "color": COLOURS[6], "markersize": 5.5},
     "slow point": {"marker": "o", "color": "0.45", "markersize": 5.5, "markerfacecolor": "none"},
 }
 """Markers of points, by kind."""
@@ -28,7 +28,7 @@ def point_kind(unstable: int, *, is_fixed: bool = True) -> str:
     """The kind of a point, a key of ``POINT_KINDS``, by its number of unstable directions.
 
     >>> point_kind(0), point_kind(2), point_kind(7), point_kind(0, is_fixed=False)
-    ('stable', 'saddle, 2', 'saddle, 3 or more', 'slow point')
+    ('stable', 'saddle, 2 unstable directions', 'saddle, 3 or more unstable directions', 'slow point')
     """
     return [*POINT_KINDS][min(int(unstable), 3) if is_fixed else 4]
 
@@ -69,7 +69,7 @@ def portrait_figure(portraits: Mapping[str, Portrait]) -> Picture:
         Line2D([], [], **PATH, label="with pulses"),
         Line2D([], [], **FLOW, label="without pulses, from both sides of a saddle"),
     ]
-    figure.legend(handles=[*marks(kinds), *lines], loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles=[*point_entries(kinds), *lines], loc="outside upper center", ncols=4, frameon=False)
     return with_fonts(figure)
 
 
@@ -79,14 +79,14 @@ def draw_portrait(axis: Any, portrait: Portrait, i: int, j: int) -> None:
     axis.plot(portrait.flows[:, :, i], portrait.flows[:, :, j], **FLOW, zorder=2)
     for order, (kind, style) in enumerate(POINT_KINDS.items()):
         of = np.reshape(portrait.points.get(kind, np.zeros((0, 3))), (-1, 3))
-        axis.plot(of[:, i], of[:, j], linestyle="none", markeredgecolor=edge(style), **style, zorder=9 - order)
+        axis.plot(of[:, i], of[:, j], linestyle="none", markeredgecolor=edge(style), **style, zorder=4 + order)
     axis.set_xlabel(f"PC {i + 1} ({portrait.share[i]:.0%})".replace("%", " %"))
     axis.set_ylabel(f"PC {j + 1} ({portrait.share[j]:.0%})".replace("%", " %"))
     axis.set_aspect("equal", adjustable="datalim")
     add_grid(axis)
 
 
-def marks(kinds: Sequence[str]) -> list[Line2D]:
+def point_entries(kinds: Sequence[str]) -> list[Line2D]:
     """Entries of a legend for these kinds of points."""
     return [
         Line2D([], [], linestyle="none", markeredgecolor=edge(POINT_KINDS[kind]), **POINT_KINDS[kind], label=kind)
@@ -95,7 +95,7 @@ def marks(kinds: Sequence[str]) -> list[Line2D]:
 
 
 def edge(style: Mapping[str, Any]) -> str:
-    """The colour around a marker: white, so that markers on top of each other can be told apart."""
+    """The colour around a marker: white, so that markers on top of each other are distinguished."""
     return style["color"] if "markerfacecolor" in style else "white"
 
 
@@ -132,6 +132,6 @@ def eigenvalue_figure(spectra: Mapping[str, Mapping[str, Complex[np.ndarray, " N
     for axis in axes.flat[len(spectra) :]:
         axis.set_visible(False)
     kinds = [kind for kind in POINT_KINDS if any(len(of.get(kind, ())) for of in spectra.values())]
-    circle_mark = Line2D([], [], color="0.5", linewidth=1.0, label="|λ| = 1")
-    figure.legend(handles=[*marks(kinds), circle_mark], loc="outside upper center", ncols=6, frameon=False)
+    circle = Line2D([], [], color="0.5", linewidth=1.0, label="|λ| = 1")
+    figure.legend(handles=[*point_entries(kinds), circle], loc="outside upper center", ncols=6, frameon=False)
     return with_fonts(figure)

@@ -34,6 +34,7 @@ def panel_figure(
     y: str,
     theory: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]] | None = None,
     baselines: Mapping[str, float] | None = None,
+    borders: Mapping[str, tuple[str, float]] | None = None,
     log_x: int | None = None,
     log_y: bool = False,
     limits: tuple[float, float] | None = None,
@@ -45,6 +46,7 @@ def panel_figure(
         x, y: labels of the axes, with units.
         theory: ``{title: {label: (points, values)}}``, drawn as black dashes over the lines.
         baselines: ``{label: value}``, thin dashed lines in all panels.
+        borders: ``{title: (label, x)}``, a thin dashed vertical line in one panel.
         log_x: the base of a logarithmic horizontal axis.
         log_y: whether the vertical axis is logarithmic.
         limits: of the vertical axis.
@@ -62,6 +64,11 @@ def panel_figure(
             axis.plot(points, values, color="black", linestyle=(0, (2, 2)), linewidth=1.3, label=figure_label(label))
         for label, value in (baselines or {}).items():
             draw_baselines(axis, {label if axis is axes[0] else "": value})
+        if border := (borders or {}).get(title):
+            label, at = border
+            axis.axvline(at, color="0.5", linewidth=0.8, linestyle=(0, (4, 3)))
+            place = axis.get_xaxis_transform()
+            axis.annotate(label, (at, 0.92), (4, 0), place, "offset points", color="0.4", fontsize=8)
         if log_x:
             axis.set_xscale("log", base=log_x)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -71,6 +78,7 @@ def panel_figure(
     if log_y:
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[0].yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     if limits:
         axes[0].set_ylim(*limits)
     axes[0].set_ylabel(figure_label(y))
