@@ -131,7 +131,7 @@ def norms_back(
         jnp.concatenate([at_T[None], earlier[::-1]])
         for at_T, earlier in zip(log_norms(layout, last), norms, strict=True)
     ]
-    flags = [jnp.full(part.shape, counts) for part, counts in zip(parts, recurrent, strict=True)]
+    flags = [jnp.full_like(part, counts, bool) for part, counts in zip(parts, recurrent, strict=True)]
     in_tree = partial(jax.tree.unflatten, layout.tree)
     return LagGradients(together(parts, recurrent), in_tree(parts), in_tree(flags))
 

@@ -63,7 +63,8 @@ def map_in_bands(linear: Callable[[Array], Array], numbers: Scaled, width: int, 
         left = Scaled(jnp.where(taken, 0, left.mantissa), jnp.where(taken, ZERO, left.exponent))
         return left, add(mapped, scaled(jnp.where(unfinished, band, 0), largest - top))
 
-    nothing = zeros(jax.eval_shape(linear, numbers.mantissa).shape, numbers.mantissa.dtype)
+    like = linear(numbers.mantissa)  # of which only shape and layout are used
+    nothing = Scaled(jnp.zeros_like(like, numbers.mantissa.dtype), jnp.full_like(like, ZERO, jnp.int32))
     return jax.lax.while_loop(numbers_are_left, map_largest_band, (numbers, nothing))[1]
 
 
