@@ -80,8 +80,7 @@ def adding_case(name: str, make: Callable[..., Cell], T: int, *, hidden_size: in
         return jnp.mean(jnp.square(model.output(params, h_T)[..., 0] - targets))
 
     draw = lambda key, size: tuple(adding(key, T, size))  # noqa: E731
-    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
-    return Case(f"adding, T {T}", name, model, draw, loss, ADDING_BASELINE, 1e-3, **facts)
+    return Case(f"adding, T {T}", name, model, draw, loss, ADDING_BASELINE, 1e-3, hidden_size=hidden_size, **training)
 
 
 def copying_case(
@@ -96,8 +95,7 @@ def copying_case(
 
     draw = lambda key, size: tuple(copying(key, T, size, length=length))  # noqa: E731
     floor = copying_baseline(T, length=length)
-    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
-    return Case(f"copying, T {T}", name, model, draw, loss, floor, 0.1 * floor, **facts)
+    return Case(f"copying, T {T}", name, model, draw, loss, floor, 0.1 * floor, hidden_size=hidden_size, **training)
 
 
 def xor_case(flossed: bool, delay: int, T: int, prepared: int, *, hidden_size: int, **training: Any) -> Case:
@@ -118,9 +116,8 @@ def xor_case(flossed: bool, delay: int, T: int, prepared: int, *, hidden_size: i
     draw = lambda key, size: tuple(delayed_xor(key, T, size, delay=delay))  # noqa: E731
     name = "tanh, flossed first" if flossed else "tanh"
     task = f"delayed XOR, delay {delay}"
-    facts: dict[str, Any] = training | {"hidden_size": hidden_size}
-    facts |= {"prepare": penalty, "prepared": prepared} if flossed else {}
-    return Case(task, name, model, draw, loss, DELAYED_XOR_BASELINE, 0.05, **facts)
+    training |= {"prepare": penalty, "prepared": prepared} if flossed else {}
+    return Case(task, name, model, draw, loss, DELAYED_XOR_BASELINE, 0.05, hidden_size=hidden_size, **training)
 
 
 def trained(case: Case, seed: int) -> tuple[float, int]:

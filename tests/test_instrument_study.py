@@ -91,3 +91,10 @@ def test_a_border_and_a_closed_form_are_drawn_in_their_panel_alone():
     before, after = figure.axes
     assert [np.asarray(line.get_xdata()).tolist() for line in before.get_lines()] == [[1, 2], [1, 2]]
     assert [np.asarray(line.get_xdata()).tolist() for line in after.get_lines()] == [[1, 2], [1.5, 1.5]]
+
+
+def test_steps_without_anything_to_recall_have_no_loss_and_no_gradient(stimulus):
+    ys, (targets, mask) = jax.random.normal(jax.random.key(1), (T, N, 1)), stimulus.targets
+    losses, pullback = jax.vjp(lambda ys: stimulus.loss(ys, stimulus.targets), ys)
+    np.testing.assert_allclose(losses, np.where(mask, np.square(ys - targets)[..., 0], 0))
+    assert np.all((pullback(jnp.ones_like(losses))[0][..., 0] != 0) == mask)

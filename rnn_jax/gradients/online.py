@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from rnn_jax.diagnostics.scaled import norm_of
 from rnn_jax.diagnostics.states import Layout, layout_of, part_size
 from rnn_jax.gradients.patterns import Dependencies, grouped_rows, influence_pattern, row_groups, step_dependencies
 from rnn_jax.gradients.windows import Loss, require_floating, require_scalar, require_steps, require_sum
@@ -138,12 +139,6 @@ def balanced(a: Float[Array, " N"], b: Float[Array, " M"]) -> tuple[Float[Array,
     both = (root_a > 0) & (root_b > 0)
     rho = jnp.where(both, root_b, 1) / jnp.where(both, root_a, 1)
     return jnp.where(both, rho * a, 0), jnp.where(both, b / rho, 0)
-
-
-def norm_of(a: Float[Array, " N"]) -> Float[Array, ""]:
-    """The norm, also where squares would leave the range of the type."""
-    largest = jnp.max(jnp.abs(a), initial=0)
-    return largest * jnp.linalg.norm(a / jnp.where(largest == 0, 1, largest))
 
 
 def require_problem(cell: Cell, params: Params, xs: PyTree, targets: PyTree, loss: Loss) -> PyTree:
