@@ -8,6 +8,8 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 
+from rnn_jax.machinery.sharding import on_one_device
+
 __all__ = [
     "Equations",
     "Program",
@@ -167,7 +169,7 @@ def over_time(eqns: Equations, values: Timed) -> Timed:
     once, each = dict(values.once), dict(values.each)
     timed = dependent(eqns, each)
     waiting: list[JaxprEqn] = []
-    in_rows = jax.device_count() == 1  # rows of all steps and examples are no longer split as a batch over devices is
+    in_rows = on_one_device()  # rows of all steps and examples are no longer split as a batch over devices is
 
     def finish() -> None:
         each.update(zip(*mapped(waiting, once, each), strict=True))

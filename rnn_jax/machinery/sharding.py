@@ -19,6 +19,7 @@ __all__ = [
     "common_number",
     "has_layouts",
     "laid_out",
+    "on_one_device",
     "one_step",
     "rows",
     "scan",
@@ -58,6 +59,12 @@ def has_layouts() -> bool:
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     mapped = [name for name, kind in kinds.items() if kind == AxisType.Manual]
     return AxisType.Explicit in mesh.axis_types or any(map(is_named_in_types, mapped))
+
+
+def on_one_device() -> bool:
+    """Whether arrays lie whole on one device here: there is no other, or ``shard_map`` maps over all axes of a mesh."""
+    kinds = jax.sharding.get_abstract_mesh().axis_types
+    return jax.device_count() == 1 or (len(kinds) > 0 and all(kind == AxisType.Manual for kind in kinds))
 
 
 def is_named_in_types(axis: str) -> bool:
