@@ -17,12 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from rnn_jax import diagonal, gru, learned_start, lstm, output_dropout, readout, weight_drop
+import rnn_jax
+from rnn_jax import diagonal, learned_start, lstm, output_dropout, readout, rollout, vanilla, weight_drop
 from rnn_jax.gradients import chunked, cut, parallel
 from rnn_jax.losses import cross_entropy, per_step, squared_error
-from rnn_jax.parallel import data_mesh, ensemble, on_mesh, parallel_learner, process_lanes, split_batch
-from rnn_jax.training import Learner, batch_learner, evaluate, fit, window_learner
+from rnn_jax.machinery.programs import all_equations
+from rnn_jax.parallel import data_mesh, ensemble, on_mesh, one_copy, parallel_learner, process_lanes, split_batch
+from rnn_jax.parallel.meshes import on_every_device, require_order
+from rnn_jax.training import Learner, Window, batch_learner, evaluate, fit, window_learner
 from tests.laboratory import refused
 
 T, B, V, H = 6, 8, 5, 8
@@ -40,6 +45,7 @@ class Case(NamedTuple):
     axes: Any = 1
     weight: Any = None
     lanes: tuple[int, ...] = (B,)
+    devices: tuple[int, ...] = (4,)
 
 
 def numbers():
@@ -57,7 +63,7 @@ def numbers():
 
 data = numbers()
 writer = readout(learned_start(lstm(V, H)), V)
-drawing = readout(output_dropout(gru(V, H), 0.5), V)
+drawing = readout(output_dropout(vanilla(V, H), 0.5), V)
 linear = readout(diagonal(3, H), 2)
 
 
@@ -86,22 +92,24 @@ def of_program(program, schedule, model, **arguments):
         )[0]
 
     return Case(
-        batch_learner(model.init, loss, keeping), (data["xs"], data["ys"], data["lengths"]), (1, 1, 0), None, ()
+        batch_learner(model.init, loss, keeping), (data["xs"], data["ys"], data["lengths"]), (1, 1, 0), "equal", ()
     )
 
 
-def windows(model, loss, *names, targets="targets", xs="ids", optimizer=keeping, weight=None, **options):
+def windows(model, loss, *names, targets="targets", xs="ids", optimizer=keeping, weight=None, devices=(4,), **options):
     window = {"xs": data[xs], "targets": data[targets], **{name: data[name] for name in names}}
-    return Case(window_learner(model, loss, optimizer, **options), window, weight=weight)
+    return Case(window_learner(model, loss, optimizer, **options), window, weight=weight, devices=devices)
 
 
 def masked_windows():
-    learner = window_learner(writer, masked_nats, keeping, clip=0.1)
-    window = {"xs": data["ids"], "targets": (data["targets"], data["mask"]), "mask": data["mask"]}
-    return Case(learner, window, weight=lambda batch: jnp.sum(batch.mask))
+    learner = window_learner(drawing, masked_nats, keeping, clip=0.1)
+    window = data["ids"], (data["targets"], data["mask"]), data["mask"]
+    axes = (1, (1, 1), 1)
+    return Case(learner, window, axes, weight=lambda window: jnp.sum(window.mask))
 
 
-features = readout(lstm(3, H), 2)
+features = readout(vanilla(3, H), 2)
+searching = optax.scale_by_backtracking_linesearch(max_backtracking_steps=3, store_grad=True)
 CASES = {
     **{
         f"{program.__name__}, {schedule}": partial(of_program, program, schedule, model, **arguments)
@@ -112,14 +120,18 @@ CASES = {
             (parallel, "adjoint", features, {"k1": 2}),
         )
     },
-    "streaming, scan": partial(windows, writer, per_step(cross_entropy), "resets", schedule="scan"),
+    "streaming, scan": partial(
+        windows, features, squared_error, "resets", xs="xs", targets="ys", schedule="scan", devices=(1, 2, 4, 8)
+    ),
     "streaming, adjoint": partial(windows, writer, per_step(cross_entropy), "resets", schedule="adjoint"),
     "a mask, and a mean over the steps that count": masked_windows,
     "dropout, and dropped weights": partial(windows, drawing, cross_entropy, clip=0.1, transform=dropped),
     "auxiliary outputs, and norms by lag": partial(
-        windows, features, half_errors, "mask", xs="xs", targets="ys", has_aux=True, lag_profile=True
+        windows, features, half_errors, "mask", xs="xs", targets="ys", weight="equal", has_aux=True, lag_profile=True
     ),
-    "a line search": partial(windows, writer, cross_entropy, optimizer=optax.chain(keeping, optax.lbfgs()), clip=1.0),
+    "a line search": partial(
+        windows, features, squared_error, xs="xs", targets="ys", optimizer=optax.chain(keeping, searching), clip=1.0
+    ),
 }
 
 
@@ -163,36 +175,39 @@ def reduces(program):
     return found
 
 
-def compared(case, devices):
-    """How far one update over so many devices is from that of one device."""
-    split = parallel_learner(
-        case.learner, mesh := data_mesh(jax.devices()[:devices]), axes=case.axes, weight=case.weight
-    )
+def compared(case):
+    """How far one update over each number of devices is from that of one device, and what it reduces."""
     state = case.learner.init(jax.random.key(1), case.lanes)
     want = jax.jit(case.learner.update)(state, case.batch)
-    batch = split_batch(mesh, case.batch, case.axes)
-    program = jax.jit(split.update).lower(on_mesh(mesh, state), batch).compile()
-    return largest_difference(want, program(on_mesh(mesh, state), batch)), reduces(program)
+    found = {}
+    for devices in case.devices:
+        mesh = data_mesh(jax.devices()[:devices])
+        split = parallel_learner(case.learner, mesh, axes=case.axes, weight=case.weight)
+        placed = on_mesh(mesh, state), split_batch(mesh, case.batch, case.axes)
+        program = jax.jit(split.update).lower(*placed).compile()
+        found[devices] = largest_difference(want, program(*placed)), reduces(program)
+    return found
 
 
 def validation_losses():
-    """The losses on other ids after 200 updates, over each number of devices."""
+    """The losses on other ids after 200 updates, over eight devices and on one."""
     ids = (np.arange(801)[:, None] + np.arange(B)) % V
     ids = np.where(np.random.default_rng(1).random(ids.shape) < 0.1, 0, ids)
     xs, targets = (ids[first : first + 800].reshape(200, 4, B) for first in (0, 1))
-    found = {}
-    for devices in (1, 2, 4, 8):
-        mesh = data_mesh(jax.devices()[:devices])
-        learner = window_learner(drawing, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
-        split = parallel_learner(learner, mesh)
-        batches = split_batch(mesh, (xs, targets), stacked=True)
-        state, info = jax.jit(partial(fit, split))(split.init(jax.random.key(0), (B,)), batches)
-        params = jax.tree.map(np.asarray, state.params)
-        found[devices] = float(evaluate(drawing, params, ids[:50], ids[1:51], per_step(cross_entropy)))
-    alone, _ = jax.jit(partial(fit, learner))(learner.init(jax.random.key(0), (B,)), (xs, targets))
-    found["updates"] = [int(state.step), float(info.loss[-1]) < 0.7 * float(info.loss[0])]
-    found["one"] = float(evaluate(drawing, alone.params, ids[:50], ids[1:51], per_step(cross_entropy)))
-    return found
+    learner = window_learner(drawing, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
+    split, state = parallel_learner(learner, mesh := data_mesh()), learner.init(jax.random.key(0), (B,))
+    batches = split_batch(mesh, (xs, targets), stacked=True)
+    after, info = jax.jit(partial(fit, split))(split.init(jax.random.key(0), (B,)), batches)
+    alone, _ = jax.jit(partial(fit, learner))(state, (xs, targets))
+    losses = [
+        float(evaluate(drawing, one_copy(end.params), ids[:50], ids[1:51], per_step(cross_entropy)))
+        for end in (after, alone)
+    ]
+    return {
+        "losses": losses,
+        "updates": int(after.step),
+        "learned": float(info.loss[-1]) < 0.7 * float(info.loss[0]),
+    }
 
 
 def skipped():
@@ -218,11 +233,9 @@ def skipped():
 
 def automatic():
     """What ``jit`` reduces if it is given a split batch."""
-    mesh = data_mesh(jax.devices()[:4])
-    learner = CASES["streaming, scan"]().learner
-    state = on_mesh(mesh, learner.init(jax.random.key(0), (B,)))
-    batch = split_batch(mesh, {name: data[name] for name in ("targets", "resets")} | {"xs": data["ids"]})
-    return reduces(jax.jit(learner.update).lower(state, batch).compile())
+    mesh, case = data_mesh(jax.devices()[:4]), CASES["streaming, scan"]()
+    state = on_mesh(mesh, case.learner.init(jax.random.key(0), (B,)))
+    return reduces(jax.jit(case.learner.update).lower(state, split_batch(mesh, case.batch)).compile())
 
 
 def ensembles():
@@ -233,36 +246,110 @@ def ensembles():
     return squares.tolist(), bool(np.array_equal(drawn, jax.vmap(jax.random.normal)(keys)))
 
 
+def message(call):
+    """The message of a ValueError that a call raises; None without one."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+
+
 def refusals():
-    """The messages for a batch that the devices do not divide, and for integers that have no mean."""
-
-    def message(call):
-        try:
-            call()
-        except ValueError as error:
-            return str(error)
-
+    """The messages for wrong batches on several devices."""
+    mesh, lanes = data_mesh(jax.devices()[:4]), {"xs": data["ids"], "targets": data["targets"]}
     counting = window_learner(features, lambda ys, _: (jnp.sum(ys), jnp.argmax(ys)), keeping, has_aux=True)
-    split = parallel_learner(counting, mesh := data_mesh())
-    state = split.init(jax.random.key(0), (B,))
+    learner = window_learner(drawing, cross_entropy, keeping)
+    split, state = parallel_learner(learner, mesh), learner.init(jax.random.key(0), (B,))
+    on_devices, numbers = on_mesh(mesh, state), parallel_learner(counting, mesh)
+    weighted = partial(parallel_learner, window_learner(features, squared_error, keeping), mesh)
+    measured = counting.init(jax.random.key(0), (B,)), (data["xs"], data["ys"])
+    wrong = np.where(np.arange(B) == 5, V + 1, data["ids"])
+    six = jax.tree.map(lambda a: a[:, :6], lanes)
+    masked = Window(data["xs"], data["ys"], data["mask"])
+    whole = jax.tree.map(jnp.asarray, lanes)
     return {
-        "batch": message(lambda: process_lanes(mesh, 30)),
-        "aux": message(lambda: jax.eval_shape(split.update, state, (data["xs"], data["ys"]))),
+        "lanes": message(lambda: process_lanes(mesh, 30)),
+        "init": message(lambda: split.init(jax.random.key(0), (6,))),
+        "no lanes": message(lambda: split.init(jax.random.key(0))),
+        "state": message(lambda: on_mesh(mesh, learner.init(jax.random.key(0), (6,)))),
+        "batch": message(lambda: split_batch(mesh, six)),
+        "several": message(lambda: split_batch(mesh, (data["ids"], data["targets"][:, :4]))),
+        "update": message(lambda: split.update(state, six)),
+        "others": message(lambda: split.update(state, jax.tree.map(lambda a: a[:, :4], lanes))),
+        "ids": message(lambda: split.update(on_devices, split_batch(mesh, {**lanes, "xs": wrong}))),
+        "ids of fit": message(lambda: fit(split, state, {name: a[None] for name, a in {**lanes, "xs": wrong}.items()})),
+        "axes": message(lambda: parallel_learner(learner, mesh, axes=(1, 1)).update(state, whole)),
+        "sizes": message(lambda: numbers.update(measured[0], (data["xs"][:, :, :2], data["ys"]))),
+        "sizes of one": message(lambda: counting.update(measured[0], (data["xs"][:, :, :2], data["ys"]))),
+        "aux": message(lambda: jax.eval_shape(numbers.update, *measured)),
+        "mask": message(lambda: jax.eval_shape(weighted().update, measured[0], masked)),
+        "vector": message(
+            lambda: jax.eval_shape(weighted(weight=lambda w: jnp.sum(w.mask, 0)).update, *measured[:1], masked)
+        ),
+        "split": message(lambda: one_copy(split_batch(mesh, lanes)["xs"])),
     }
+
+
+def copies():
+    """Copies on one device of arrays on several, the same arrays otherwise, and how often gathering was compiled."""
+    mesh, numbers = data_mesh(jax.devices()[:4]), np.arange(8.0).reshape(2, 4)
+    whole, split = split_batch(mesh, (numbers, numbers), (None, 1))
+    alone = one_copy({"whole": whole, "of NumPy": numbers})
+    before = on_every_device._cache_size()
+    gathered = [on_every_device(mesh, [split, whole]) for _ in range(3)]
+    return {
+        "devices": [len(whole.sharding.device_set), len(alone["whole"].sharding.device_set)],
+        "same": np.array_equal(alone["whole"], numbers) and alone["of NumPy"] is numbers,
+        "whole": all(a.is_fully_replicated and np.array_equal(a, numbers) for a in gathered[-1]),
+        "compiled": on_every_device._cache_size() - before,
+    }
+
+
+def products():
+    """The products with three axes on both sides in the gradient of a rollout, and how far its numbers are."""
+    cell, mesh = lstm(3, H), data_mesh(jax.devices()[:4])
+    with jax.enable_x64(True):
+        params = cell.init(jax.random.key(0))
+        params, xs = jax.tree.map(lambda a: a.astype(jnp.float64), (params, data["xs"]))
+
+        def gradient(params, xs):
+            def loss(params):
+                h0 = cell.start(params, xs.shape[1:2])
+                return jnp.sum(rollout(cell, params, h0, xs, schedule="adjoint")[1].h ** 2)
+
+            return jax.grad(loss)(params)
+
+        def of_device(params, xs):
+            return jax.lax.psum(gradient(params, xs), "data")
+
+        whole, lanes = P(), P(None, "data")
+        split = jax.shard_map(of_device, mesh=mesh, in_specs=(whole, lanes), out_specs=whole, check_vma=False)
+        want, got = jax.jit(gradient)(params, xs), jax.jit(split)(params, xs)
+        return {
+            "split": long_products(split, params, xs),
+            "whole": long_products(gradient, params, xs),
+            "difference": largest_difference(want, got),
+        }
+
+
+def long_products(f, *args):
+    """The number of products in a program of which both operands have three axes or more."""
+    found = [eqn for eqn in all_equations(jax.make_jaxpr(f)(*args).jaxpr) if eqn.primitive.name == "dot_general"]
+    assert found
+    return sum(all(operand.aval.ndim > 2 for operand in eqn.invars) for eqn in found)
 
 
 def main():
     found: dict[str, Any] = {"differences": {}, "reduces": {}}
     for name, make in CASES.items():
-        for devices in (1, 2, 4, 8) if name == "streaming, adjoint" else (4,):
-            try:
-                difference, reduced = compared(make(), devices)
-            except Exception as error:
-                difference, reduced = f"{type(error).__name__}: {error}", {}
-            found["differences"][f"{name}, {devices}"] = difference
-            found["reduces"][f"{name}, {devices}"] = reduced
-    found["skipped"], found["losses"] = skipped(), validation_losses()
-    found["automatic"], found["ensemble"], found["refused"] = automatic(), ensembles(), refusals()
+        try:
+            compare = {f"{name}, {devices}": of for devices, of in compared(make()).items()}
+        except Exception as error:
+            compare = {f"{name}, {devices}": (f"{type(error).__name__}: {error}", {}) for devices in make().devices}
+        found["differences"] |= {run: difference for run, (difference, _) in compare.items()}
+        found["reduces"] |= {run: reduced for run, (_, reduced) in compare.items()}
+    for question in (skipped, validation_losses, automatic, ensembles, refusals, copies, products):
+        found[question.__name__] = question()
     print(json.dumps(found))
 
 
@@ -278,7 +365,7 @@ def found():
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-RUNS = [f"{name}, {n}" for name in CASES for n in ((1, 2, 4, 8) if name == "streaming, adjoint" else (4,))]
+RUNS = [f"{name}, {devices}" for name, make in CASES.items() for devices in make().devices]
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -297,7 +384,7 @@ def test_a_batch_that_jit_splits_has_all_reduces_in_the_loop_which_are_counted(f
 
 
 def test_a_chunk_of_updates_has_one_all_reduce_in_the_loop_over_updates(found):
-    assert found["skipped"].pop("chunk") == {"all-reduce": 1, "others": 0, "in loops": 1}
+    assert found["skipped"]["chunk"] == {"all-reduce": 1, "others": 0, "in loops": 1}
 
 
 def test_an_update_that_one_lane_breaks_is_skipped_on_all_devices(found):
@@ -307,28 +394,98 @@ def test_an_update_that_one_lane_breaks_is_skipped_on_all_devices(found):
     assert (skipped["step"], skipped["same"]) == (0, 0.0)
 
 
-def test_training_over_any_number_of_devices_ends_with_the_same_validation_loss(found):
-    steps, learned = found["losses"].pop("updates")
-    assert (steps, learned) == (200, True)
-    one = found["losses"].pop("one")
-    assert len(found["losses"]) == 4
-    assert all(abs(loss - one) < 1e-4 for loss in found["losses"].values())
+def test_training_over_devices_ends_with_the_validation_loss_of_one(found):
+    (several, one), *others = found["validation_losses"].values()
+    assert others == [200, True]
+    assert abs(several - one) < 1e-4
 
 
 def test_members_of_an_ensemble_over_devices_are_those_of_one_and_may_be_of_any_number(found):
-    assert found["ensemble"] == [[float(n) ** 2 for n in range(11)], True]
+    assert found["ensembles"] == [[float(n) ** 2 for n in range(11)], True]
 
 
-def test_wrong_use_is_refused_in_one_line(found):
+def test_whole_arrays_have_one_copy_and_a_tree_is_gathered_by_one_program(found):
+    assert found["copies"] == {"devices": [4, 1], "same": True, "whole": True, "compiled": 1}
+
+
+def test_a_gradient_on_each_device_is_a_product_of_matrices_and_only_there(found):
+    products = found["products"]
+    assert products["split"] == 0
+    assert products["whole"] > 0
+    assert products["difference"] < 1e-12
+
+
+REFUSED = {
+    "lanes": "batch_size got 30, which 4 devices do not divide; want a multiple of 4, the nearest is 32",
+    "init": "batch_size got 6, which 4 devices do not divide; want a multiple of 4, the nearest is 8",
+    "no lanes": "batch_shape got (); want the lanes that are split over devices, such as (4,)",
+    "state": "batch_size got 6, which 4 devices do not divide; want a multiple of 4, the nearest is 8",
+    "batch": "batch got 6 lanes, which 4 devices do not divide; want a multiple of 4, the nearest is 8",
+    "several": "batch got arrays of 4, 8 lanes; want the same number of all",
+    "update": "batch got 6 lanes, which 4 devices do not divide; want a multiple of 4, the nearest is 8",
+    "others": "batch got 4 lanes, the state 8; want the same",
+    "ids": "xs got 6, an input id outside the cell's vocabulary; want ",
+    "ids of fit": "xs got 6, an input id outside the cell's vocabulary; want ",
+    "axes": "axes got (1, 1) for a batch of another form; want one axis, or a tree of them in the form of the batch",
+    "aux": "aux got int32; want floating arrays, whose means over the devices are returned",
+    "mask": "weight got None for a loss that may be no mean over the lanes, such as one with a mask; want a function",
+    "vector": "weight got a function that returns shape (2,); want one number of all lanes",
+    "split": "tree got int32[6, 8], split over devices; want whole arrays, or gathered",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_batch_on_several_devices_is_refused_in_one_line(found, name):
+    assert found["refusals"][name].startswith(REFUSED[name])
+    assert "\n" not in found["refusals"][name]
+
+
+def test_a_message_names_the_sizes_of_the_whole_batch(found):
+    assert found["refusals"]["sizes"] == found["refusals"]["sizes of one"] is not None
+
+
+def test_wrong_use_is_refused_in_one_line():
     learner = window_learner(features, squared_error, optax.sgd(0.1))
-    mesh = data_mesh(jax.devices()[:1])
+    device = jax.devices()[0]
+    mesh, other = data_mesh([device]), Mesh(np.array([device]), ("lanes",))
+    whole = batch_learner(lambda key: jnp.zeros(()), lambda w, x: (x - w) ** 2, keeping)
+    state = learner.init(jax.random.key(0), (2,))
     refused(lambda: parallel_learner(Learner(learner.init, learner.update), mesh), "learner got one of your own; want")
+    refused(lambda: parallel_learner(learner, None), "mesh got None; want one of data_mesh")
+    refused(lambda: parallel_learner(learner, other), "mesh got axes ('lanes',); want one of data_mesh")
+    for weight in (3, "same", np.ones(2)):
+        refused(lambda w=weight: parallel_learner(learner, mesh, weight=w), "weight got ")
+    for axes in ("x", -1, 1.0, (1, "x")):
+        refused(lambda axes=axes: parallel_learner(learner, mesh, axes=axes), "axes got ")
+    refused(
+        lambda: parallel_learner(whole, mesh, axes=0).update(whole.init(jax.random.key(0)), np.ones(2)),
+        "weight got None for a loss that may be no mean over the lanes",
+    )
+    refused(lambda: on_mesh(other, state), "mesh got axes ('lanes',); want one of data_mesh")
+    refused(lambda: on_mesh(mesh, state.params), "state got ReadoutParams; want a LearnerState")
+    refused(lambda: split_batch(other, np.ones((2, 2))), "mesh got axes ('lanes',); want one of data_mesh")
+    refused(lambda: split_batch(mesh, np.ones((2, 2)), "x"), "axes got 'x'; want batch axes")
+    refused(lambda: process_lanes(other, 4), "mesh got axes ('lanes',); want one of data_mesh")
     refused(lambda: data_mesh([]), "devices got none; want at least one")
+    refused(lambda: data_mesh(4), "devices got 4; want a list of devices, such as jax.devices()[:4]")
+    refused(lambda: data_mesh(["cpu"]), "devices got ['cpu']; want a list of devices")
+    refused(lambda: data_mesh([device, device]), "devices got 2, of which 1 are different; want each once")
     refused(lambda: ensemble(abs, {"a": np.ones(2), "b": np.ones(3)}, mesh), "members got arrays of 2, 3 members; want")
-    assert found["refused"] == {
-        "batch": "batch_size got 30, which 8 devices do not divide; want a multiple of 8, the nearest is 32",
-        "aux": "aux got int32; want floating arrays, whose means over the devices are returned",
-    }
+    refused(lambda: ensemble(abs, 3.0, mesh), "members got 3.0; want arrays (N, …)")
+    refused(lambda: ensemble(abs, (), mesh), "members got arrays of no members; want")
+    refused(lambda: ensemble(3, np.ones(2), mesh), "f got 3; want a function")
+    refused(lambda: ensemble(abs, np.ones(2), other), "mesh got axes ('lanes',); want one of data_mesh")
+
+
+def test_the_devices_of_a_process_are_beside_each_other():
+    require_order("devices", [1, 1, 0, 0])
+    refused(lambda: require_order("devices", [0, 1, 0, 1]), "devices got devices of processes [0, 1, 0, 1]; want those")
+
+
+def test_parallel_is_the_package_and_the_program_of_truncation_is_one_of_the_gradients():
+    assert rnn_jax.parallel.parallel_learner is parallel_learner
+    assert rnn_jax.gradients.parallel is parallel
+    assert not hasattr(rnn_jax.parallel, "parallel")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.machinery.compiling import compiled
-from rnn_jax.parallel.meshes import AXIS, data_mesh, gathered, placed
+from rnn_jax.parallel.meshes import AXIS, data_mesh, gathered, placed, require_mesh
 
 __all__ = ["ensemble"]
 
@@ -31,7 +32,7 @@ def ensemble(f: Callable[[PyTree], PyTree], members: PyTree, mesh: Mesh | None =
         The results ``(N, …)``, as arrays of NumPy, in every process.
 
     Raises:
-        ValueError: for arrays of several N, or none.
+        ValueError: for arrays of several N, or none, and for numbers without an axis.
 
     Example: the state after 100 steps without input, for three gains; below a gain of 1 it dies out.
 
@@ -46,16 +47,27 @@ def ensemble(f: Callable[[PyTree], PyTree], members: PyTree, mesh: Mesh | None =
     >>> ensemble(size, np.array([0.5, 0.9, 2.0]), data_mesh(jax.devices()[:1])).tolist()
     [False, False, True]
     """
-    numbers = sorted({int(np.shape(leaf)[0]) if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(members)})
-    if len(numbers) != 1 or numbers[0] < 1:
-        found = ", ".join(map(str, numbers)) or "no"
-        raise ValueError(f"members got arrays of {found} members; want the same number of all, at least 1")
-    N = numbers[0]
+    if not callable(f):
+        raise ValueError(f"f got {in_one_line(f)}; want a function, (member) -> result")
     mesh = data_mesh() if mesh is None else mesh
+    require_mesh(mesh)
+    N = number_of_members(members)
     index = np.minimum(np.arange(-(-N // mesh.size) * mesh.size), N - 1)
     padded = jax.tree.map(lambda a: (a if hasattr(a, "dtype") else np.asarray(a))[index], members)
     results = gathered(_ensemble((f, mesh), placed(mesh, padded, P(AXIS))))
     return jax.tree.map(lambda a: np.asarray(a)[:N], results)
+
+
+def number_of_members(members: PyTree) -> int:
+    """N; a ValueError unless all arrays have the same N leading."""
+    for leaf in jax.tree.leaves(members):
+        if not np.ndim(leaf):
+            raise ValueError(f"members got {in_one_line(leaf)}; want arrays (N, …), of a list np.asarray")
+    numbers = sorted({np.shape(leaf)[0] for leaf in jax.tree.leaves(members)})
+    if len(numbers) != 1 or numbers[0] < 1:
+        found = ", ".join(map(str, numbers)) or "no"
+        raise ValueError(f"members got arrays of {found} members; want the same number of all, at least 1")
+    return numbers[0]
 
 
 @compiled("reads")

@@ -88,6 +88,25 @@ class BatchResult(NamedTuple):
     """Whether an input id, and a target, is outside its vocabulary."""
 
 
+class UpdateParts(NamedTuple):
+    """The parts of an update: the numbers of one batch are drawn, it is measured, and the result is applied."""
+
+    draw: Callable[[LearnerState, PyTree], PyTree]
+    """``(state, batch) -> drawn``: the batch with keys for every step of every example, if the model draws."""
+    measure: Callable[[LearnerState, PyTree], BatchResult]
+    """``(state, batch) -> result``: the loss and its gradient."""
+    apply: Callable[[LearnerState, BatchResult], tuple[LearnerState, LearnerInfo]]
+    """``(state, result) -> (state, info)``: one step of the optimizer."""
+    keyed_loss: bool = False
+    """Whether the loss draws by the key of the state alone."""
+    check: Callable[[LearnerState, PyTree], None] = lambda state, batch: None
+    """``(state, batch)``: raises a ValueError for a wrong batch."""
+    layout_of_drawn: Callable[[PyTree, Any], PyTree] = lambda of_batch, of_keys: of_batch
+    """``(of_batch, of_keys) -> of_drawn``: the layouts of what ``draw`` returns, from those of a batch and of keys."""
+    has_equal_examples: Callable[[PyTree], bool] = lambda batch: False
+    """``(drawn) -> whether`` all examples count alike in the loss, which is then a mean over them; False if unknown."""
+
+
 def initial_state(
     key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation, h: State, fresh: Bool[Array, "*batch"]
 ) -> LearnerState:

@@ -24,6 +24,7 @@ from rnn_jax.training.descent import (
     BatchResult,
     LearnerInfo,
     LearnerState,
+    UpdateParts,
     check_descent,
     check_params,
     initial_state,
@@ -31,7 +32,7 @@ from rnn_jax.training.descent import (
     update_state,
 )
 from rnn_jax.training.faults import check_ids, out_of_vocabulary
-from rnn_jax.types import Cell, Params, State, require_cell
+from rnn_jax.types import Cell, Keyed, Params, State, require_cell
 
 __all__ = [
     "Learner",
@@ -50,19 +51,6 @@ class Init(Protocol):
     def __call__(self, key: PRNGKeyArray, batch_shape: tuple[int, ...] = ()) -> LearnerState:
         """Returns a state whose carried h has these batch axes."""
         ...
-
-
-class UpdateParts(NamedTuple):
-    """The parts of an update: the numbers of one batch are drawn, it is measured, and the result is applied."""
-
-    draw: Callable[[LearnerState, PyTree], PyTree]
-    """``(state, batch) -> batch``, with keys for every step of every example if the model draws."""
-    measure: Callable[[LearnerState, PyTree], BatchResult]
-    """``(state, batch) -> result``: the loss and its gradient."""
-    apply: Callable[[LearnerState, BatchResult], tuple[LearnerState, LearnerInfo]]
-    """``(state, result) -> (state, info)``: one step of the optimizer."""
-    keyed_loss: bool = False
-    """Whether the loss draws by the key of the state alone."""
 
 
 class Learner(NamedTuple):
@@ -174,7 +162,7 @@ def window_learner(
 
     def update(state: LearnerState, window: PyTree) -> tuple[LearnerState, LearnerInfo]:
         check_params(state.params)
-        check_windows(cell, state, window, stacked=False)
+        parts.check(state, window)
         return updated((cell, loss, optimizer, transform), state, as_window(window))
 
     def measure(state: LearnerState, window: Window) -> BatchResult:
@@ -196,7 +184,14 @@ def window_learner(
             out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
 
-    parts = UpdateParts(partial(with_lane_keys, cell), measure, partial(update_state, optimizer, clip))
+    parts = UpdateParts(
+        partial(with_lane_keys, cell),
+        measure,
+        partial(update_state, optimizer, clip),
+        check=partial(check_windows, cell, stacked=False),
+        layout_of_drawn=partial(layout_with_lane_keys, cell),
+        has_equal_examples=has_no_mask,
+    )
     updated = whole_update(parts)
     return Learner(init, update, partial(check_windows, cell), parts)
 
@@ -218,6 +213,19 @@ def with_lane_keys(cell: Cell, state: LearnerState, batch: PyTree) -> Window:
         return window
     key = jax.random.fold_in(state.key, state.cursor)
     return window._replace(xs=keyed(key, window.xs, batch_shape(cell, state.params, state.h)))
+
+
+def layout_with_lane_keys(cell: Cell, of_batch: PyTree, of_keys: Any) -> Window:
+    """The layouts of a window, as ``with_lane_keys`` returns it, from those of a batch and of keys ``(T, *batch)``."""
+    window = as_window(of_batch)
+    return window._replace(xs=Keyed(window.xs, of_keys)) if cell.keyed else window
+
+
+def has_no_mask(window: Window) -> bool:
+    """Whether a window has no mask: neither its own, nor flags beside other targets."""
+    targets = jax.tree.leaves(window.targets)
+    beside = len(targets) > 1 and any(jnp.issubdtype(jnp.result_type(a), bool) for a in targets)
+    return window.mask is None and not beside
 
 
 def check_windows(cell: Cell, state: LearnerState, windows: PyTree, stacked: bool = True) -> None:
