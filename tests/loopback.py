@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +32,7 @@ from rnn_jax.parallel import (
     process_lanes,
     split_batch,
 )
+from rnn_jax.parallel.meshes import on_every_device
 from rnn_jax.training import evaluate, fit, window_learner
 
 B, V, TIMEOUT = 8, 5, 4
@@ -66,7 +68,12 @@ def computed(joined):
     of_one, _ = jax.jit(partial(fit, learner))(learner.init(jax.random.key(0), (B,)), (xs, targets))
     part = xs.reshape(800, B)[:100], targets.reshape(800, B)[:100]
     losses = [float(evaluate(model, one_copy(of.params), *part, per_step(cross_entropy))) for of in (end, of_one)]
+    program: Any = on_every_device
+    before = program._cache_size()
+    again = [gathered((after.h, mine)) for _ in range(3)]
     return {
+        "refused": refusals(mesh, on_mesh(mesh, state), xs[3][:, lanes], targets[3][:, lanes]),
+        "gathers": [program._cache_size() - before, all(np.array_equal(a[1][0], xs) for a in again)],
         "lanes": [lanes.start, lanes.stop],
         "numbers": numbers,
         "whole": [int(np.size(h)) for h in jax.tree.leaves(whole[0])],
@@ -74,6 +81,28 @@ def computed(joined):
         "squares": ensemble(lambda x: x**2, np.arange(5.0), mesh).tolist(),
         "said": from_first(joined, lambda: {"by": joined.number}),
     }
+
+
+def message(call):
+    """The message of a ValueError that a call raises; None without one."""
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+
+
+def refusals(mesh, state, ids, targets):
+    """The messages for ids that only this process has, and for devices of the processes in turn."""
+    split, wrong = parallel_learner(keeping, mesh), ids + V * (np.arange(len(ids[0])) == 1)
+    window = split_batch(mesh, (wrong, targets))
+    stack = split_batch(mesh, (wrong[None], targets[None]), stacked=True)
+    devices = jax.devices()
+    return [
+        message(lambda: split.update(state, window)),
+        message(lambda: fit(split, state, stack)),
+        message(lambda: data_mesh([devices[0], devices[2], devices[1], devices[3]])),
+        message(lambda: split_batch(mesh, (ids[:, :3], targets[:, :3]))),
+    ]
 
 
 def listening():

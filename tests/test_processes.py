@@ -49,6 +49,16 @@ def test_two_processes_compute_the_numbers_of_one_device(pair):
         assert found["said"] == {"by": 0}
 
 
+def test_each_process_checks_its_own_lanes_and_gathers_a_tree_by_one_program(pair):
+    for found in pair[0]:
+        of_update, of_fit, turns, lanes = found["refused"]
+        assert of_update == of_fit
+        assert re.match(r"xs got [5-9], an input id outside the cell's vocabulary; want ", of_update)
+        assert turns.startswith("devices got processes [0, 1, 0, 1]; want the devices of each process beside")
+        assert lanes == "batch got 3 lanes, which 2 devices do not divide; want a multiple of 2, the nearest is 4"
+        assert found["gathers"] == [1, True]
+
+
 def test_processes_on_loopback_listen_to_this_machine_alone(pair):
     for found in pair[0]:
         assert all(re.match(r"127\.0\.0\.1:|\[::ffff:127\.0\.0\.1\]:", address) for address in found["listening"])

@@ -1,4 +1,8 @@
-"""Training and sweeps on many devices and many machines."""
+"""Training and sweeps on many devices and many machines.
+
+``rnn_jax.parallel`` is this package; ``rnn_jax.gradients.parallel`` is a program of truncation, whose windows are a
+batch. No name of the one is a name of the other.
+"""
 
 from rnn_jax.parallel.ensembles import ensemble
 from rnn_jax.parallel.learners import on_mesh, parallel_learner

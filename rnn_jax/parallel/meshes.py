@@ -35,7 +35,7 @@ def data_mesh(devices: Iterable[Any] | None = None) -> Mesh:
     {'data': 1}
     """
     given: Any = sorted(jax.devices(), key=lambda device: device.process_index) if devices is None else devices
-    found = [*given] if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    found: list[Any] = [*given] if isinstance(given, Iterable) else [given]
     for device in found:
         if not isinstance(device, jax.Device):
             raise ValueError(f"devices got {in_one_line(given)}; want a list of devices, such as jax.devices()[:4]")
@@ -57,7 +57,7 @@ def require_order(name: str, processes: list[int]) -> None:
     stretches = [process for process, _ in itertools.groupby(processes)]
     if len({*stretches}) < len(stretches):
         raise ValueError(
-            f"{name} got devices of processes {in_one_line(processes)}; want those of each process beside each other"
+            f"{name} got processes {in_one_line(processes)}; want the devices of each process beside each other"
         )
 
 
