@@ -184,14 +184,7 @@ def window_learner(
             out_of_vocabulary=out_of_vocabulary(cell, state.params, 1 + len(batch), y, *window[:3]),
         )
 
-    parts = UpdateParts(
-        partial(with_lane_keys, cell),
-        measure,
-        partial(update_state, optimizer, clip),
-        check=partial(check_windows, cell, stacked=False),
-        layout_of_drawn=partial(layout_with_lane_keys, cell),
-        has_equal_examples=has_no_mask,
-    )
+    parts = window_parts(cell, measure, partial(update_state, optimizer, clip))
     updated = whole_update(parts)
     return Learner(init, update, partial(check_windows, cell), parts)
 
@@ -204,6 +197,13 @@ def whole_update(parts: UpdateParts) -> Callable[[Any, LearnerState, PyTree], tu
         return parts.apply(state, parts.measure(state, parts.draw(state, batch)))
 
     return updated
+
+
+def window_parts(cell: Cell, measure: Callable[..., BatchResult], apply: Callable[..., Any]) -> UpdateParts:
+    """The parts of the update of a ``window_learner``."""
+    draw, layout = partial(with_lane_keys, cell), partial(layout_with_lane_keys, cell)
+    check = partial(check_windows, cell, stacked=False)
+    return UpdateParts(draw, measure, apply, check=check, layout_of_drawn=layout, has_equal_examples=has_no_mask)
 
 
 def with_lane_keys(cell: Cell, state: LearnerState, batch: PyTree) -> Window:
