@@ -5,10 +5,13 @@ The devices of a CPU are chosen before JAX starts, so the measurements run in a 
 
 import itertools
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import jax
@@ -24,7 +27,7 @@ from rnn_jax.lab.machines import core_count
 from rnn_jax.lab.named_cells import make_model
 from rnn_jax.lab.options import Options
 from rnn_jax.losses import cross_entropy, per_step
-from rnn_jax.parallel import data_mesh, parallel_learner, split_batch
+from rnn_jax.parallel import data_mesh, on_mesh, parallel_learner, split_batch
 from rnn_jax.training import fit, window_learner
 
 MOST = 8
@@ -35,17 +38,24 @@ LANES = 8
 Sizes = dict[str, int]
 
 
-def updates_on_devices(cell: str, devices: int, B: int, H: int, T: int, updates: int) -> Program:
-    """Updates as between two evaluations of ``char_lm.py``, over so many devices; without a mesh for one."""
+def updates_on_devices(
+    cell: str, devices: int, B: int, H: int, T: int, updates: int, automatic: bool = False
+) -> Program:
+    """Updates as between two evaluations of ``char_lm.py``, with the batch split over so many devices.
+
+    Args:
+        cell: a name of ``make_model``.
+        devices: their number. One device is a mesh of one: what the others cost is the only difference.
+        B, H, T, updates: lanes, hidden size, steps of a window, windows.
+        automatic: whether the compiler splits the plain update, which ``jax.jit`` is given with a batch on all devices.
+    """
     options = Options(batch_size=B, evaluations=12, updates=updates, learning_rate=4e-3, optimizer="adamw")
     optimizer = optimizer_of(options, weight_decay=0.0)
-    model = make_model(cell, CHARACTERS, H)
-    learner = window_learner(model, per_step(cross_entropy), optimizer, clip=options.clip)
-    batches: Any = (ids_of(B, T, updates),) * 2
-    if devices > 1:
-        mesh = data_mesh(jax.devices()[:devices])
-        learner, batches = parallel_learner(learner, mesh), split_batch(mesh, batches, stacked=True)
-    return compile_program(partial(fit, learner), learner.init(jax.random.key(0), (B,)), batches)
+    learner = window_learner(make_model(cell, CHARACTERS, H), per_step(cross_entropy), optimizer, clip=options.clip)
+    mesh = data_mesh(jax.devices()[:devices])
+    batches = split_batch(mesh, (ids_of(B, T, updates),) * 2, stacked=True)
+    state = on_mesh(mesh, learner.init(jax.random.key(0), (B,)))
+    return compile_program(partial(fit, learner if automatic else parallel_learner(learner, mesh)), state, batches)
 
 
 def ids_of(B: int, T: int, updates: int) -> np.ndarray:
@@ -80,8 +90,17 @@ def updates_of_pytorch(B: int, H: int, T: int, updates: int) -> Program:
 
 
 def begin() -> None:
-    """Gives a process, which has not used JAX before, its devices."""
+    """Gives a process, which has not used JAX before, its devices, and ends it when the one that started it ends."""
     jax.config.update("jax_num_cpu_devices", MOST)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended, killed ones included."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def measured(part: Callable[[bool], Iterator[Record]], quick: bool) -> list[Record]:
@@ -98,7 +117,7 @@ def pair(cell: str, devices: int, against: str, baseline: Program, sizes: Sizes,
     """A program over devices, timed in turn with another one."""
     ours = updates_on_devices(cell, devices, **sizes)
     found = ours.run()[1].loss
-    if against == "one device":
+    if against != "PyTorch":
         require_equal(found, baseline.run()[1].loss, TOLERANCE)
     case = {"cell": cell, "devices": devices, "against": against, **sizes}
     figures = compare(ours, baseline, seconds=0.1 if quick else 8.0, min_pairs=3)
@@ -130,6 +149,13 @@ def against_pytorch(quick: bool) -> Iterator[Record]:
         yield pair("lstm", devices, "PyTorch", baseline, sizes, quick)
 
 
+def against_automatic(quick: bool) -> Iterator[Record]:
+    """One all-reduce an update against the compiler's own, which lie inside the loop back through time."""
+    sizes, cores = sizes_of(quick), max(2, core_count())
+    baseline = updates_on_devices("lstm", cores, **sizes, automatic=True)
+    yield pair("lstm", cores, "automatic jit", baseline, sizes, quick)
+
+
 def weak_scaling(quick: bool) -> Iterator[Record]:
     """1, 2, 4 … devices of 8 lanes each, against one device with all lanes: the cost of devices beyond the cores."""
     for devices in (2,) if quick else (1, 2, 4, 8):
@@ -138,7 +164,7 @@ def weak_scaling(quick: bool) -> Iterator[Record]:
 
 
 def run(quick: bool = False) -> Iterator[Record]:
-    """Records of one device for each core, of PyTorch, and of more and more devices.
+    """Records of one device for each core, of PyTorch, of automatic splitting, and of more and more devices.
 
     Args:
         quick: tiny sizes.
@@ -148,7 +174,7 @@ def run(quick: bool = False) -> Iterator[Record]:
     """
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, fresh, begin) as pool:
-        for part in (against_one_device, against_pytorch, weak_scaling):
+        for part in (against_one_device, against_pytorch, against_automatic, weak_scaling):
             yield from pool.submit(measured, part, quick).result()
 
 
