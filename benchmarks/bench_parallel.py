@@ -35,6 +35,9 @@ MOST = 8
 LANES = 8
 """Of each device, where their number grows."""
 
+PYTORCH = {"lstm": "LSTM", "gru": "GRU", "tanh": "RNN"}
+"""Layers of PyTorch by the name of our cell."""
+
 Sizes = dict[str, int]
 
 
@@ -63,11 +66,11 @@ def ids_of(B: int, T: int, updates: int) -> np.ndarray:
     return np.random.default_rng(0).integers(CHARACTERS, size=(updates, T, B), dtype=np.int32)
 
 
-def updates_of_pytorch(B: int, H: int, T: int, updates: int) -> Program:
-    """The same updates of the same network by PyTorch on all cores: LSTM, linear layer, AdamW, clipped gradients."""
+def updates_of_pytorch(cell: str, B: int, H: int, T: int, updates: int) -> Program:
+    """The same updates of the same network by PyTorch on all cores: cell, linear layer, AdamW, clipped gradients."""
     torch: Any = library("torch")
     torch.set_num_threads(core_count())
-    core, out = torch.nn.LSTM(CHARACTERS, H), torch.nn.Linear(H, CHARACTERS)
+    core, out = getattr(torch.nn, PYTORCH[cell])(CHARACTERS, H), torch.nn.Linear(H, CHARACTERS)
     params = [*core.parameters(), *out.parameters()]
     optimizer = torch.optim.AdamW(params, lr=4e-3, weight_decay=0.0)
     batches = torch.tensor(ids_of(B, T, updates)).long()
@@ -81,7 +84,7 @@ def updates_of_pytorch(B: int, H: int, T: int, updates: int) -> Program:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 1.0)
             optimizer.step()
-            h = tuple(part.detach() for part in h)
+            h = tuple(part.detach() for part in h) if cell == "lstm" else h.detach()
         return float(loss.detach())
 
     begin = time.perf_counter()
@@ -127,7 +130,7 @@ def pair(cell: str, devices: int, against: str, baseline: Program, sizes: Sizes,
 def against_one_device(quick: bool) -> Iterator[Record]:
     """One device for each core against one for all, by cell, and for smaller networks and batches."""
     cores, sizes = max(2, core_count()), sizes_of(quick)
-    cells = ("lstm",) if quick else ("lstm", "gru", "tanh")
+    cells = ("lstm",) if quick else tuple(PYTORCH)
     grid = [] if quick else itertools.product((8, 32, 128), (16, 64, 256))
     for cell in cells:
         baseline = updates_on_devices(cell, 1, **sizes)
@@ -141,12 +144,13 @@ def against_one_device(quick: bool) -> Iterator[Record]:
 def against_pytorch(quick: bool) -> Iterator[Record]:
     """One device for each core, and one for all, against PyTorch; nothing where it is not installed."""
     sizes = sizes_of(quick)
-    try:
-        baseline = updates_of_pytorch(**sizes)
-    except MissingError:
-        return
-    for devices in (1, max(2, core_count())):
-        yield pair("lstm", devices, "PyTorch", baseline, sizes, quick)
+    for cell in ("lstm",) if quick else PYTORCH:
+        try:
+            baseline = updates_of_pytorch(cell, **sizes)
+        except MissingError:
+            return
+        for devices in (1, max(2, core_count())):
+            yield pair(cell, devices, "PyTorch", baseline, sizes, quick)
 
 
 def against_automatic(quick: bool) -> Iterator[Record]:
