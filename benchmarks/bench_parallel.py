@@ -41,17 +41,16 @@ PYTORCH = {"lstm": "LSTM", "gru": "GRU", "tanh": "RNN"}
 Sizes = dict[str, int]
 
 
-def updates_on_devices(
-    cell: str, devices: int, B: int, H: int, T: int, updates: int, automatic: bool = False
-) -> Program:
+def updates_on_devices(cell: str, devices: int, sizes: Sizes, automatic: bool = False) -> Program:
     """Updates as between two evaluations of ``char_lm.py``, with the batch split over so many devices.
 
     Args:
         cell: a name of ``make_model``.
         devices: their number. One device is a mesh of one: what the others cost is the only difference.
-        B, H, T, updates: lanes, hidden size, steps of a window, windows.
+        sizes: B lanes, H units, windows of T steps, and the number of updates.
         automatic: whether the compiler splits the plain update, which ``jax.jit`` is given with a batch on all devices.
     """
+    B, H, T, updates = (sizes[name] for name in ("B", "H", "T", "updates"))
     options = Options(batch_size=B, evaluations=12, updates=updates, learning_rate=4e-3, optimizer="adamw")
     optimizer = optimizer_of(options, weight_decay=0.0)
     learner = window_learner(make_model(cell, CHARACTERS, H), per_step(cross_entropy), optimizer, clip=options.clip)
@@ -118,7 +117,7 @@ def sizes_of(quick: bool) -> Sizes:
 
 def pair(cell: str, devices: int, against: str, baseline: Program, sizes: Sizes, quick: bool) -> Record:
     """A program over devices, timed in turn with another one."""
-    ours = updates_on_devices(cell, devices, **sizes)
+    ours = updates_on_devices(cell, devices, sizes)
     found = ours.run()[1].loss
     if against != "PyTorch":
         require_equal(found, baseline.run()[1].loss, TOLERANCE)
@@ -133,12 +132,12 @@ def against_one_device(quick: bool) -> Iterator[Record]:
     cells = ("lstm",) if quick else tuple(PYTORCH)
     grid = [] if quick else itertools.product((8, 32, 128), (16, 64, 256))
     for cell in cells:
-        baseline = updates_on_devices(cell, 1, **sizes)
+        baseline = updates_on_devices(cell, 1, sizes)
         yield pair(cell, cores, "one device", baseline, sizes, quick)
     for B, H in grid:
         if (sizes["B"], sizes["H"]) != (B, H):
             other = sizes | {"B": B, "H": H}
-            yield pair("lstm", cores, "one device", updates_on_devices("lstm", 1, **other), other, quick)
+            yield pair("lstm", cores, "one device", updates_on_devices("lstm", 1, other), other, quick)
 
 
 def against_pytorch(quick: bool) -> Iterator[Record]:
@@ -156,7 +155,7 @@ def against_pytorch(quick: bool) -> Iterator[Record]:
 def against_automatic(quick: bool) -> Iterator[Record]:
     """One all-reduce an update against the compiler's own, which lie inside the loop back through time."""
     sizes, cores = sizes_of(quick), max(2, core_count())
-    baseline = updates_on_devices("lstm", cores, **sizes, automatic=True)
+    baseline = updates_on_devices("lstm", cores, sizes, automatic=True)
     yield pair("lstm", cores, "automatic jit", baseline, sizes, quick)
 
 
@@ -164,7 +163,7 @@ def weak_scaling(quick: bool) -> Iterator[Record]:
     """1, 2, 4 … devices of 8 lanes each, against one device with all lanes: the cost of devices beyond the cores."""
     for devices in (2,) if quick else (1, 2, 4, 8):
         sizes = sizes_of(quick) | ({} if quick else {"B": LANES * devices})
-        yield pair("lstm", devices, "one device", updates_on_devices("lstm", 1, **sizes), sizes, quick)
+        yield pair("lstm", devices, "one device", updates_on_devices("lstm", 1, sizes), sizes, quick)
 
 
 def run(quick: bool = False) -> Iterator[Record]:
