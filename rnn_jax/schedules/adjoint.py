@@ -123,7 +123,7 @@ def rolled(step: Callable[..., list], reverse: bool, loops: Loops) -> Callable[.
         constants = taken.constants | linear.constants
         once = run(taken.once, constants | dict(zip(taken.shared, shared, strict=True)))
         written = [type_of(v) for v in [*taken.h, *taken.kept, *linear.injected]]
-        at_once = len(xs[0]) * sum(a.size * a.dtype.itemsize for a in written) <= CACHE
+        at_once = has_cache_alone() and len(xs[0]) * sum(a.size * a.dtype.itemsize for a in written) <= CACHE
         plan = Plan(taken, linear, once, reverse, loops.unroll, loops.remat or (None if at_once else BLOCK))
         h_T, hs, kept = forward(plan, h0, xs)
         d_shared, d_xs = ([t for t in part if moves(t)] for part in (tangents[0], tangents[2]))
@@ -133,6 +133,15 @@ def rolled(step: Callable[..., list], reverse: bool, loops: Loops) -> Callable[.
 
     roll.defjvp(derivative, symbolic_zeros=True)
     return roll
+
+
+def has_cache_alone() -> bool:
+    """Whether no other device of a mesh computes beside this one.
+
+    Devices of one CPU compete for its cache. On two of them, blocks are faster at all measured sizes, B 8 and 16 for
+    each device, H 256, T 64: LSTM 0.88, GRU 0.96, vanilla 0.89 of the time.
+    """
+    return jax.sharding.get_abstract_mesh().size <= 1
 
 
 def forward(plan: Plan, h0: list, xs: list) -> tuple[list, list, list]:
