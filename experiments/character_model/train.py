@@ -6,8 +6,7 @@
 # are updated; the state is carried on to the next window, the gradient is not. So the text can be of any length. The
 # model is compared with n-grams: frequencies of one to six characters in a row, which need no network. Training for
 # hours can be interrupted by crashes, full disks and restarts, so after every evaluation a checkpoint is written;
-# after `--resume` on the same machine, with as many devices, the result is the same, bit for bit, as without the
-# interruption.
+# after `--resume` on the same machine, with as many devices, the result is bit for bit that without an interruption.
 #
 # Karpathy 2015; Witten, Bell 1991; Williams, Peng 1990.
 
