@@ -185,7 +185,7 @@ def cases(place: Path, number: int, seed: int) -> Iterator[Case]:
     yield from busy(place)
 
 
-def main(number: int = 5, seed: int = 0, file: str = "") -> int:
+def main(number: int, seed: int, file: str) -> int:
     """Prints every case; returns the exit code."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -201,4 +201,5 @@ def main(number: int = 5, seed: int = 0, file: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3]), *sys.argv[3:]))
+    count, seed, file = [*sys.argv[1:], *["5", "0", ""][len(sys.argv) - 1 :]]
+    sys.exit(main(int(count), int(seed), file))

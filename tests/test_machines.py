@@ -1,5 +1,6 @@
 """The devices and processes of an experiment: how many, what they agree on, and how process 0 leads the others."""
 
+import json
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from rnn_jax.lab import machines
+from rnn_jax.lab import commands, machines
 from rnn_jax.lab.checkpoints import Checkpoints
 from rnn_jax.lab.loop import Task, compile_task
 from rnn_jax.lab.machines import (
@@ -20,6 +21,7 @@ from rnn_jax.lab.machines import (
     state_numbers,
 )
 from rnn_jax.lab.options import SHORTEST_TIMEOUT, ParallelOptions
+from rnn_jax.lab.runs import open_run
 from rnn_jax.parallel.messages import alone
 from rnn_jax.parallel.signs import SHORTEST
 from rnn_jax.training import batch_learner
@@ -180,3 +182,26 @@ def test_a_follower_reads_exactly_one_checkpoint_and_renames_nothing(tmp_path):
     for step in (6, 9):
         refused(lambda: checkpoints.read(step, shapes), f"checkpoints got no checkpoint {step} that can be read in")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_devices_and_processes_are_facts_of_a_start_and_a_change_is_reported(tmp_path, capsys):
+    options, two = ParallelOptions(), {"devices": 4, "processes": 2}
+    for machines_of in (two, two):
+        open_run(tmp_path / "run", options, machines=machines_of, resume=True)
+    assert capsys.readouterr().out == ""
+    open_run(tmp_path / "run", options, machines={"devices": 1, "processes": 1}, resume=True)
+    assert capsys.readouterr().out == (
+        "the run goes on with devices 1, processes 1 instead of devices 4, processes 2: its numbers are the same up to "
+        "rounding\n"
+    )
+    starts = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert [(of["devices"], of["processes"]) for of in starts] == [(4, 2), (4, 2), (1, 1)]
+
+
+def test_an_error_of_an_exchange_is_no_wrong_use(monkeypatch):
+    def end(error):
+        raise SystemExit(f"another process: {error}")
+
+    monkeypatch.setattr(commands, "_DESCRIBERS", [end])
+    with pytest.raises(SystemExit, match="another process: Gloo"):
+        commands.exit_code_of(ValueError("Gloo all-reduce failed"))
