@@ -225,6 +225,20 @@ def test_a_process_that_left_ends_nothing(monkeypatch, endings):
     assert last_seen[1] > 0
 
 
+def test_the_end_of_process_0_does_not_abort_a_process_that_ends_by_itself(monkeypatch):
+    order = []
+
+    class Store(FakeStore):
+        def key_value_set(self, key, value, *, allow_overwrite=False):
+            order.append(key)
+            raise RuntimeError("process 0 has gone")
+
+    monkeypatch.setattr(runtime, "store", Store)
+    monkeypatch.setattr(runtime, "hold_aborts", lambda: order.append("no abort"))
+    assert not signs.give_last_sign(processes(1), signs.last_sign(2, "--out got x"))
+    assert order == ["no abort", "alive/1"]
+
+
 def test_an_error_of_an_exchange_waits_for_the_process_that_is_gone(monkeypatch, endings):
     store = FakeStore()
     monkeypatch.setattr(runtime, "store", lambda: store)

@@ -181,6 +181,7 @@ def leave(joined: Processes) -> None:
         return
     if give_last_sign(joined):
         jax.distributed.shutdown()
+        runtime.on_abort(None)
     else:
         runtime.abandon()
 

@@ -16,7 +16,7 @@ import jax
 from jax._src import api, distributed
 from jax._src.lib import _jax as runtime  # pyright: ignore[reportPrivateImportUsage]
 
-__all__ = ["abandon", "coordinator_address", "gloo_at", "on_abort", "store"]
+__all__ = ["abandon", "coordinator_address", "gloo_at", "hold_aborts", "on_abort", "store"]
 
 
 def store() -> Any:
@@ -52,6 +52,12 @@ def on_abort(handler: Callable[[], None] | None) -> None:
     libc.signal(signal.SIGABRT, called)
 
 
+def hold_aborts() -> None:
+    """From now on an abort of the runtime stops its own thread alone, so that this process can end in its own way."""
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT, libc.pause)
+
+
 def abandon() -> None:
     """From now on Python ends with its exit code at once: it does not wait for other processes, which may be gone.
 
@@ -60,8 +66,8 @@ def abandon() -> None:
     atexit.unregister(api.clean_up)
     state = distributed.global_state
     keep_for_ever(state.client, state.service, *(device.client for device in jax.local_devices()))
+    hold_aborts()
     libc = ctypes.CDLL(None)
-    libc.signal(signal.SIGABRT, libc.pause)  # stops that thread of the runtime alone
     if hasattr(libc, "on_exit"):  # glibc
         libc.on_exit(libc._exit, None)
 

@@ -96,6 +96,23 @@ def silent_process(joined: Processes, last_seen: Mapping[int, float], now: float
     return longest if longest and answered - others[longest] > joined.timeout else None
 
 
+def send_end(joined: Processes, sign: str) -> None:
+    """Sends the end of this process to the others, as far as process 0 still answers.
+
+    If process 0 ends first, the runtime does not abort this process, which ends in its own way.
+    """
+
+    def send() -> None:
+        with contextlib.suppress(Exception):
+            set_sign(joined, sign)
+
+    if joined.number > 0:
+        runtime.hold_aborts()
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    sender.join(2 * BEAT)
+
+
 def set_sign(joined: Processes, sign: str) -> None:
     """Writes the sign of this process."""
     runtime.store().key_value_set(f"alive/{joined.number}", sign, allow_overwrite=True)
@@ -117,8 +134,7 @@ def end_after(joined: Processes, other: int, sign: str) -> NoReturn:
     with_code = "" if code is None else f" with exit code {code}"
     why = f": {reason}" if reason else ", with a message of its own"
     ours = WRONG_USE if code == WRONG_USE else 1
-    with contextlib.suppress(Exception):
-        set_sign(joined, last_sign(ours, f"process {other} ended"))
+    send_end(joined, last_sign(ours, f"process {other} ended"))
     end_now(joined, f"process {other} of {joined.total} ended before the run did{with_code}{why}", ours)
 
 
@@ -153,14 +169,16 @@ def awaited_end(joined: Processes, error: BaseException) -> None:
         return
     time.sleep(joined.timeout + 5)
     reason = f"an exchange between processes failed, though all give signs of life ({line[:200]})"
-    with contextlib.suppress(Exception):
-        set_sign(joined, last_sign(1, reason))
+    send_end(joined, last_sign(1, reason))
     end_now(joined, reason)
 
 
 def give_last_sign(joined: Processes, sign: str = LEFT) -> bool:
     """Gives the last sign of this process, and waits for those of the others; whether all have left."""
     joined.leaving.set()
+    if sign != LEFT and joined.number > 0:  # process 0 alone must stay until the others have read its end
+        send_end(joined, sign)
+        return False
     with contextlib.suppress(Exception):
         set_sign(joined, sign)
         deadline = time.monotonic() + min(joined.timeout, 10.0)
