@@ -95,7 +95,7 @@ def test_wrong_addresses_and_ports_are_refused_in_one_line():
         nobody = f"{host}:{free_port()}"
         refused(
             lambda: join_processes(nobody, 2, 1, start_timeout=0.5),
-            f"--coordinator got {nobody}, where process 0 did not answer within 0.5 s, the --timeout (",
+            f"--coordinator got {nobody}, where process 0 did not answer within 0.5 s, the --start-timeout (",
         )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -53,7 +53,7 @@ def join_processes(
     require_positive(processes=processes)
     require_number("--timeout", timeout, lambda s: SHORTEST <= s <= 1e6, f"seconds, at least {SHORTEST:g}")
     require_number("--start-timeout", start_timeout, lambda s: 0 <= s <= 1e6, "seconds, or 0 for those of --timeout")
-    wait = start_timeout or timeout
+    wait, option = (start_timeout, "--start-timeout") if start_timeout else (timeout, "--timeout")
     arguments: dict[str, Any] = {}
     if not detect:
         if processes == 1:
@@ -61,12 +61,14 @@ def join_processes(
         if not 0 <= process < processes:
             raise ValueError(f"--process got {process} of {processes}; want a number in [0, {processes})")
         host, port = address_of(coordinator)
-        require_free_port(coordinator, host, port) if process == 0 else require_answer(coordinator, host, port, wait)
+        require_free_port(coordinator, host, port) if process == 0 else require_answer(
+            coordinator, host, port, wait, option
+        )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         arguments = {"coordinator_address": address, "num_processes": processes, "process_id": process}
         if is_loopback(host):
             arguments["coordinator_bind_address"] = address
-    initialize(arguments, wait, f"--coordinator got {coordinator or 'that of the cluster'}")
+    initialize(arguments, wait, option, f"--coordinator got {coordinator or 'that of the cluster'}")
     joined = Processes(jax.process_index(), jax.process_count(), timeout, itertools.count(), threading.Event(), [])
     begin_signs(joined)
     errors: list[tuple[int, str]] = []
@@ -111,7 +113,7 @@ def require_free_port(coordinator: str, host: str, port: int) -> None:
             ) from None
 
 
-def require_answer(coordinator: str, host: str, port: int, timeout: float) -> None:
+def require_answer(coordinator: str, host: str, port: int, timeout: float, option: str) -> None:
     """Raises a ValueError if process 0 does not answer in time; its name may become known only when it starts."""
     begin, tries, last = time.monotonic(), 0, "no answer"
     while (left := timeout - (time.monotonic() - begin)) > 0:
@@ -123,20 +125,18 @@ def require_answer(coordinator: str, host: str, port: int, timeout: float) -> No
             last = error.strerror or str(error)
             time.sleep(min(0.25, left))
     raise ValueError(
-        f"--coordinator got {coordinator}, where process 0 did not answer within {timeout:g} s, the --timeout "
+        f"--coordinator got {coordinator}, where process 0 did not answer within {timeout:g} s, the {option} "
         f"({tries} tries to connect, the last: {last}); want the address of a process 0 that has started"
     )
 
 
-def initialize(arguments: dict[str, Any], timeout: float, got: str) -> None:
+def initialize(arguments: dict[str, Any], timeout: float, option: str, got: str) -> None:
     """``jax.distributed.initialize``, with an end in one line if not all processes come in time.
 
     JAX itself would abort the process, so a timer of our own comes first.
     """
     jax.config.update("jax_enable_preemption_service", False)  # which would hold SIGTERM back
-    waited = (
-        f"{got}, where not all processes came within {timeout:g} s, the --timeout; want every process to be started"
-    )
+    waited = f"{got}, where not all processes came within {timeout:g} s, the {option}; want every process to be started"
     timer = threading.Timer(timeout, partial(end_now, None, f"{waited}, each with its own number", 2))
     timer.daemon = True
     timer.start()
