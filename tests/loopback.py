@@ -1,16 +1,18 @@
-"""Two of these scripts are two processes of a run on loopback: ``python tests/loopback.py PORT NUMBER``.
+"""Two of these scripts are two processes of a run on loopback: ``python tests/loopback.py ADDRESS NUMBER FOLDER END``.
 
-Each prints what it found as JSON; then process 1 kills itself.
+With END of ``kill`` each prints what it found as JSON; then process 1 kills itself. With ``exit`` it ends by
+``sys.exit(3)`` without leaving.
 """
 
 import json
 import os
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ import numpy as np
 import optax
 
 from rnn_jax import gru, output_dropout, readout
+from rnn_jax.lab.sweeps import Block, sweep
 from rnn_jax.losses import cross_entropy, per_step
 from rnn_jax.parallel import (
     agree,
@@ -35,10 +38,17 @@ from rnn_jax.parallel import (
 from rnn_jax.parallel.meshes import on_every_device
 from rnn_jax.training import evaluate, fit, window_learner
 
-B, V, TIMEOUT = 8, 5, 4
+B, V, TIMEOUT = 8, 5, 5
 model = readout(output_dropout(gru(V, 8), 0.3), V)
 keeping = window_learner(model, per_step(cross_entropy), optax.trace(0.0), clip=0.1)
 learner = window_learner(model, per_step(cross_entropy), optax.adam(1e-2), clip=1.0)
+
+
+def free_port(host="127.0.0.1"):
+    """A port that no process uses."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as opened:
+        opened.bind((host, 0))
+        return opened.getsockname()[1]
 
 
 def stream():
@@ -79,7 +89,7 @@ def computed(joined):
         "whole": [int(np.size(h)) for h in jax.tree.leaves(whole[0])],
         "losses": losses,
         "squares": ensemble(lambda x: x**2, np.arange(5.0), mesh).tolist(),
-        "said": from_first(joined, lambda: {"by": joined.number}),
+        "value": from_first(joined, lambda: {"of": joined.number}),
     }
 
 
@@ -106,20 +116,47 @@ def refusals(mesh, state, ids, targets):
 
 
 def listening():
-    """Addresses at which this process listens."""
-    found = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=False).stdout
-    return [line.split()[3] for line in found.splitlines() if f"pid={os.getpid()}," in line]
+    """Addresses at which this process listens, as Linux writes them in hexadecimal numbers."""
+    sockets = set()
+    for file in Path("/proc/self/fd").iterdir():
+        try:
+            sockets.add(os.readlink(file))
+        except OSError:  # closed since
+            continue
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return [line[1].rpartition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets]
 
 
-def main(port, number):
+def swept(joined, folder):
+    """The results of a sweep of two blocks, of which one is computed by the second call, and what was computed."""
+    computed = []
+    blocks = {name: Block(lambda x, n=n: x**n, np.arange(5.0)) for n, name in enumerate(("ones", "same", "squares"))}
+    for names in (("ones",), ("ones", "same", "squares")):
+        found = sweep(
+            folder,
+            {name: blocks[name] for name in names},
+            processes=joined,
+            on_block=lambda name: computed.append(name),
+        )
+    return {"computed": computed, "found": {name: values.tolist() for name, values in found.items()}}
+
+
+def main(address, number, folder, end):
+    number = int(number)
     jax.config.update("jax_num_cpu_devices", 2)
-    joined = join_processes(f"127.0.0.1:{port}", 2, number, timeout=TIMEOUT)
+    joined = join_processes(address, 2, number, timeout=TIMEOUT, start_timeout=60)
+    if end == "exit":
+        from_first(joined, lambda: None)
+        if number == 1:
+            sys.exit(3)
+        threading.Event().wait(60)
     found = computed(joined)
-    found["listening"] = listening()
-    agree(joined, {"hidden_size": 16, "seed": 0})
-    busy = time.monotonic()
-    from_first(joined, lambda: time.sleep(TIMEOUT + 2) if joined.number == 0 else None)
-    found["busy"] = time.monotonic() - busy
+    found |= {"listening": listening(), "sweep": swept(joined, folder)}
+    if number == 0:  # such as with a slow disk
+        time.sleep(TIMEOUT + 2)
+    waiting = time.monotonic()
+    agree(joined, {"--hidden-size": 16, "--seed": 0})
+    found["waited"] = time.monotonic() - waiting
     print(json.dumps(found), flush=True)
     from_first(joined, lambda: None)
     if number == 1:
@@ -128,4 +165,4 @@ def main(port, number):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -9,6 +9,7 @@ import pytest
 
 from rnn_jax import gru, lstm, map_recurrent, mgu, rollout, vanilla
 from rnn_jax.lab.sweeps import Block, sweep
+from tests.fake_store import together
 from tests.laboratory import refused
 
 CELLS = {"tanh": vanilla(1, 4), "gru": gru(1, 4), "lstm": lstm(1, 4), "mgu": mgu(1, 4)}
@@ -74,3 +75,16 @@ def test_a_sweep_with_other_members_than_the_folder_is_refused(swept):
     refused(lambda: sweep(folder, blocks_of(SEEDS + 1)), "sweep got other members than ")
     refused(lambda: sweep(folder, blocks_of(SEEDS[:3])), "params got ")
     refused(lambda: sweep(folder, {"../x": blocks_of()["gru-0"]}), "name got '../x.safetensors'; want a path inside")
+
+
+def test_a_sweep_with_other_facts_or_other_blocks_in_another_process_is_refused(monkeypatch, tmp_path):
+    ones = {"ones": Block(lambda x: x**0, np.arange(3.0))}
+    for _ in range(2):
+        sweep(tmp_path, ones, facts={"steps": 3})
+    refused(lambda: sweep(tmp_path, ones, facts={"steps": 4}), "sweep got other facts than ")
+    refused(lambda: sweep(tmp_path, ones), "sweep got other facts than ")
+
+    def work(joined):
+        return sweep(tmp_path, {"ones": Block(lambda x: x**0, np.arange(3.0) + joined.number)}, processes=joined)
+
+    assert all(str(error).startswith("block 'ones' got '") for error in together(monkeypatch, work))

@@ -51,7 +51,7 @@ VALID |= {"runs": "THINGS/run"}
 FREE = {"prompt", "questions", "out"}
 """Options for which a word of letters, or a name of a new folder, is right."""
 MAY_BE_ZERO = {"seed", "dropout", "k1", "minutes", "weight_decay", "patience", "parameters", "sampling_rate"}
-MAY_BE_ZERO |= {"temperature", "temperatures", "devices", "process"}
+MAY_BE_ZERO |= {"temperature", "temperatures", "devices", "process", "start_timeout"}
 MAY_BE_EMPTY = {"data", "prompt", "coordinator"}
 MAY_BE_LARGE = {"seed", "patience", "clip", "learning_rate", "weight_decay", "temperature", "temperatures"}
 MAY_BE_LARGE |= {"parameters"}  # of which a machine of 16 GiB can hold so many

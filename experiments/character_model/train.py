@@ -6,7 +6,7 @@
 # are updated; the state is carried on to the next window, the gradient is not. So the text can be of any length. The
 # model is compared with n-grams: frequencies of one to six characters in a row, which need no network. Training for
 # hours can be interrupted by crashes, full disks and restarts, so after every evaluation a checkpoint is written;
-# after `--resume` on the same machine the result is the same, bit for bit, as without the interruption.
+# after `--resume` on the same machine, with as many devices, the result is bit for bit that without an interruption.
 #
 # Karpathy 2015; Witten, Bell 1991; Williams, Peng 1990.
 
@@ -105,7 +105,7 @@ from rnn_jax.lab.checkpoints import Checkpoints, load_params, save_params
 from rnn_jax.lab.commands import finishing, uninterrupted
 from rnn_jax.lab.figures import LearningCurve, gradient_figure, learning_figure
 from rnn_jax.lab.loop import Task, compile_program, compile_task, evaluations, means_of, optimizer_of, score_program
-from rnn_jax.lab.machines import follow, leading, open_machines
+from rnn_jax.lab.machines import follow, leading, open_machines, state_numbers
 from rnn_jax.lab.memory import memory_of_training, require_memory
 from rnn_jax.lab.named_cells import make_model, short_name
 from rnn_jax.lab.own_cells import digests_of, naming
@@ -117,7 +117,7 @@ from rnn_jax.losses import bits_per_char, cross_entropy, per_step
 from rnn_jax.parallel import one_copy
 from rnn_jax.training import evaluate, require_finite, window_learner
 
-machines = open_machines(options, numbers=options.hidden_size)
+machines = open_machines(options, numbers=state_numbers(options.hidden_size, options.layers, options.parameters))
 text = load_text(options.text, options.data)
 parts, vocabulary = text_parts(text, options.split, at_least=SHOWN + 1), text.vocabulary
 prompt = options.prompt or vocabulary.decode(parts.train[:4])
@@ -197,15 +197,15 @@ task = task_of(options)
 
 # %%
 checkpoints = Checkpoints(options.out / "checkpoints")
-follow(machines, options, task_of, checkpoints, text_sha256=text.sha256)  # processes other than 0 end here
+own_files = digests_of([options.cell]) | digests_of([options.optimizer], "optimizer_sha256")
+follow(machines, options, task_of, checkpoints, text_sha256=text.sha256, **own_files)  # others than process 0 end here
 if options.extend:
     long_run.require_more_evaluations(options, checkpoints)
 run = open_run(
     options.out,
     options,
-    facts={"text_sha256": text.sha256, "vocabulary_size": vocabulary.size, "prompt": prompt}
-    | digests_of([options.cell])
-    | digests_of([options.optimizer], "optimizer_sha256"),
+    facts={"text_sha256": text.sha256, "vocabulary_size": vocabulary.size, "prompt": prompt} | own_files,
+    machines=machines.facts(),
     resume=options.resume,
     extend=("evaluations",) if options.extend else (),
     overwrite=options.overwrite,
@@ -225,7 +225,7 @@ best, name = run.folder / "params.safetensors", short_name(options.cell)
 key, rng = jax.random.key(options.seed), np.random.default_rng(0)
 found = long_run.restore_progress(run, checkpoints, task, best)
 schedule, total = long_run.planned_evaluations(options, task, found, options.minutes)
-machines.tell(schedule, int(found.state.cursor) if found else None)
+machines.order(schedule, int(found.state.cursor) if found else None)
 scheduled = dataclasses.replace(options, evaluations=schedule)
 task = task_of(scheduled)
 programs = leading(machines, compile_task(scheduled, task))

@@ -115,6 +115,22 @@ class Checkpoints(NamedTuple):
             )
         return None
 
+    def read(self, step: int, like: PyTree) -> Restored:
+        """The checkpoint of one step, as arrays like those of ``like`` or its shapes; no file is changed.
+
+        Raises:
+            ValueError: when it is not there, or damaged, or when arrays differ in name, type or shape.
+        """
+        try:
+            record, packed = read_whole(Path(self.folder) / str(step))
+        except Exception as error:  # a damaged file raises many kinds of errors
+            raise ValueError(
+                f"checkpoints got no checkpoint {step} that can be read in {self.folder} ({one_line(error)}); want a "
+                "folder that all processes see"
+            ) from None
+        require_same(record["leaves"], types_by_name(like), f"checkpoint {step}")
+        return Restored(step, state_of_bytes(packed, like), record["facts"])
+
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is a checkpoint: a folder with the name of a step, and no link to one."""

@@ -85,8 +85,16 @@ def run_begins(run: Any) -> None:
 
 
 def describe_errors_with(describe: Callable[[BaseException], str | None]) -> None:
-    """From now on errors for which this function gives one line end a command with that line."""
+    """From now on errors for which this function gives one line end a command with that line.
+
+    A function may also end the process itself, where the cause of an error lies in another process.
+    """
     _DESCRIBERS.append(describe)
+
+
+def described_error(error: BaseException) -> str | None:
+    """The line for an error that a function of ``describe_errors_with`` knows; else None."""
+    return next(filter(None, (describe(error) for describe in _DESCRIBERS)), None)
 
 
 def is_command() -> bool:
@@ -103,7 +111,8 @@ def exit_code_of(error: BaseException) -> int | None:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if _COMMAND["run"] is None and isinstance(error, ValueError | OSError):
         line = " ".join(str(error).split())
-        _print_error(line if line.startswith("--") else line + _place_in_script(error))
+        described = described_error(error)
+        _print_error(line if line.startswith("--") else described or line + _place_in_script(error))
         return WRONG_USE
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     record_failure(status)
@@ -122,7 +131,7 @@ def record_failure(status: str = "failed") -> None:
 def print_fault(error: Exception) -> bool:
     """Prints an error that a run can meet as one line on stderr; False, and no line, for any other."""
     line = " ".join(str(error).split())
-    described = next(filter(None, (describe(error) for describe in _DESCRIBERS)), None)
+    described = described_error(error)
     is_of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if isinstance(error, MemoryError) or (
         is_of_jax and re.search("out of memory|resource_exhausted|bad_alloc", line, re.I)

@@ -68,8 +68,7 @@ def restore_progress(run: Run, checkpoints: Checkpoints, task: Task, best: Path)
     Raises:
         ValueError: if every checkpoint is damaged, has other shapes, or if the file of the best params is gone.
     """
-    shapes = jax.eval_shape(partial(task.learner.init, batch_shape=task.lanes), jax.random.key(0))
-    found = checkpoints.restore(shapes, print)
+    found = checkpoints.restore(task.state_shapes(), print)
     if found is None:
         run.cut_back({})
         return None

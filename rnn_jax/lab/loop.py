@@ -46,6 +46,19 @@ class Task(NamedTuple):
     memory: Mapping[str, float] = {}
     """Bytes that one network needs while it is trained, by option (``memory_of_training``)."""
 
+    def state_shapes(self) -> LearnerState:
+        """Shapes and types of a state of the learner."""
+        return jax.eval_shape(partial(self.learner.init, batch_shape=self.lanes), jax.random.key(0))
+
+
+class Updates(NamedTuple):
+    """The compiled programs of the training of a task."""
+
+    init: Callable[[jax.Array], LearnerState]
+    learn: Callable[[LearnerState, tuple[Any, ...]], tuple[LearnerState, LearnerInfo]]
+    example: LearnerState
+    """A first state, of key 0."""
+
 
 class Programs(NamedTuple):
     """The compiled programs of a task, shared by all seeds."""
@@ -110,17 +123,17 @@ def compile_program(options: Options, f: Callable[..., Any], *args: Any) -> Call
 
 def compile_task(options: Options, task: Task) -> Programs:
     """Compiles the programs for the training of a task."""
-    begin, programs = time.perf_counter(), compile_updates(options, task)
-    validate = score_program(options, task, programs.init(jax.random.key(0)).params, task.validation)
-    return programs._replace(validate=validate, compile_s=round(time.perf_counter() - begin, 2))
+    begin, (init, learn, example) = time.perf_counter(), compile_updates(options, task)
+    validate = score_program(options, task, example.params, task.validation)
+    return Programs(init, learn, validate, round(time.perf_counter() - begin, 2))
 
 
-def compile_updates(options: Options, task: Task) -> Programs:
-    """The programs of a task, of which that for its evaluation is missing."""
+def compile_updates(options: Options, task: Task) -> Updates:
+    """Compiles the programs of a task without that for its evaluation."""
     key = jax.random.key(0)
     init = compile_program(options, lambda key: task.learner.init(key, task.lanes), key)
-    learn = compile_program(options, partial(fit, task.learner), init(key), task.batches(np.random.default_rng(0), 0))
-    return Programs(init, learn, lambda params: {}, 0.0)
+    example, batches = init(key), task.batches(np.random.default_rng(0), 0)
+    return Updates(init, compile_program(options, partial(fit, task.learner), example, batches), example)
 
 
 def score_program(options: Options, task: Task, params: Params, part: tuple[Any, ...]) -> Callable[[Params], Any]:

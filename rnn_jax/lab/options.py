@@ -26,7 +26,7 @@ LARGEST = 2**31 - 1
 """The largest integer: counters of updates and places on a device have 32 bits."""
 FLOAT32_MAX, FLOAT32_TINY = (2 - 2**-23) * 2.0**127, 2.0**-126
 LARGEST_OF = {"seeds": 10_000, "workers": 256, "layers": 100, "minutes": 525_600, "hidden_size": 2**24}
-LARGEST_OF |= {"decoder_size": 2**24, "devices": 1024, "processes": 2**16, "timeout": 1e6}
+LARGEST_OF |= {"decoder_size": 2**24, "devices": 1024, "processes": 2**16, "timeout": 1e6, "start_timeout": 1e6}
 """The largest value of an option, where it is below that of its type."""
 
 
@@ -69,8 +69,8 @@ class ParallelOptions(Options):
     """The options of an experiment that trains one network on several devices, or with several processes."""
 
     devices: int = 0
-    """Devices of this process, among which the batch is divided; 0 for one for each core of a CPU where that is faster,
-    or all accelerators if they divide the batch."""
+    """Devices of each process, among which the batch is divided; 0 for as many as are faster: on a CPU up to one for
+    each core, or accelerators that divide the batch."""
     distributed: bool = False
     """Several processes, which JAX finds by itself under Slurm, Open MPI or Kubernetes."""
     coordinator: str = ""
@@ -80,11 +80,15 @@ class ParallelOptions(Options):
     process: int = 0
     """The number of this process, from 0 on."""
     timeout: float = 20.0
-    """Seconds for which processes wait for each other at the start, and after which a silent one ends all."""
+    """Seconds after which a process that gives no sign of life ends all, at least 5."""
+    start_timeout: float = 0.0
+    """Seconds for which processes wait for each other at the start; 0 for those of --timeout."""
 
 
-NOT_SHARED = ("process", "devices", "smoke", "resume", "extend", "overwrite")
-"""Options in which processes may differ."""
+NOT_SHARED = ("process", "resume", "extend", "overwrite")
+"""Options in which processes may differ; the result depends on none of them."""
+SHORTEST_TIMEOUT = 5
+"""Seconds, in which a process gives several signs of life."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +151,11 @@ def read_options(kind: type[Config], argv: list[str] | None = None, *, prog: str
 
 def require_processes(config: ParallelOptions) -> None:
     """Raises a ValueError for options of devices and processes that do not go together."""
-    require_not_negative(config, "devices", "process")
+    require_not_negative(config, "devices", "process", "start_timeout")
     require_positive(config, "processes")
     require_positive(config, "timeout", kind="number")
+    if config.timeout < SHORTEST_TIMEOUT:
+        raise ValueError(f"--timeout got {config.timeout:g}; want at least {SHORTEST_TIMEOUT} seconds")
     if config.distributed and (config.coordinator or config.processes > 1):
         raise ValueError("--distributed and --coordinator got both; want one of them")
     if bool(config.coordinator) != (config.processes > 1):

@@ -43,7 +43,7 @@ TIMES = ("wall_s", "compile_s", "tokens_per_s")
 IDENTITY = ("cell", "seed", "split", "step", "batches")
 """Fields that identify a row."""
 NOT_KEPT = ("out", "resume", "extend", "overwrite", "workers", "questions")
-NOT_KEPT += ("devices", "distributed", "coordinator", "processes", "process", "timeout")
+NOT_KEPT += ("devices", "distributed", "coordinator", "processes", "process", "timeout", "start_timeout")
 """Options of where and how a run writes, which its numbers do not depend on."""
 MAY_CHANGE = (*NOT_KEPT, "on_nonfinite", "patience")
 """Options that may change when a run goes on."""
@@ -152,6 +152,7 @@ def open_run(
     config: Any,
     *,
     facts: Mapping[str, Any] | None = None,
+    machines: Mapping[str, int] | None = None,
     resume: bool = False,
     extend: Sequence[str] = (),
     overwrite: bool = False,
@@ -162,6 +163,8 @@ def open_run(
         folder: its path; nothing outside it is written.
         config: a dataclass, kept as ``config.json`` without the fields in ``NOT_KEPT``.
         facts: more that must be equal for a run to go on, such as the checksum of its text.
+        machines: the numbers of devices and processes over which training is split, which may change when a run goes
+            on; a line is then printed. Without it, the devices of JAX.
         resume: go on in a folder of the same configuration.
         extend: names of fields that may grow when the run goes on: numbers that become larger, or lists that become
             longer. If any is given, ``resume`` is meant, and facts that are mappings may get more entries.
@@ -190,11 +193,19 @@ def open_run(
     if overwrite:
         _delete_run(folder)
     run = Run(folder)
-    run.write_json("env.json", [*starts, {**environment()._asdict(), "devices": jax.device_count(), "argv": sys.argv}])
+    now = dict(machines or {"devices": jax.device_count()})
+    run.write_json("env.json", [*starts, {**environment()._asdict(), **now, "argv": sys.argv}])
+    was = {name: starts[-1].get(name, number) for name, number in now.items()} if starts and machines else now
+    if was != now:
+        print(f"the run goes on with {_listed(now)} instead of {_listed(was)}: its numbers are the same up to rounding")
     (folder / "metrics.jsonl").touch()
     run.write_json("config.json", wanted)
     run_begins(run)
     return run
+
+
+def _listed(numbers: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 def _claim(folder: Path) -> None:

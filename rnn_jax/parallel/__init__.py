@@ -7,13 +7,15 @@ batch. No name of the one is a name of the other.
 from rnn_jax.parallel.ensembles import ensemble
 from rnn_jax.parallel.learners import on_mesh, parallel_learner
 from rnn_jax.parallel.meshes import data_mesh, gathered, one_copy, process_lanes, split_batch
-from rnn_jax.parallel.processes import Processes, agree, from_first, join_processes, leave
+from rnn_jax.parallel.messages import Processes, agree, exchange, from_first
+from rnn_jax.parallel.processes import join_processes, leave
 
 __all__ = [
     "Processes",
     "agree",
     "data_mesh",
     "ensemble",
+    "exchange",
     "from_first",
     "gathered",
     "join_processes",
