@@ -18,7 +18,7 @@ check: $(READY)     ## style and types
 	$(VENV)/bin/basedpyright
 
 docs: $(READY)      ## the site, into docs/_build/html: every page is executed, and a warning is an error
-	$(RUN) -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	$(RUN) -m sphinx -j auto -b html -W --keep-going -q docs docs/_build/html
 
 peers: $(READY)     ## the outside libraries that cells are compared with; without them their tests are skipped
 	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0"

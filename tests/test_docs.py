@@ -116,6 +116,34 @@ def test_the_speed_in_the_readme_is_that_of_the_benchmarks():
         assert wanted in readme.replace("\n", " ")
 
 
+def test_the_speed_of_devices_on_the_page_of_scaling_is_that_of_the_benchmarks():
+    page = (DOCS / "scaling.md").read_text()
+    found = {}
+    for row in results_of("parallel")["cpu"]:
+        case, figures = row["case"], row["figures"]
+        ms = 1e3 * figures["ours"]["seconds"]["median"] / case["updates"]
+        found[case["cell"], case["devices"], case["against"], case["B"], case["H"]] = ms, figures["ratio"]["median"]
+
+    def check(ms, ratio, key):
+        assert abs(float(ms) / found[key][0] - 1) < 0.05, key
+        assert ratio == f"{found[key][1]:.2f}", key
+
+    cells = {"LSTM": "lstm", "GRU": "gru", "vanilla": "tanh"}
+    rows = re.findall(r"^\| (LSTM|GRU|vanilla) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", page, flags=re.MULTILINE)
+    for cell, B, H, ms, ratio in rows:
+        check(ms, ratio, (cells[cell], 2, "one device", int(B), int(H)))
+    more = re.findall(r"^\| (\d) \| (\d+) \| (\d+) \| ([\d.]+) \|$", page, flags=re.MULTILINE)
+    for devices, B, ms, ratio in more:
+        check(ms, ratio, ("lstm", int(devices), "one device", int(B), 256))
+    assert (len(rows), len(more)) == (8, 4)
+    for devices, text in {2: "0.91 of the time", 1: "1.45, 0.78 and 0.58 of it"}.items():
+        assert text in page
+        assert text.startswith(f"{found['lstm', devices, 'PyTorch', 32, 256][1]:.2f}")
+    for cell, ratio in {"gru": "0.49 for the GRU", "tanh": "0.38 for the vanilla"}.items():
+        assert ratio in page
+        assert ratio.startswith(f"{found[cell, 2, 'PyTorch', 32, 256][1]:.2f}")
+
+
 def test_the_comparison_counts_the_cells_and_flax_leaves_nan_in_its_gradients():
     readme, cells = (DOCS.parent / "README.md").read_text(), (DOCS / "cells.md").read_text().split("\n## ")[0]
     number = len(re.findall(r"^\| \[", cells, flags=re.MULTILINE))
