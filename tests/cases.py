@@ -53,17 +53,33 @@ CASES = {
     "lstm clipped": Case(rnn.clipped_lstm(I, H, cell_clip=0.5, bias_init=random)),
     "lstm projected": Case(rnn.projected_lstm(I, H, projection_size=2, projection_clip=0.3, cell_clip=0.7)),
     "lstm layer norm": Case(rnn.layer_norm_lstm(I, H, bias_init=random)),
+    "lstm general": Case(
+        rnn.general_lstm(
+            *(I, H),
+            coupled=True,
+            peepholes=True,
+            layer_norm=True,
+            projection_size=2,
+            projection_bias=True,
+            memory_activation="softsign",
+            bias_init=random,
+        )
+    ),
     "slstm": Case(rnn.slstm(I, H, bias_init=random)),
     "min lstm": Case(rnn.min_lstm(I, H, bias_init=random)),
     "diagonal": Case(rnn.diagonal(I, H, bias_init=random)),
     "lru": Case(rnn.lru(I, H, output_size=5)),
     "conv lstm 1d": Case(rnn.conv_lstm(I, 2, space=(4,), bias_init=random), x=(4, I), ids=False),
+    "conv lstm unpadded": Case(
+        rnn.conv_lstm(1, 2, space=(4,), padding="valid", activation="softsign"), x=(4, 1), ids=False
+    ),
     "conv lstm 2d": Case(rnn.conv_lstm(1, 2, space=(3, 2), bias_init=random), x=(3, 2, 1), ids=False),
     "conv lstm 3d": Case(rnn.conv_lstm(1, 1, space=(2, 2, 2), bias_init=random), x=(2, 2, 2, 1), ids=False),
     "readout": Case(rnn.readout(lstm, output_size=2)),
     "embedding": Case(rnn.embedding(gru, I, I)),
     "dense input": Case(rnn.dense_input(lstm, I, I, activation="tanh", bias_init=random)),
     "residual": Case(rnn.residual(rnn.gru(I, I, bias_init=random)), ids=False),
+    "diagonal skip": Case(rnn.diagonal_skip(rnn.lru(I, H, output_size=I)), ids=False),
     "mixed precision": Case(rnn.mixed_precision(gru, jnp.float64)),
     "learned start": Case(rnn.learned_start(gru)),
     "stack": Case(rnn.stack(rnn.readout(gru, 2), rnn.lstm(2, H), rnn.residual(rnn.vanilla(H, H)))),
@@ -115,6 +131,7 @@ SAME_OUTSIDE = [
     "lstm cifg",
     "lstm clipped",
     "min lstm",
+    "conv lstm unpadded",
     "conv lstm 2d",
     "conv lstm 3d",
 ]

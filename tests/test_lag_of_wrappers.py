@@ -36,6 +36,7 @@ def with_a_copy(cell):
 
 WRAPPED = {
     "residual": rnn.residual,
+    "diagonal skip": rnn.diagonal_skip,
     "output dropout": lambda cell: rnn.output_dropout(cell, 0.5),
     "both": lambda cell: rnn.residual(rnn.output_dropout(cell, 0.5)),
     "residual of a residual": lambda cell: rnn.residual(rnn.residual(cell)),
@@ -118,7 +119,10 @@ def test_a_decoder_has_the_spectrum_of_its_own_cell():
     )
 
 
-UNREAD = {"residual": ["x"], "linear cell in wrappers": ["x"], "stack": ["x"], "output dropout": ["mask"]}
+UNREAD = {
+    **{name: ["x"] for name in ("residual", "diagonal skip", "linear cell in wrappers", "stack")},
+    "output dropout": ["mask"],
+}
 
 
 @pytest.mark.parametrize("name", CASES)
