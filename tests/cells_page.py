@@ -149,14 +149,17 @@ def equation(name: str) -> str:
 
 
 def fields(kind: type) -> str:
-    """Names and shapes of a NamedTuple's arrays, from its annotations."""
-    shapes = {name: dims(hint) for name, hint in get_type_hints(kind).items()}
-    return ", ".join(f"`{name} ({_written(shape)})`" for name, shape in shapes.items())
+    """Names and shapes of a NamedTuple's arrays, from its annotations; some may be None."""
+    return ", ".join(f"`{name} ({dims(hint)})`{or_none(hint)}" for name, hint in get_type_hints(kind).items())
 
 
 def dims(hint: Any) -> str:
     """The dimensions of an annotated array, or of one that may be None."""
-    return next((found for part in (hint, *get_args(hint)) if (found := getattr(part, "dim_str", ""))), "")
+    return _written(next((found for part in (hint, *get_args(hint)) if (found := getattr(part, "dim_str", ""))), ""))
+
+
+def or_none(hint: Any) -> str:
+    return " or None" if type(None) in get_args(hint) else ""
 
 
 def _written(shape: str) -> str:
