@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 """Records as they stand in the results."""
 
 
-OF_ONE_COMMIT = ("peers", "vanishing", "learning", "estimators", "instruments")
+OF_ONE_COMMIT = ("peers", "vanishing", "learning", "estimators", "instruments", "gradbench")
 """Benchmarks whose cases are compared with each other: all are measured at one commit, with one setting of memory."""
 
 
@@ -201,7 +201,7 @@ def bold(value: float | None) -> str:
     """A ratio, in bold where ours loses."""
     if value is None:
         return "–"
-    return f"**{value:.2f}**" if value > LOSING else f"{value:.2f}"
+    return f"**{value:.2f}**" if value > LOSING else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
 
 
 def peers_picture(kind: str, schedule: str) -> str:
@@ -264,7 +264,7 @@ def scaling_block(folder: Path = RESULTS) -> str:
     return "\n\n".join(parts)
 
 
-PAIRS = ("training", "parallel", "flags", "associative", "instruments")
+PAIRS = ("training", "parallel", "flags", "associative", "instruments", "gradbench")
 """Benchmarks of two programs whose results are shown."""
 
 
