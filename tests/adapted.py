@@ -1,5 +1,6 @@
 """Recurrent cells of other libraries beside the cells that the adapters make of them, and two laws of both."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,9 +8,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.flatten_util import ravel_pytree
 
 from rnn_jax import Cell, lag_gradients, outputs, rollout
+from tests.laboratory import as_a_user_has_it
 
 T, B, I, H = 4, 2, 3, 4
 
@@ -31,6 +34,7 @@ class Theirs(NamedTuple):
 def allowing(f):
     """A function of another library under the rules of promotion that JAX has by default."""
 
+    @functools.wraps(f)
     def call(*args, **kwargs):
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return f(*args, **kwargs)
@@ -79,11 +83,12 @@ def require_equal_lags(theirs: Theirs):
     xs = jax.random.normal(jax.random.key(2), (T, *theirs.x))
 
     def loss(y):
-        return sum(jnp.linspace(1, 2, leaf.size) @ jnp.sin(leaf).ravel() for leaf in jax.tree.leaves(y))
+        seen = ravel_pytree(y)[0]
+        return jnp.linspace(1, 2, seen.size) @ jnp.sin(seen)
 
     def measure(params, xs):
         h = carry_of(theirs, cell.start(params))
-        jacobians, (_, restored) = [], ravel_pytree(h)
+        jacobians, adjoint, (_, restored) = [], None, ravel_pytree(h)
         for x in xs:
             flat = ravel_pytree(h)[0]
             jacobians.append(jax.jacfwd(lambda h, x=x: ravel_pytree(theirs.step(params, restored(h), x)[0])[0])(flat))
@@ -103,3 +108,11 @@ def require_equal_lags(theirs: Theirs):
     whole = jnp.sqrt(sum(part**2 for part in jax.tree.leaves(norms)))
     np.testing.assert_allclose(np.exp(lags.log_norm[1:]), whole, rtol=1e-11)
     assert float(whole.min()) > 1e-6
+
+
+def require_one_line(call: Callable[[], Any], message: str) -> None:
+    """A call raises a ValueError with this message, which has one line."""
+    with as_a_user_has_it(), pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    assert "; want " in str(caught.value)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray, PyTree
 
-from rnn_jax.machinery.checks import MisfitError, in_one_line, is_whole, require_positive
+from rnn_jax.machinery.checks import MisfitError, in_one_line, is_whole, require_batch_shape, require_positive
 from rnn_jax.machinery.programs import equations_of, made_and_read, needed, run, values_of, variables
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.schedules.driver import describe_shapes, in_words, parts_of
@@ -60,6 +60,8 @@ def adapted_cell(
     """
     with described(name, given, "a recurrent cell whose step keeps the state's shapes and types"):
         params = jax.eval_shape(init, jax.random.key(0))
+        dtype = floating_type(params)
+        start = start_of_type(start, dtype)
         for batch in ((), (2,)):
             require_step(name, given, params, start, step, x, batch)
         h = jax.eval_shape(lambda params: start(params, (2,)), params)
@@ -69,17 +71,44 @@ def adapted_cell(
         require_input(x, x_t)
         return x_t
 
+    def inputs_for(params: Params, batch_shape: tuple[int, ...]) -> PyTree:
+        return with_batch(x, batch_shape, dtype, floating_type(params))
+
     if seen is None:
-        return cell_with_output(init, start, step, project, x)
-    return Cell(init, start, project, lambda params, h, x: step(params, h, x)[0], output_of(start, step, x, seen))
+        return cell_with_output(init, start, step, project, inputs_for)
+    return Cell(
+        init=init,
+        start=start,
+        project=project,
+        advance=lambda params, h, x: step(params, h, x)[0],
+        output=output_of(start, step, inputs_for, seen),
+    )
 
 
-def cell_with_output(init: Callable, start: Start, step: Step, project: Callable, x: PyTree) -> Cell:
+def start_of_type(start: Start, dtype: DTypeLike) -> Start:
+    """A start whose arrays are its own, and have another type where the params have: params may be cast.
+
+    Args:
+        start: ``(params, batch_shape=()) -> h``.
+        dtype: the type of the params for which it makes its states.
+    """
+
+    def typed(params: Params, batch_shape: tuple[int, ...] = ()) -> State:
+        require_batch_shape(batch_shape)
+        now = floating_type(params)
+        return jax.tree.map(
+            lambda a: jnp.array(a, now if a.dtype == dtype else a.dtype, copy=True), start(params, batch_shape)
+        )
+
+    return typed
+
+
+def cell_with_output(init: Callable, start: Start, step: Step, project: Callable, inputs_for: Callable) -> Cell:
     """The cell whose state holds the output of the step that made it."""
 
     def start_with_output(params: Params, batch_shape: tuple[int, ...] = ()) -> WithOutput:
         h = start(params, batch_shape)
-        y = jax.eval_shape(step, params, h, with_batch(x, batch_shape))[1]
+        y = jax.eval_shape(step, params, h, inputs_for(params, batch_shape))[1]
         return WithOutput(h, jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), y))
 
     return Cell(
@@ -124,7 +153,7 @@ def seen_output(step: Step, params: Params, h: State, x: PyTree) -> Seen | None:
     return Seen(trees[0], outputs, eqns, weights, state, program.constants)
 
 
-def output_of(start: Start, step: Step, x: PyTree, seen: Seen) -> Callable[[Params, State], PyTree]:
+def output_of(start: Start, step: Step, inputs_for: Callable, seen: Seen) -> Callable[[Params, State], PyTree]:
     """The output ``(params, h) -> y`` of states with any leading axes."""
 
     def output(params: Params, h: State) -> PyTree:
@@ -136,7 +165,7 @@ def output_of(start: Start, step: Step, x: PyTree, seen: Seen) -> Callable[[Para
         leading = leaves[0].shape[: leaves[0].ndim - one.ndim]
         rows = [leaf.reshape(math.prod(leading), *leaf.shape[len(leading) :]) for leaf in leaves]
         shapes = jax.tree.unflatten(jax.tree.structure(h), rows)
-        now = seen_output(step, params, shapes, with_batch(x, (math.prod(leading),)))
+        now = seen_output(step, params, shapes, inputs_for(params, (math.prod(leading),)))
         assert now is not None
         values = dict(zip([*now.params, *now.state], [*jax.tree.leaves(params), *rows], strict=True))
         ys = values_of(now.outputs, run(now.eqns, now.constants | values))
@@ -164,12 +193,13 @@ def one_input(x: Any, dtype: DTypeLike = float) -> PyTree:
 def floating_type(params: Params) -> DTypeLike:
     """The type of the first floating array of params; the default type where there is none."""
     types = (leaf.dtype for leaf in jax.tree.leaves(params))
-    return next((dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)), float)
+    return next((dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)), jnp.zeros(()).dtype)
 
 
-def with_batch(x: PyTree, batch_shape: tuple[int, ...]) -> PyTree:
-    """Shapes and types of the inputs of a batch."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch_shape, *a.shape), a.dtype), x)
+def with_batch(x: PyTree, batch_shape: tuple[int, ...], was: DTypeLike = None, now: DTypeLike = None) -> PyTree:
+    """Shapes and types of the inputs of a batch, with another type in the place of one."""
+    types = {was: now}
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch_shape, *a.shape), types.get(a.dtype, a.dtype)), x)
 
 
 def zeros_like_input(x: PyTree) -> PyTree:

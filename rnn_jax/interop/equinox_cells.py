@@ -69,7 +69,7 @@ def cell_from_equinox(module: Any, x: PyTree = None, *, start: State | Callable[
     state = jax.eval_shape(lambda params: first(eqx.combine(params, constants)), weights)
 
     def init(key: PRNGKeyArray) -> Params:
-        return weights if make is None else eqx.filter(make(key), eqx.is_inexact_array)
+        return jax.tree.map(jnp.copy, weights) if make is None else eqx.filter(make(key), eqx.is_inexact_array)
 
     def start_of(params: Params, batch_shape: tuple[int, ...] = ()) -> State:
         h = first(eqx.combine(params, constants))

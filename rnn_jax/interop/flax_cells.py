@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from rnn_jax.interop.adapters import (
@@ -136,12 +137,13 @@ def linen_init(module: Any, x: PyTree) -> Callable[[PRNGKeyArray], Params]:
 def cell_from_nnx(module: Any, make: Callable[[Any], Any] | None, x: PyTree) -> Cell:
     """The cell of a module of nnx, with its weights, or with those that ``make(rngs)`` draws."""
     nnx = library("flax.nnx", "flax")
-    graph, weights, constants = nnx.split(module, nnx.Param, ...)
+    graph, *parts = nnx.split(module, nnx.Param, ...)
+    weights, constants = jax.tree.map(lambda a: a, parts)  # variables that the module does not change
     x = one_input(getattr(module, "in_features", None) if x is None else x, floating_type(weights))
 
     def init(key: PRNGKeyArray) -> Params:
         if make is None:
-            return jax.tree.map(lambda a: a, weights)  # variables of its own
+            return jax.tree.map(jnp.copy, weights)
         with their_rules():
             return nnx.state(make(nnx.Rngs(key)), nnx.Param)
 
@@ -156,7 +158,7 @@ def cell_from_nnx(module: Any, make: Callable[[Any], Any] | None, x: PyTree) -> 
     def step(params: Params, h: State, x: PyTree) -> tuple[State, PyTree]:
         with their_rules():
             merged = merged_with(params)
-            before = nnx.state(merged)
+            before = dict(jax.tree.leaves_with_path(nnx.state(merged)))
             h, y = merged(h, x)
             require_unchanged(module, before, nnx.state(merged))
         return h, y
@@ -164,12 +166,11 @@ def cell_from_nnx(module: Any, make: Callable[[Any], Any] | None, x: PyTree) -> 
     return adapted_cell("module", make or module, init, start, step, x)
 
 
-def require_unchanged(module: Any, before: PyTree, after: PyTree) -> None:
+def require_unchanged(module: Any, before: dict[Any, Any], after: PyTree) -> None:
     """Raises a ValueError where a step has changed a variable of a module, or made a new one."""
-    known = dict(jax.tree.leaves_with_path(before))
-    changed = [path for path, leaf in jax.tree.leaves_with_path(after) if leaf is not known.get(path)]
+    changed = [path for path, leaf in jax.tree.leaves_with_path(after) if leaf is not before.get(path)]
     if changed:
-        name = jax.tree_util.keystr(changed[0], simple=True, separator=".")
+        name = jax.tree_util.keystr(changed[0], simple=True, separator=".").removesuffix(".value")
         raise ValueError(f"module got {named(module)}, whose step changes its variable {name}; want one whose only "
                          "state is the carry: module.eval() where it draws or keeps statistics")  # fmt: skip
 

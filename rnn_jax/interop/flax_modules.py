@@ -101,7 +101,8 @@ def linen_class() -> Any:
         feature_axes: int = 1
 
         def setup(self) -> None:
-            self.param("weights", self.cell.init)
+            if not self.has_variable("params", "weights"):
+                self.param("weights", self.cell.init)
 
         def own_params(self) -> Params:
             params = self.get_variable("params", "weights")

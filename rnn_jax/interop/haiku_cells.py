@@ -10,7 +10,6 @@ from jaxtyping import PRNGKeyArray, PyTree
 from rnn_jax.interop.adapters import (
     adapted_cell,
     described,
-    floating_type,
     library,
     named,
     one_input,
@@ -34,7 +33,7 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
     Args:
         make: makes the core, such as ``lambda: hk.GRU(4)``: haiku makes modules inside of ``hk.transform`` alone.
         x: one input without batch axes: its size I, its shape, or an example of its shape and type (an array, or a
-            pytree of arrays).
+            pytree of arrays). Params of haiku have the type of the inputs.
 
     Raises:
         ValueError: when haiku is missing, for a function that makes no recurrent core, or a core that draws random
@@ -54,27 +53,24 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
 
     def functions() -> tuple[Callable, tuple[Callable, Callable]]:
         core: Any = make()
-        if not callable(core) or not hasattr(core, "initial_state"):
+        first = getattr(core, "initial_state", None)
+        if first is None:
             raise ValueError(f"make got {named(make)}, which makes {named(core)}; want a recurrent core of haiku")
-        one_step = lambda x: core(x, core.initial_state(1))  # noqa: E731
-        return one_step, (lambda size: core.initial_state(size), lambda x, h: core(x, h))
+        return lambda x: core(x, first(1)), (lambda size: first(size), lambda x, h: core(x, h))
 
     core = hk.multi_transform_with_state(functions)
 
-    def init_for(x: PyTree) -> Callable[[PRNGKeyArray], Params]:
-        def init(key: PRNGKeyArray) -> Params:
-            with their_rules():
-                params, held = core.init(key, zeros_like_input(with_batch(x, (1,))))
-            if held:
-                raise ValueError(f"make got {named(make)}, whose core has a state of its own, {', '.join(held)}; want "
-                                 "one whose only state is that which it is given")  # fmt: skip
-            return params
+    x = one_input(x)
 
-        return init
+    def init(key: PRNGKeyArray) -> Params:
+        with their_rules():
+            params, held = core.init(key, zeros_like_input(with_batch(x, (1,))))
+        if held:
+            raise ValueError(f"make got {named(make)}, whose core has a state of its own, {', '.join(held)}; want one "
+                             "whose only state is that which it is given")  # fmt: skip
+        return params
 
     with described("make", make, "a function that makes a recurrent core of haiku, such as lambda: hk.GRU(4)"):
-        x = one_input(x, floating_type(jax.eval_shape(init_for(one_input(x)), jax.random.key(0))))
-        init = init_for(x)
         apply_start, apply_step = core.apply
         shapes = jax.eval_shape(lambda key: apply_start(init(key), {}, None, 1)[0], jax.random.key(0))
         ndims = [leaf.ndim - 1 for leaf in jax.tree.leaves(shapes)]
