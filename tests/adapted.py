@@ -42,11 +42,15 @@ def allowing(f):
     return call
 
 
+def random_array(seed, shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
 def random_params(cell):
-    """Params with random numbers everywhere: biases of zero would hide one in the wrong place."""
-    row, restored = ravel_pytree(cell.init(jax.random.key(0)))
-    assert row.dtype == jnp.float64
-    return restored(row + 0.3 * jax.random.normal(jax.random.key(1), row.shape))
+    """Params of random numbers alone: biases of zero would hide one in the wrong place."""
+    shapes, tree = jax.tree.flatten(jax.eval_shape(cell.init, jax.random.key(0)))
+    assert {a.dtype for a in shapes} == {jnp.dtype("float64")}
+    return jax.tree.unflatten(tree, [0.5 * random_array(n, a.shape) for n, a in enumerate(shapes)])
 
 
 def carry_of(theirs, h):
@@ -54,9 +58,9 @@ def carry_of(theirs, h):
 
 
 def require_equal_rollouts(theirs: Theirs):
-    """Last states, outputs and gradients of params and inputs of both schedules equal those of the library."""
+    """Last states, outputs and gradients of params and inputs equal those of the library, and ``scan`` agrees."""
     cell, params = theirs.cell, random_params(theirs.cell)
-    xs = jax.random.normal(jax.random.key(2), (T, B, *theirs.x))
+    xs = random_array(99, (T, B, *theirs.x))
 
     def ours(schedule, params, xs):
         h_T, hs = rollout(cell, params, cell.start(params, (B,)), xs, schedule=schedule)
@@ -68,46 +72,49 @@ def require_equal_rollouts(theirs: Theirs):
 
     @jax.jit
     def measure(params, xs):
-        runs = allowing(theirs.unroll), lambda *args: ours("scan", *args), lambda *args: ours("adjoint", *args)
-        return [jax.value_and_grad(loss, (1, 2), has_aux=True)(run, params, xs) for run in runs]
+        runs = allowing(theirs.unroll), lambda *args: ours("adjoint", *args)
+        return [jax.value_and_grad(loss, (1, 2), has_aux=True)(run, params, xs) for run in runs], ours(
+            "scan", params, xs
+        )
 
-    own, *adapted = measure(params, xs)
-    chex.assert_shape(jax.tree.leaves(own[0][1][1])[0], (T, B, ...))
-    for run in adapted:
-        chex.assert_trees_all_close(run, own, rtol=1e-12, atol=1e-12)
+    (own, adapted), scanned = measure(params, xs)
+    chex.assert_shape(jax.tree.leaves(scanned[1])[0], (T, B, ...))
+    chex.assert_trees_all_close(adapted, own, rtol=1e-12, atol=1e-12)
+    chex.assert_trees_all_close(scanned, own[0][1], rtol=1e-12, atol=1e-12)
 
 
 def require_equal_lags(theirs: Theirs):
     """Lag gradients equal products of Jacobians of the library's step, for each part of the carry."""
     cell, params = theirs.cell, random_params(theirs.cell)
-    xs = jax.random.normal(jax.random.key(2), (T, *theirs.x))
+    xs = random_array(99, (T, *theirs.x))
 
     def loss(y):
         seen = ravel_pytree(y)[0]
         return jnp.linspace(1, 2, seen.size) @ jnp.sin(seen)
 
-    def measure(params, xs):
-        h = carry_of(theirs, cell.start(params))
-        jacobians, adjoint, (_, restored) = [], None, ravel_pytree(h)
-        for x in xs:
-            flat = ravel_pytree(h)[0]
-            jacobians.append(jax.jacfwd(lambda h, x=x: ravel_pytree(theirs.step(params, restored(h), x)[0])[0])(flat))
-            adjoint = jax.grad(lambda h, x=x: loss(theirs.step(params, restored(h), x)[1]))(flat)
-            h = theirs.step(params, h, x)[0]
-        adjoints = [adjoint]  # of the state one step before the last
-        for J in jacobians[-2::-1]:
+    @allowing
+    def norms(params, xs):
+        h0 = carry_of(theirs, cell.start(params))
+        before = jax.lax.scan(lambda h, x: (theirs.step(params, h, x)[0], h), h0, xs)[1]
+        rows, restored = jax.vmap(lambda h: ravel_pytree(h)[0])(before), ravel_pytree(h0)[1]
+        last = jax.grad(lambda h: loss(theirs.step(params, restored(h), xs[-1])[1]))(rows[-1])
+        step = jax.vmap(jax.jacfwd(lambda h, x: ravel_pytree(theirs.step(params, restored(h), x)[0])[0]))
+        adjoints = [last]  # of the state one step before the last
+        for J in step(rows, xs)[-2::-1]:
             adjoints.append(J.T @ adjoints[-1])
-        return [restored(adjoint) for adjoint in adjoints]
+        parts = jax.vmap(restored)(jnp.stack(adjoints))
+        return [jnp.linalg.norm(part.reshape(T, -1), axis=-1) for part in jax.tree.leaves(parts)]
 
-    lags = lag_gradients(cell, params, cell.start(params), xs, loss)
-    norms = jax.tree.map(
-        lambda *parts: jnp.stack([jnp.linalg.norm(a) for a in parts]), *jax.jit(allowing(measure))(params, xs)
-    )
+    @jax.jit
+    def measure(params, xs):
+        return norms(params, xs), lag_gradients(cell, params, cell.start(params), xs, loss)
+
+    of_parts, lags = measure(params, xs)
     parts = [np.exp(part[1:]) for part in jax.tree.leaves(carry_of(theirs, lags.log_norm_of))]
-    chex.assert_trees_all_close(parts, jax.tree.leaves(norms), rtol=1e-11, atol=1e-15)
-    whole = jnp.sqrt(sum(part**2 for part in jax.tree.leaves(norms)))
+    chex.assert_trees_all_close(parts, of_parts, rtol=1e-11, atol=1e-15)
+    whole = np.linalg.norm(of_parts, axis=0)
     np.testing.assert_allclose(np.exp(lags.log_norm[1:]), whole, rtol=1e-11)
-    assert float(whole.min()) > 1e-6
+    assert whole.min() > 1e-6
 
 
 def require_one_line(call: Callable[[], Any], message: str) -> None:
