@@ -1,6 +1,7 @@
 """Recurrent cells of flax as cells, and cells as modules of flax."""
 
 # pyright: reportAttributeAccessIssue=false
+# (modules of libraries whose attributes have no types)
 
 import flax.linen as nn
 import jax
@@ -167,9 +168,8 @@ def test_equal_modules_of_linen_give_one_cell_and_no_cell_is_compiled_twice():
         return jnp.tanh(x)
 
     assert cell_from_flax(nn.SimpleCell(H, **F64), I) is cell_from_flax(nn.SimpleCell(H, **F64), I)
-    modules = [nn.SimpleCell(H, activation_fn=tanh, **F64)]
-    modules.append(nnx.SimpleCell(I, H, activation_fn=tanh, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0)))
-    for module in modules:
+    of_nnx = nnx.SimpleCell(I, H, activation_fn=tanh, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0))
+    for module in (nn.SimpleCell(H, activation_fn=tanh, **F64), of_nnx):
         cell, counts = cell_from_flax(module, I), []
         params = cell.init(jax.random.key(0))
         h0 = cell.start(params)
@@ -207,6 +207,12 @@ class WithoutBatch(WithStatistics):
         return carry, carry
 
 
+class Narrow(WithStatistics):
+    @nn.compact
+    def __call__(self, carry, x):
+        return carry, carry.sum()
+
+
 class WithNoise(WithStatistics):
     @nn.compact
     def __call__(self, carry, x):
@@ -240,8 +246,9 @@ DROPPING = GatedNNX(nnx.Rngs(0), rate=0.5)
         (lambda: cell_from_flax(GatedNNX(nnx.Rngs(0))), "x got None; want one input"),
         (lambda: cell_from_flax(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)), I + 1), "module got GRUCell, which raised"),
         (lambda: cell_from_flax(WithStatistics(), I), "module got WithStatistics, which has variables .* batch_stats"),
+        (lambda: cell_from_flax(Narrow(), I), "which makes float64.. for a batch .2,.; want the batch axes"),
         (lambda: cell_from_flax(WithNoise(), I), "module got WithNoise, which raised"),
-        (lambda: cell_from_flax(WithoutBatch(), I), "whose state for a batch .2,. has float64.4.; want the batch axes"),
+        (lambda: cell_from_flax(WithoutBatch(), I), "which makes float64.4. for a batch .2,.; want the batch axes"),
         (
             lambda: cell_from_flax(Growing(), I),
             "module got Growing, whose step makes float64.8. of the state float64.4.",

@@ -1,6 +1,9 @@
 """Cells inside models of flax and equinox: trained by their optimisers, and read back."""
 
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportInvalidTypeForm=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportOperatorIssue=false
+# (modules of libraries whose attributes have no types, and wrong things on purpose)
 
 import chex
 import flax.linen as nn
@@ -77,16 +80,18 @@ def test_a_model_of_linen_with_a_cell_inside_has_its_gradients_and_trains():
         updates, state = ADAM.update(gradients, state)
         return optax.apply_updates(variables, updates), state, value, gradients
 
-    variables, state, losses = {"params": own}, ADAM.init({"params": own}), []
-    for n in range(150):
+    variables, state, losses, first = {"params": own}, ADAM.init({"params": own}), [], None
+    for _ in range(150):
         variables, state, value, gradients = update(variables, state)
         losses.append(value)
-        if n == 0:
-            first = gradients["params"]
+        first = gradients if first is None else first
     value, (to_params, to_W, to_b) = own_gradients()
     chex.assert_trees_all_close(losses[0], value, rtol=1e-12)
     chex.assert_trees_all_close(
-        first, {"LinenCell_0": {"weights": to_params}, "head": {"kernel": to_W, "bias": to_b}}, rtol=1e-12, atol=1e-13
+        first["params"],
+        {"LinenCell_0": {"weights": to_params}, "head": {"kernel": to_W, "bias": to_b}},
+        rtol=1e-12,
+        atol=1e-13,
     )
     require_trained(losses)
 

@@ -1,6 +1,8 @@
 """Recurrent cells of haiku and equinox as cells."""
 
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportInvalidTypeForm=false
+# pyright: reportCallIssue=false
+# (modules of libraries whose attributes have no types, and wrong things on purpose)
 
 import jax
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.checks import MisfitError, in_one_line, is_whole, require_batch_shape, require_positive
-from rnn_jax.machinery.programs import equations_of, made_and_read, needed, run, values_of, variables
+from rnn_jax.machinery.programs import equations_of, is_variable, made_and_read, needed, run, values_of, variables
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.schedules.driver import describe_shapes, in_words, parts_of
 from rnn_jax.types import Cell, Params, Start, State
@@ -154,21 +154,22 @@ def seen_output(step: Step, params: Params, h: State, x: PyTree) -> Seen | None:
 
 
 def output_of(start: Start, step: Step, inputs_for: Callable, seen: Seen) -> Callable[[Params, State], PyTree]:
-    """The output ``(params, h) -> y`` of states with any leading axes."""
+    """The output ``(params, h) -> y`` of states with any leading axes: parts of them, or computed from them."""
+    places = [[n for n, part in enumerate(seen.state) if part is y][:1] for y in seen.outputs]
 
     def output(params: Params, h: State) -> PyTree:
         leaves = jax.tree.leaves(h)
-        if not seen.eqns:  # parts of the state, as they are
-            values = dict(zip([*seen.params, *seen.state], [*jax.tree.leaves(params), *leaves], strict=True))
-            return jax.tree.unflatten(seen.tree, values_of(seen.outputs, seen.constants | values))
+        if all(places):
+            return jax.tree.unflatten(seen.tree, [leaves[n] for (n,) in places])
         one = jax.tree.leaves(jax.eval_shape(lambda params: start(params), params))[0]
         leading = leaves[0].shape[: leaves[0].ndim - one.ndim]
         rows = [leaf.reshape(math.prod(leading), *leaf.shape[len(leading) :]) for leaf in leaves]
         shapes = jax.tree.unflatten(jax.tree.structure(h), rows)
         now = seen_output(step, params, shapes, inputs_for(params, (math.prod(leading),)))
         assert now is not None
-        values = dict(zip([*now.params, *now.state], [*jax.tree.leaves(params), *rows], strict=True))
-        ys = values_of(now.outputs, run(now.eqns, now.constants | values))
+        values = zip([*now.params, *now.state], [*jax.tree.leaves(params), *rows], strict=True)
+        known = now.constants | {v: value for v, value in values if is_variable(v)}
+        ys = values_of(now.outputs, run(now.eqns, known))
         return jax.tree.unflatten(now.tree, [y.reshape(*leading, *y.shape[1:]) for y in ys])
 
     return output
@@ -196,7 +197,7 @@ def floating_type(params: Params) -> DTypeLike:
     return next((dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)), jnp.zeros(()).dtype)
 
 
-def with_batch(x: PyTree, batch_shape: tuple[int, ...], was: DTypeLike = None, now: DTypeLike = None) -> PyTree:
+def with_batch(x: PyTree, batch_shape: tuple[int, ...], was: Any = None, now: Any = None) -> PyTree:
     """Shapes and types of the inputs of a batch, with another type in the place of one."""
     types = {was: now}
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch_shape, *a.shape), types.get(a.dtype, a.dtype)), x)
@@ -239,16 +240,23 @@ def require_step(
     if not jax.tree.leaves(one):
         raise ValueError(f"{name} got {named(given)}, which has no state; want a recurrent cell")
     for single, many in zip(parts_of(one), parts_of(before), strict=True):
-        if many[2] != (*batch, *single[2]):
-            raise ValueError(f"{name} got {named(given)}, whose state for a batch {batch} has {in_words(many)}; "
-                             "want the batch axes to lead in every part")  # fmt: skip
-    after, _ = jax.eval_shape(step, params, before, with_batch(x, batch))
+        require_shape(name, given, many, (*batch, *single[2]), batch)
+    after, y = jax.eval_shape(step, params, before, with_batch(x, batch))
+    for part in parts_of(y):
+        require_shape(name, given, part, (*batch, *part[2][len(batch) :]), batch)
     kept = describe_shapes(before) == describe_shapes(after)
     if not kept or jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError(
             f"{name} got {named(given)}, whose step makes {describe_shapes(after)} of the state "
             f"{describe_shapes(before)} and x {describe_shapes(x)}; want the same shapes and types"
         )
+
+
+def require_shape(name: str, given: Any, part: Any, wanted: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    """Raises a ValueError where a part of a state or of an output lacks the batch axes."""
+    if part[2] != wanted:
+        raise ValueError(f"{name} got {named(given)}, which makes {in_words(part)} for a batch {batch}; want the batch "
+                         "axes to lead in every part of its state and its output")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def cell_from_equinox(module: Any, x: PyTree = None, *, start: State | Callable[
         ValueError: when equinox is missing, for anything but a recurrent cell, for a missing x or start, or for a
             module whose step needs a key.
 
-    Example, where equinox is installed: how far back the gradient of a GRU of equinox reaches.
+    Example, where equinox is installed: how far back the gradient of a GRU of equinox reaches::
 
         cell = cell_from_equinox(eqx.nn.GRUCell(3, 16, key=jax.random.key(0)))
         params = cell.init(jax.random.key(0))
@@ -132,7 +132,7 @@ def as_equinox(cell: Cell, params: Params) -> Any:
     Raises:
         ValueError: when equinox is missing, for anything but a cell, or params of another cell.
 
-    Example, where equinox is installed: a network that classifies a sequence.
+    Example, where equinox is installed: a network that classifies a sequence::
 
         class Classifier(eqx.Module):
             cell: eqx.Module

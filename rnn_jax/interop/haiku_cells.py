@@ -39,7 +39,7 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
         ValueError: when haiku is missing, for a function that makes no recurrent core, or a core that draws random
             numbers or has a state of its own (``hk.get_state``).
 
-    Example, where haiku is installed: how far back the gradient of a GRU of haiku reaches.
+    Example, where haiku is installed: how far back the gradient of a GRU of haiku reaches::
 
         cell = cell_from_haiku(lambda: hk.GRU(16), 3)
         params = cell.init(jax.random.key(0))
