@@ -76,13 +76,11 @@ def adapted_cell(
 
     if seen is None:
         return cell_with_output(init, start, step, project, inputs_for)
-    return Cell(
-        init=init,
-        start=start,
-        project=project,
-        advance=lambda params, h, x: step(params, h, x)[0],
-        output=output_of(start, step, inputs_for, seen),
-    )
+
+    def advance(params: Params, h: State, x_t: PyTree) -> State:
+        return step(params, h, x_t)[0]
+
+    return Cell(init, start, project, advance, output_of(start, step, inputs_for, seen))
 
 
 def start_of_type(start: Start, dtype: DTypeLike) -> Start:
@@ -93,14 +91,13 @@ def start_of_type(start: Start, dtype: DTypeLike) -> Start:
         dtype: the type of the params for which it makes its states.
     """
 
-    def typed(params: Params, batch_shape: tuple[int, ...] = ()) -> State:
+    def typed_start(params: Params, batch_shape: tuple[int, ...] = ()) -> State:
         require_batch_shape(batch_shape)
         now = floating_type(params)
-        return jax.tree.map(
-            lambda a: jnp.array(a, now if a.dtype == dtype else a.dtype, copy=True), start(params, batch_shape)
-        )
+        h = start(params, batch_shape)
+        return jax.tree.map(lambda a: jnp.array(a, now if a.dtype == dtype else a.dtype, copy=True), h)
 
-    return typed
+    return typed_start
 
 
 def cell_with_output(init: Callable, start: Start, step: Step, project: Callable, inputs_for: Callable) -> Cell:
