@@ -21,7 +21,7 @@ docs: $(READY)      ## the site, into docs/_build/html: every page is executed, 
 	$(RUN) -m sphinx -j auto -b html -W --keep-going -q docs docs/_build/html
 
 peers: $(READY)     ## the outside libraries that cells are compared with; without them their tests are skipped
-	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0"
+	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0" "dm-haiku>=0.0.17" "equinox>=0.13"
 
 bench: $(READY)     ## every benchmark, on whatever device jax finds
 	$(RUN) -m benchmarks.all

@@ -1,0 +1,299 @@
+"""Recurrent cells of flax as cells, and cells as modules of flax."""
+
+# pyright: reportAttributeAccessIssue=false
+# (modules of libraries whose attributes have no types)
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from rnn_jax import gru, lag_gradients, outputs, rollout, window_cuts
+from rnn_jax.interop import WithOutput, cell_from_flax
+from tests.adapted import (
+    H,
+    I,
+    T,
+    Theirs,
+    allowing,
+    require_equal_lags,
+    require_equal_rollouts,
+    require_one_line,
+)
+
+F64 = {"param_dtype": jnp.float64}
+
+
+class LearnedLinen(nn.RNNCellBase):
+    """A cell of one's own: a learned start, two parts of different sizes, and an output of the new state."""
+
+    size: int = H
+
+    def setup(self):
+        self.W = nn.Dense(self.size, **F64)
+        self.V = nn.Dense(2, **F64)
+        self.first = self.param("first", nn.initializers.normal(), (self.size,), jnp.float64)
+
+    def initialize_carry(self, rng, input_shape):
+        batch = input_shape[:-1]
+        return {"h": jnp.broadcast_to(self.first, (*batch, self.size)), "m": jnp.zeros((*batch, 1))}
+
+    def __call__(self, carry, x):
+        h = jnp.tanh(self.W(jnp.concatenate([carry["h"], carry["m"], x], -1)))
+        m = 0.9 * carry["m"] + 0.1 * h.mean(-1, keepdims=True)
+        return {"h": h, "m": m}, {"y": self.V(h), "m": m}
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+class GatedNNX(nnx.RNNCellBase):
+    """A cell of one's own: a constant that is no weight, dropout, and an output of the input and the old state."""
+
+    def __init__(self, rngs, rate=0.0):
+        self.W = nnx.Linear(I + H, H, **F64, rngs=rngs)
+        self.gate = nnx.Linear(I, H, **F64, rngs=rngs)
+        self.leak = nnx.Variable(jnp.linspace(0.1, 0.9, H))
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, carry, x):
+        h = self.leak[...] * carry + jnp.tanh(self.W(self.dropout(jnp.concatenate([carry, x], -1))))
+        return h, h * jax.nn.sigmoid(self.gate(x)) + carry
+
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+        return jnp.zeros((*input_shape[:-1], H))
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+def of_linen(module, x=(I,), beside=False):
+    def unroll(params, xs):
+        return nn.RNN(module, time_major=True, return_carry=True).apply({"params": {"cell": params}}, xs)
+
+    def step(params, h, x):
+        return module.apply({"params": params}, h, x)
+
+    return Theirs(cell_from_flax(module, x if len(x) > 1 else x[0]), unroll, step, x, beside)
+
+
+def of_nnx(module, beside=False, x=None):
+    graph, _, constants = nnx.split(module, nnx.Param, ...)
+
+    def merged(params):
+        return nnx.merge(graph, params, jax.tree.map(lambda a: a, constants))
+
+    def unroll(params, xs):
+        return nnx.RNN(merged(params), time_major=True, return_carry=True)(xs)
+
+    def step(params, h, x):
+        return merged(params)(h, x)
+
+    return Theirs(cell_from_flax(module, x), unroll, step, beside=beside)
+
+
+EXAMPLES = {
+    **{f"linen {of.__name__}": of_linen(of(H, **F64)) for of in (nn.SimpleCell, nn.LSTMCell, nn.OptimizedLSTMCell)},
+    **{f"linen {of.__name__}": of_linen(of(H, **F64)) for of in (nn.GRUCell, nn.MGUCell)},
+    "linen ConvLSTMCell": of_linen(nn.ConvLSTMCell(2, (3, 3), **F64), (3, 2, 1)),
+    "linen, of one's own": of_linen(LearnedLinen()),
+    **{
+        f"nnx {of.__name__}": of_nnx(of(I, H, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0)))
+        for of in (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
+    },
+    "nnx, of one's own": of_nnx(GatedNNX(nnx.Rngs(0)), beside=True, x=I),
+}
+one_example = pytest.mark.parametrize("theirs", EXAMPLES.values(), ids=EXAMPLES.keys())
+
+
+@one_example
+def test_a_cell_of_flax_has_the_rollout_and_the_gradients_of_flax(theirs):
+    require_equal_rollouts(theirs)
+
+
+@one_example
+def test_a_cell_of_flax_has_the_lag_gradients_of_its_own_jacobians(theirs):
+    require_equal_lags(theirs)
+
+
+def test_cuts_resets_and_lengths_act_on_a_cell_of_flax():
+    cell = EXAMPLES["nnx, of one's own"].cell
+    params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 2, I))
+
+    def gradients(**flags):
+        def loss(xs):
+            return outputs(cell, params, rollout(cell, params, cell.start(params, (2,)), xs, **flags)[1])[-1].sum()
+
+        return (jax.grad(loss)(xs) != 0).any((1, 2)).tolist()
+
+    border = jnp.arange(6) == 4
+    assert gradients(cuts=window_cuts(6, 3)) == [False] * 3 + [True] * 3
+    assert gradients(resets=border) == [False] * 4 + [True] * 2
+    assert gradients(lengths=jnp.array([2, 1])) == [True] * 2 + [False] * 4
+
+
+def test_a_function_that_makes_a_module_of_nnx_draws_the_weights_of_its_key():
+    make = lambda rngs: nnx.GRUCell(I, H, **F64, rngs=rngs)  # noqa: E731
+    keys = jax.random.split(jax.random.key(1), 3)
+    drawn = jax.vmap(cell_from_flax(make).init)(keys)["dense_h"]["kernel"]
+    assert (drawn[2] == make(nnx.Rngs(keys[2])).dense_h.kernel[...]).all()
+    assert (drawn[1] != drawn[2]).all()
+
+
+def test_params_are_those_of_flax_before_and_after_its_module_has_changed():
+    module = nnx.GRUCell(I, H, **F64, rngs=nnx.Rngs(0))
+    cell = cell_from_flax(module)
+    before = cell.init(jax.random.key(0))["dense_h"]["kernel"][...]
+    module.dense_h.kernel[...] = 2 * before
+    assert (cell.init(jax.random.key(1))["dense_h"]["kernel"][...] == before).all()
+    x, h = jnp.ones(I), jnp.ones(H)
+    assert (cell.step(nnx.state(module, nnx.Param), h, x) == allowing(module)(h, x)[0]).all()
+
+
+def test_a_cell_computes_in_the_type_of_params_that_were_cast():
+    cell = EXAMPLES["linen LSTMCell"].cell
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), cell.init(jax.random.key(0)))
+    _, hs = rollout(cell, params, cell.start(params), jnp.ones((T, I), jnp.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(hs)} == {jnp.dtype("float32")}
+
+
+def test_equal_modules_of_linen_give_one_cell_and_no_cell_is_compiled_twice():
+    traced = []
+
+    def tanh(x):
+        traced.append(x)
+        return jnp.tanh(x)
+
+    assert cell_from_flax(nn.SimpleCell(H, **F64), I) is cell_from_flax(nn.SimpleCell(H, **F64), I)
+    of_nnx = nnx.SimpleCell(I, H, activation_fn=tanh, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0))
+    for module in (nn.SimpleCell(H, activation_fn=tanh, **F64), of_nnx):
+        cell, counts = cell_from_flax(module, I), []
+        params = cell.init(jax.random.key(0))
+        h0 = cell.start(params)
+        for n in range(3):
+            lag_gradients(cell, params, h0, jnp.full((2, I), float(n)), jnp.sum)
+            counts.append(len(traced))
+        assert 0 < counts[0] == counts[1] == counts[2]
+        traced.clear()
+
+
+def test_an_output_that_reads_more_than_the_new_state_is_kept_beside_it():
+    kept, seen = EXAMPLES["nnx, of one's own"].cell, EXAMPLES["linen, of one's own"].cell
+    assert isinstance(kept.start(kept.init(jax.random.key(0)), (2,)), WithOutput)
+    assert {*seen.start(seen.init(jax.random.key(0)))} == {"h", "m"}
+
+
+class WithStatistics(nn.RNNCellBase):
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros((*input_shape[:-1], H))
+
+    @nn.compact
+    def __call__(self, carry, x):
+        h = nn.BatchNorm(use_running_average=False)(carry)
+        return h, h
+
+
+class WithoutBatch(WithStatistics):
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros(H)
+
+    @nn.compact
+    def __call__(self, carry, x):
+        return carry, carry
+
+
+class Narrow(WithStatistics):
+    @nn.compact
+    def __call__(self, carry, x):
+        return carry, carry.sum()
+
+
+class WithNoise(WithStatistics):
+    @nn.compact
+    def __call__(self, carry, x):
+        h = nn.Dropout(0.5, deterministic=False)(carry)
+        return h, h
+
+
+class Growing(WithStatistics):
+    @nn.compact
+    def __call__(self, carry, x):
+        return jnp.concatenate([carry, carry], -1), carry
+
+
+DROPPING = GatedNNX(nnx.Rngs(0), rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cell_from_flax(3), "module got int; want a recurrent cell of flax, or a function of rngs"),
+        (lambda: cell_from_flax(gru(I, H)), "module got Cell; want a recurrent cell of flax"),
+        (lambda: cell_from_flax(jnp.tanh), "module got tanh, which raised"),
+        (lambda: cell_from_flax(lambda rngs: 3), "module got <lambda>, which makes int; want"),
+        (lambda: cell_from_flax(nnx.GRUCell), "module got GRUCell, which raised TypeError"),
+        (lambda: cell_from_flax(nn.Dense(H), I), "module got Dense; want a recurrent cell of flax"),
+        (lambda: cell_from_flax(nn.RNN(nn.GRUCell(H)), I), "module got RNN; .*initialize_carry: its cell"),
+        (lambda: cell_from_flax(nnx.RNN(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)))), "module got RNN; .*: its cell"),
+        (lambda: cell_from_flax(nn.GRUCell(H)), "x got None for GRUCell of linen; want one input: its size"),
+        (lambda: cell_from_flax(nn.GRUCell(H), -1), "x got -1; want a positive integer"),
+        (lambda: cell_from_flax(nn.GRUCell(H), "abc"), "x got 'abc'; want one input: its size"),
+        (lambda: cell_from_flax(GatedNNX(nnx.Rngs(0))), "x got None; want one input"),
+        (lambda: cell_from_flax(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)), I + 1), "module got GRUCell, which raised"),
+        (lambda: cell_from_flax(WithStatistics(), I), "module got WithStatistics, which has variables .* batch_stats"),
+        (lambda: cell_from_flax(Narrow(), I), "which makes float64.. for a batch .2,.; want the batch axes"),
+        (lambda: cell_from_flax(WithNoise(), I), "module got WithNoise, which raised"),
+        (lambda: cell_from_flax(WithoutBatch(), I), "which makes float64.4. for a batch .2,.; want the batch axes"),
+        (
+            lambda: cell_from_flax(Growing(), I),
+            "module got Growing, whose step makes float64.8. of the state float64.4.",
+        ),
+        (lambda: cell_from_flax(DROPPING, I), "GatedNNX, whose step changes its variable dropout.rngs.count; want"),
+        (
+            lambda: cell_from_flax(nn.SimpleCell(H, dtype=jnp.bfloat16), I),
+            "whose step makes bfloat16.4. of .* float32.4.",
+        ),
+    ],
+)
+def test_what_is_no_recurrent_cell_of_flax_is_refused_in_one_line(call, message):
+    require_one_line(call, message)
+
+
+def test_dropout_that_is_switched_off_is_no_state():
+    module = GatedNNX(nnx.Rngs(0), rate=0.5)
+    module.eval()
+    cell = cell_from_flax(module, I)
+    params = cell.init(jax.random.key(0))
+    assert cell.step(params, cell.start(params), jnp.ones(I)).state.shape == (H,)
+
+
+@pytest.mark.parametrize("name", ["linen GRUCell", "nnx GRUCell"])
+def test_inputs_and_params_that_do_not_fit_a_cell_of_flax_are_refused_in_one_line(name):
+    cell = EXAMPLES[name].cell
+    params = cell.init(jax.random.key(0))
+    h = cell.start(params)
+    require_one_line(
+        lambda: rollout(cell, params, h, jnp.ones((T, I + 1))), "xs got float64.4. in a step; want float64.3."
+    )
+    require_one_line(lambda: rollout(cell, params, h, jnp.ones((T, I), int)), "xs got int64")
+    require_one_line(lambda: rollout(cell, params, h, jnp.ones((T, 2, I))), "h0 got float64.4.")
+    other = EXAMPLES[name.replace("GRU", "Simple")].cell.init(jax.random.key(0))
+    require_one_line(lambda: rollout(cell, other, h, jnp.ones((T, I))), "params got .*; want params of this cell")
+
+
+@pytest.mark.parametrize("missing", ["flax.linen", "haiku", "equinox"])
+def test_a_library_that_is_missing_is_named_with_its_package(missing, monkeypatch):
+    from rnn_jax.interop import cell_from_equinox, cell_from_haiku
+
+    monkeypatch.setitem(__import__("sys").modules, missing, None)
+    call, package = {
+        "flax.linen": (lambda: cell_from_flax(nn.GRUCell(H), I), "flax"),
+        "haiku": (lambda: cell_from_haiku(lambda: None, I), "dm-haiku"),
+        "equinox": (lambda: cell_from_equinox(None, I), "equinox"),
+    }[missing]
+    require_one_line(call, f"{missing} got no package {package}; want it: pip install {package}")
