@@ -65,6 +65,8 @@ class Learner(NamedTuple):
     parts: UpdateParts | None = None
     """The parts of the update, which ``parallel_learner`` divides among devices; None for a learner of your own."""
 
+    __repr__ = repr_of_call
+
 
 class Window(NamedTuple):
     """One window of a sequence; a tuple in this order, or a dict with these names, is one too."""
