@@ -12,6 +12,7 @@ from rnn_jax import (
     gradients as gradients,
     initializers as initializers,
     input_layers as input_layers,
+    interop as interop,
     keys as keys,
     lab as lab,
     layers as layers,
