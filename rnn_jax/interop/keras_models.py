@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from rnn_jax.interop.keras_weights import KINDS, Group, checked_network, model_of_groups, to_keras
 from rnn_jax.interop.models import Network, Part, gates_of
 from rnn_jax.interop.weight_files import array_of, installed
@@ -156,9 +159,10 @@ def group_of(layer: Any, *names: str) -> Group:
 
 
 def keras_model(model: Model, params: Params) -> Any:
-    """A live ``Sequential`` of Keras with the weights of a model: ``ys = keras_model(model, params)(xs, mask=mask)``.
+    """A live ``Sequential`` of Keras with the weights of a model: ``ys = keras_model(model, params)(xs)``.
 
-    The batch leads and time is second, as in Keras. Ids go in where the model has an embedding, else vectors; one-hot
+    The batch leads and time is second, as in Keras. It takes ``mask=`` too, unless it has an ``Embedding``, which in
+    Keras ends a mask: call its ``layers`` one after the other then, the recurrent ones with the mask. Ids go in where the model has an embedding, else vectors; one-hot
     vectors where it reads ids without an embedding.
 
     Args:
@@ -183,8 +187,21 @@ def keras_model(model: Model, params: Params) -> Any:
         size = network.readout[1].size
         layers.append(keras.layers.Dense(size, kernel_initializer="zeros", dtype=dtype))
     live = keras.Sequential(layers)
+    live.supports_masking = True  # as all of its layers
     live.set_weights([*weights.values()])
     return live
+
+
+def outputs_of_file(file: FilePath, xs: np.ndarray) -> np.ndarray:
+    """The outputs ``(T, B, O)`` of a file of Keras for inputs ``(T, B, I)`` or ids ``(T, B)``."""
+    keras = keras_library()
+    live = loaded(keras, file)
+    if str(live.weights[0].dtype) == "float64" and keras.backend.backend() == "jax":
+        for layer in live.layers:
+            for way in (getattr(layer, "forward_layer", layer), getattr(layer, "backward_layer", layer)):
+                if getattr(getattr(way, "cell", None), "activation", None) is keras.activations.tanh:
+                    way.cell.activation = jnp.tanh  # that of Keras 3.15 computes in float32
+    return np.swapaxes(keras.ops.convert_to_numpy(live(np.swapaxes(xs, 0, 1))), 0, 1)
 
 
 def layer_of(keras: Any, network: Network, parts: tuple[Part, ...], dtype: str) -> Any:

@@ -272,7 +272,8 @@ def layer_of(parts: tuple[Part, ...], merge: str) -> tuple[Model, Params]:
     parts = tuple(part._replace(params=jax.tree.map(jnp.asarray, part.params)) for part in parts)
     cells = [cell_of(part) for part in parts]
     if len(parts) == 2:
-        return bidirectional(*cells, merge=merge), BothWays(*(part.params for part in parts))
+        layer = bidirectional(*cells) if merge == "concatenate" else bidirectional(*cells, merge=merge)
+        return layer, BothWays(*(part.params for part in parts))
     return (as_layer(cells[0], reverse=True) if parts[0].reverse else cells[0]), parts[0].params
 
 

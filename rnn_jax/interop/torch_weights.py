@@ -141,7 +141,8 @@ def way_of(arrays: Mapping[str, np.ndarray], prefix: str, suffix: str) -> tuple[
     biased = {"bias_ih", "bias_hh"} if {"bias_ih", "bias_hh"} & found.keys() else set()
     missing = [names[kind] for kind in Way._fields if kind in {"weight_ih", "weight_hh"} | biased and kind not in found]
     if missing:
-        raise ValueError(f"state_dict got no {listed(missing)}; want it beside {listed(map(names.get, found))}")
+        beside = f"it beside {listed(map(names.get, found))}" if found else "every layer and direction up to the last"
+        raise ValueError(f"state_dict got no {listed(missing)}; want {beside}")
     for kind, array in found.items():
         if array.ndim != (1 if kind in biased else 2):
             raise ValueError(
