@@ -110,6 +110,7 @@ def test_the_second_bias_of_a_gru_is_added_except_for_the_candidate_and_missing_
     assert from_keras(weights, reset_after=False)[0] == gru_reset_before(2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # where Keras saves a model
 def test_models_of_cells_files_and_coupled_gates_are_read(keras, their_rules, tmp_path):
     cells = keras.layers.StackedRNNCells([keras.layers.LSTMCell(4, use_bias=False), keras.layers.GRUCell(3)])
     inputs = keras.Input((None, 2))

@@ -162,8 +162,8 @@ def keras_model(model: Model, params: Params) -> Any:
     """A live ``Sequential`` of Keras with the weights of a model: ``ys = keras_model(model, params)(xs)``.
 
     The batch leads and time is second, as in Keras. It takes ``mask=`` too, unless it has an ``Embedding``, which in
-    Keras ends a mask: call its ``layers`` one after the other then, the recurrent ones with the mask. Ids go in where the model has an embedding, else vectors; one-hot
-    vectors where it reads ids without an embedding.
+    Keras ends a mask: call its ``layers`` one after the other then, the recurrent ones with the mask. Ids go in where
+    the model has an embedding, else vectors; one-hot vectors where it reads ids without an embedding.
 
     Args:
         model, params: as in ``to_keras``.
