@@ -82,7 +82,8 @@ def read_model(file: FilePath, *, activation: str | None = None) -> tuple[Model,
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return from_keras_model(path)
     if path.suffix == ".onnx":
-        return onnx_files().from_onnx(path)
+        from_onnx, _ = onnx_functions()
+        return from_onnx(path)
     weights, texts = read_weights(path)
     if FIELD in texts:
         return load_model(path)
@@ -126,7 +127,8 @@ def write_model(out: FilePath, model: Model, params: Params, to: str) -> None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         live.save(out)
     elif to == "onnx":
-        write_file(Path(out), onnx_files().to_onnx(model, params).SerializeToString())
+        _, to_onnx = onnx_functions()
+        write_file(Path(out), to_onnx(model, params).SerializeToString())
     else:
         save_model(out, model, params)
 
@@ -140,13 +142,14 @@ def texts_for_torch(network: Network) -> dict[str, str]:
     return {"activation": activations.pop()} if activations else {}
 
 
-def onnx_files() -> Any:
-    """The module of files of ONNX."""
+def onnx_functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``from_onnx`` and ``to_onnx``."""
     try:
-        from rnn_jax.interop import onnx_files  # pyright: ignore[reportAttributeAccessIssue]
+        from rnn_jax.interop.onnx_files import to_onnx  # pyright: ignore[reportMissingImports]
+        from rnn_jax.interop.onnx_reading import from_onnx  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("onnx got no support in this version; want torch, keras or rnn_jax") from None
-    return onnx_files
+    return from_onnx, to_onnx
 
 
 def checked(out: FilePath, model: Model, params: Params, to: str) -> Check:
