@@ -22,7 +22,7 @@ FLOORS = (
     *("machinery", "types", "initializers", "losses", "sequences", "cells", "keys"),
     *("combinators", "dropout", "counting", "schedules", "layers", "readouts", "input_layers"),
     *("diagnostics", "decoding", "bridges", "topologies", "gradients", "training"),
-    *("parallel", "data", "interop", "lab", "__init__"),
+    *("parallel", "data", "lab", "interop", "__init__"),
 )
 """The rooms of rnn_jax from the bottom up: a file imports from its own room and those below, never from the face."""
 TOP = ("docs", "experiments", "benchmarks", "tests")

@@ -1,12 +1,21 @@
-"""In and out: cells of flax, haiku and equinox as cells of this library, and cells of this library as theirs."""
+"""Weights and models of other libraries, in and out; their cells as cells of this library, and ours as theirs."""
 
 from rnn_jax.interop.adapters import WithOutput
+from rnn_jax.interop.conversion import convert, read_model, write_model
 from rnn_jax.interop.equinox_cells import as_equinox, cell_from_equinox
 from rnn_jax.interop.flax_cells import cell_from_flax
 from rnn_jax.interop.flax_modules import as_linen, as_nnx
 from rnn_jax.interop.haiku_cells import cell_from_haiku
+from rnn_jax.interop.keras_models import from_keras_model, keras_model
+from rnn_jax.interop.keras_weights import from_keras, to_keras
+from rnn_jax.interop.models import Network, Part, put_together, taken_apart
+from rnn_jax.interop.torch_modules import torch_module
+from rnn_jax.interop.torch_weights import from_torch, to_torch
+from rnn_jax.interop.weight_files import load_model, read_weights, save_model, write_weights
 
 __all__ = [
+    "Network",
+    "Part",
     "WithOutput",
     "as_equinox",
     "as_linen",
@@ -14,4 +23,20 @@ __all__ = [
     "cell_from_equinox",
     "cell_from_flax",
     "cell_from_haiku",
+    "convert",
+    "from_keras",
+    "from_keras_model",
+    "from_torch",
+    "keras_model",
+    "load_model",
+    "put_together",
+    "read_model",
+    "read_weights",
+    "save_model",
+    "taken_apart",
+    "to_keras",
+    "to_torch",
+    "torch_module",
+    "write_model",
+    "write_weights",
 ]
