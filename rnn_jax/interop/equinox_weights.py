@@ -40,8 +40,9 @@ def from_equinox(module: PyTree, *, layers: Sequence[str] | None = None) -> tupl
     """The model and the params of a module of equinox, or of its arrays by their paths.
 
     It may be a ``GRUCell`` or an ``LSTMCell``, or any module that holds them, whose numbers tell their order, as in
-    ``self.layers = [cell, cell]``. An ``nn.Embedding`` may be in front and an ``nn.Linear`` behind; they are recognised by
-    their shapes, and where these do not tell, by the names ``embedding`` and ``readout``. Missing biases are zeros. Equinox reads one example; here batch axes stand behind time.
+    ``self.layers = [cell, cell]``. An ``nn.Embedding`` may be in front and an ``nn.Linear`` behind: their shapes tell,
+    and where they do not, the names ``embedding`` and ``readout``. Missing biases are zeros. Equinox reads one example;
+    here batch axes stand behind time.
 
     Args:
         module: a module, or arrays by path, such as ``{"layers.0.weight_ih": …}``.

@@ -169,8 +169,8 @@ def to_haiku(model: Model, params: Params, *, exact: bool = True) -> dict[str, d
     training no longer couples them.
 
     haiku adds 1 to the forget gate, so its bias is b_f − 1, which has fewer digits than b_f where that is small. What
-    is lost, in float32 at most 6e-8 for |b_f| ≤ 1, is kept as ``b_rest`` beside ``w`` and ``b``: ``apply`` of haiku does
-    not read it, ``from_haiku`` does. It is written only where it is not 0.
+    is lost, in float32 at most 6e-8 for |b_f| ≤ 1, is kept as ``b_rest`` beside ``w`` and ``b``: ``apply`` of haiku
+    does not read it, ``from_haiku`` does. It is written only where it is not 0.
 
     Args:
         model: of ``vanilla`` (ReLU), ``gru_reset_before``, ``lstm`` or ``cifg_lstm`` cells, their stacks, with a linear
