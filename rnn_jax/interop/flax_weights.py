@@ -30,9 +30,10 @@ FUSED = {1: ("vanilla", "n", "n"), 3: ("gru", "rzn", "rzn"), 4: ("lstm", "ifgo",
 """Cells with all gates side by side, by the number of blocks: the order of these, theirs and ours."""
 THEIRS = {"vanilla": "SimpleCell", "gru": "GRUCell", "lstm": "LSTMCell"}
 REFUSED = {
-    frozenset(("if", "in", "hf", "hn")): "an MGUCell, which keeps its state with f and resets after the product",
-    frozenset(("ih", "hh")): "a ConvLSTMCell",
+    frozenset(("if", "in", "hf", "hn")): "an MGUCell, whose gate keeps the state and resets after the product",
+    frozenset(("ih", "hh")): "a ConvLSTMCell, which has kernels of images",
 }
+"""Cells without a counterpart here, with the reason; of an ``MGUCell`` it is that ``mgu`` writes, and resets before."""
 MISSING = {
     "gru_reset_before": "want gru: the GRUCell of flax resets after the recurrent product",
     "projected_lstm": "want lstm: that of flax has no projection",
@@ -174,7 +175,7 @@ def part_of(path: str, node: dict[str, Any], options: Mapping[str, Any]) -> Part
     require_names(where, modules, MODULES[name])
     for module, found in modules.items():
         require_names(f"{where}/{module}", found, {"kernel", "bias"} if module in BIASED[name] else {"kernel"})
-    (I, *_), (*_, H) = (modules[f"{side}{GATES[name][0]}"]["kernel"].shape or (0,) for side in "ih")
+    (I, *_), (H, *_) = (modules[f"{side}{GATES[name][0]}"]["kernel"].shape or (0,) for side in "ih")
     for module, found in modules.items():
         for leaf, wanted in {"kernel": (I if module[0] == "i" else H, H), "bias": (H,)}.items():
             if leaf in found and found[leaf].shape != wanted:
@@ -247,9 +248,8 @@ def paired(cells: dict[str, Part], layers: Sequence[str] | None, pairs: bool) ->
         ways.setdefault(above, {})[direction] = part._replace(reverse=direction == "backward")
     for path, found in ways.items():
         if found.keys() not in ({""}, {"forward", "backward"}):
-            raise ValueError(
-                f"{path} got {listed(d or 'one' for d in found)} direction; want forward_rnn and backward_rnn"
-            )
+            got = listed(f"{direction}_rnn" if direction else "a cell" for direction in found)
+            raise ValueError(f"{path or 'variables'} got {got}; want forward_rnn and backward_rnn")
     ordered = in_order("variables", ways, layers)
     return [
         (path, tuple(ways[path][way] for way in ("", "forward", "backward") if way in ways[path])) for path in ordered

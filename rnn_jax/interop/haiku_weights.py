@@ -24,6 +24,7 @@ __all__ = ["from_haiku", "haiku_function", "to_haiku"]
 
 KINDS = {"vanilla": "vanilla_rnn", "gru_reset_before": "gru", "lstm": "lstm"}
 """The name that haiku gives to a cell; the second is ``lstm_1``."""
+THEIRS = {"vanilla": "VanillaRNN", "gru_reset_before": "GRU", "lstm": "LSTM"}
 NAME = re.compile(r"(?:.*/)?(?:lstm|vanilla_rnn|layer)(?:_\d+)?")
 """The path of a cell that is recognised by its name; of a GRU, its arrays tell."""
 MISSING = {
@@ -70,12 +71,10 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], *, layers: Sequence[str]
         for path, module in params.items()
     }
     paths = cells_among(modules, layers)
-    try:
-        order = in_order("params", paths, layers)
-    except ValueError as error:
-        found = "" if paths else f" in {listed(modules) or 'nothing'}: names such as lstm, gru, or layers"
-        raise ValueError(f"{error}{found}") from None
-    recurrent = [(path, (part_of(path, paths[path]),)) for path in order]
+    if not paths:
+        wanted = "a cell with the name lstm, gru or vanilla_rnn, or layers"
+        raise ValueError(f"params got {listed(modules) or 'nothing'}; want {wanted}")
+    recurrent = [(path, (part_of(path, paths[path]),)) for path in in_order("params", paths, layers)]
     taken = {module for path in paths for module in modules if module in (path, f"{path}/linear", f"{path}/linear_1")}
     embedding = readout = None
     for path in modules.keys() - taken:
@@ -208,7 +207,7 @@ def checked_network(model: Model, params: Params) -> Network:
         for name, value in ({"activation": "tanh"} | part.options if part.name == "vanilla" else part.options).items():
             if value != usual.get(name):
                 want = repr(usual[name]) if name in usual else "its default"
-                raise ValueError(f"{name} got {value!r}; want {want}: the {part.name} of haiku has no other")
+                raise ValueError(f"{name} got {value!r}; want {want}: {THEIRS[part.name]} of haiku has no other")
     return network
 
 
@@ -234,7 +233,9 @@ def modules_of_part(part: Part, exact: bool) -> dict[str, dict[str, np.ndarray]]
     H = len(p.W_hh)
     b, one = np.array(p.b_h), p.b_h.dtype.type(1)
     b_f = b[H : 2 * H] - one
-    rest = b[H : 2 * H] - (b_f + one)
+    with np.errstate(invalid="ignore"):
+        rest = b[H : 2 * H] - (b_f + one)
+    rest = np.where(np.isfinite(rest), rest, np.zeros_like(rest))  # of an infinite bias
     b[H : 2 * H] = b_f
     module = {"w": reordered(np.concatenate([p.W_xh, p.W_hh]), "ifog", "igfo"), "b": reordered(b, "ifog", "igfo")}
     return {"/linear": module | ({REST: rest} if exact and np.any(rest) else {})}
@@ -259,14 +260,13 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
     """
     hk = installed("haiku", "dm-haiku")
     network, weights = checked_network(model, params), to_haiku(model, params)
-    make = {"vanilla": hk.VanillaRNN, "gru_reset_before": hk.GRU, "lstm": hk.LSTM}
 
     def unrolled(xs: PyTree) -> Any:
         if network.embedding is not None:
             xs = hk.Embed(*network.embedding.shape)(xs)
         layers = [
-            make[part.name](len(part.params.W_hh), name=name.removesuffix(f"_{number}") if single else name)
-            for number, (name, (part,)) in enumerate(zip(names, network.layers, strict=True))
+            getattr(hk, THEIRS[part.name])(len(part.params.W_hh), name=name)
+            for name, (part,) in zip(names_of(network), network.layers, strict=True)
         ]
         if network.readout is not None:
             layers.append(hk.Linear(network.readout[1].size))
@@ -274,6 +274,4 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
         start = core.initial_state(xs.shape[1] if xs.ndim == 3 else None)
         return hk.dynamic_unroll(core, xs, jax.tree.map(lambda h: h.astype(xs.dtype), start))[0]
 
-    names = names_of(network)
-    single = names[0] != "layer_0"
     return hk.without_apply_rng(hk.transform(unrolled)).apply, weights
