@@ -109,14 +109,16 @@ def part_of(path: str, group: dict[str, np.ndarray]) -> Part:
         want = "3 or 4 times as many rows as columns, of a GRUCell or an LSTMCell"
         raise ValueError(f"{where}weight_hh got {list(shape)}; want {want}")
     GH, H = shape
-    I = (*group["weight_ih"].shape, 1)[1]
+    I = (*group["weight_ih"].shape, 1, 1)[1]
     for name, expected in {"weight_ih": (GH, I), "bias": (GH,), "bias_n": (H,)}.items():
         if name in group and group[name].shape != expected:
             raise ValueError(f"{where}{name} got {list(group[name].shape)}; want {list(expected)}")
-    group = {"bias": np.zeros(GH, group["weight_hh"].dtype), "bias_n": np.zeros(H, group["weight_hh"].dtype)} | group
-    whole: Any = [reordered(group[name], *ORDERS[GH // H], axis=0).T for name in CELL[:3]]
+    zeros = {"bias": np.zeros(GH, group["weight_hh"].dtype), "bias_n": np.zeros(H, group["weight_hh"].dtype)}
+    group = zeros | group
+    whole: list[Any] = [reordered(group[name], *ORDERS[GH // H], axis=0).T for name in CELL[:3]]
     if is_gru:
-        return Part("gru", {}, GRUParams(*whole, group["bias_n"]))  # pyright: ignore[reportArgumentType]
+        whole.append(group["bias_n"])
+        return Part("gru", {}, GRUParams(*whole))
     return Part("lstm", {}, LSTMParams(*whole))
 
 

@@ -180,14 +180,15 @@ def part_of(path: str, node: dict[str, Any], options: Mapping[str, Any]) -> Part
         for leaf, wanted in {"kernel": (I if module[0] == "i" else H, H), "bias": (H,)}.items():
             if leaf in found and found[leaf].shape != wanted:
                 raise ValueError(f"{where}/{module}/{leaf} got {list(found[leaf].shape)}; want {list(wanted)}")
-    gates, biases = GATES[name], [modules[module]["bias"] for module in BIASED[name]]
+    gates = GATES[name]
+    biases = [modules[module]["bias"] for module in BIASED[name]]
     whole: Any = [np.concatenate([modules[f"{side}{g}"]["kernel"] for g in gates], -1) for side in "ih"]
     whole.append(np.concatenate(biases[:3] if name == "gru" else biases))
     defaults = {"activation": "tanh"} | ({} if name == "vanilla" else {"gate_activation": "sigmoid"})
     kept = {option: options[option] for option, usual in defaults.items() if options[option] != usual}
-    if name == "gru":
-        return Part(name, kept, GRUParams(*whole, biases[3]))
-    return Part(name, kept, (VanillaParams if name == "vanilla" else LSTMParams)(*whole))
+    whole += biases[3:] if name == "gru" else []
+    make: Any = {"vanilla": VanillaParams, "gru": GRUParams, "lstm": LSTMParams}[name]
+    return Part(name, kept, make(*whole))
 
 
 def separated(where: str, modules: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:

@@ -115,8 +115,8 @@ def part_of(path: str, arrays: dict[str, Any]) -> Part:
         H = arrays["b"].size // 3
         w_i, w_h, b = (require_shape(f"{path}/{name}", arrays[name], *shape)
                        for name, shape in (("w_i", (None, 3 * H)), ("w_h", (H, 3 * H)), ("b", (3 * H,))))  # fmt: skip
-        params: Any = GRUResetBeforeParams(*(negated(reordered(W, "zrn", "rzn")) for W in (w_i, w_h, b)))
-        return Part("gru_reset_before", {}, params)
+        blocks: Any = (negated(reordered(W, "zrn", "rzn")) for W in (w_i, w_h, b))
+        return Part("gru_reset_before", {}, GRUResetBeforeParams(*blocks))
     if any(name.startswith("linear_1/") for name in arrays):
         require_names(path, arrays, {"linear/w", "linear/b", "linear_1/w"}, {"linear_1/b"})
         H = arrays["linear/b"].size
@@ -129,11 +129,11 @@ def part_of(path: str, arrays: dict[str, Any]) -> Part:
     w = require_shape(f"{path}/linear/w", arrays["linear/w"], None, 4 * H)
     if not len(w) > H:
         raise ValueError(f"{path}/linear/w got {list(w.shape)}; want more than {H} rows, of inputs and of the state")
-    b = reordered(require_shape(f"{path}/linear/b", arrays["linear/b"], 4 * H), "igfo", "ifog")
+    b: Any = reordered(require_shape(f"{path}/linear/b", arrays["linear/b"], 4 * H), "igfo", "ifog")
     rest = require_shape(f"{path}/linear/{REST}", arrays.get(f"linear/{REST}", np.zeros(H, b.dtype)), H)
     b[H : 2 * H] = (b[H : 2 * H] + b.dtype.type(1)) + rest
     W: Any = reordered(w, "igfo", "ifog")
-    return Part("lstm", {}, LSTMParams(W[:-H], W[-H:], b))  # pyright: ignore[reportArgumentType]
+    return Part("lstm", {}, LSTMParams(W[:-H], W[-H:], b))
 
 
 def require_names(path: str, found: Mapping[str, Any], wanted: set[str], may_be: set[str]) -> None:

@@ -100,8 +100,8 @@ def model_of_layers(name: str, found: Layers, merge: str = "concatenate") -> tup
         raise ValueError(
             f"{found.readout[0]} got {found.readout[1][0].shape[0]} inputs; want {below}, outputs of the layer below"
         )
-    around = (pair and pair[1] for pair in (found.embedding, found.readout))
-    return put_together(Network(tuple(layer for _, layer in layers), merge, *around))
+    embedding, readout = found.embedding and found.embedding[1], found.readout and found.readout[1]
+    return put_together(Network(tuple(layer for _, layer in layers), merge, embedding, readout))
 
 
 def network_for(
