@@ -3,9 +3,13 @@
 from rnn_jax.interop.adapters import WithOutput
 from rnn_jax.interop.conversion import convert, read_model, write_model
 from rnn_jax.interop.equinox_cells import as_equinox, cell_from_equinox
+from rnn_jax.interop.equinox_weights import equinox_module, from_equinox, to_equinox
 from rnn_jax.interop.flax_cells import cell_from_flax
+from rnn_jax.interop.flax_models import linen_module, nnx_module
 from rnn_jax.interop.flax_modules import as_linen, as_nnx
+from rnn_jax.interop.flax_weights import from_flax, to_flax
 from rnn_jax.interop.haiku_cells import cell_from_haiku
+from rnn_jax.interop.haiku_weights import from_haiku, haiku_function, to_haiku
 from rnn_jax.interop.keras_models import from_keras_model, keras_model
 from rnn_jax.interop.keras_weights import from_keras, to_keras
 from rnn_jax.interop.models import Network, Part, put_together, taken_apart
@@ -24,16 +28,26 @@ __all__ = [
     "cell_from_flax",
     "cell_from_haiku",
     "convert",
+    "equinox_module",
+    "from_equinox",
+    "from_flax",
+    "from_haiku",
     "from_keras",
     "from_keras_model",
     "from_torch",
+    "haiku_function",
     "keras_model",
+    "linen_module",
     "load_model",
+    "nnx_module",
     "put_together",
     "read_model",
     "read_weights",
     "save_model",
     "taken_apart",
+    "to_equinox",
+    "to_flax",
+    "to_haiku",
     "to_keras",
     "to_torch",
     "torch_module",
