@@ -14,7 +14,7 @@ import rnn_jax
 
 ORDER = ["types", "cells", "initializers", "combinators", "readouts", "input_layers", "keys", "dropout", "schedules"]
 ORDER += ["sequences", "layers", "bridges", "topologies", "losses", "decoding", "gradients", "diagnostics", "training"]
-ORDER += ["parallel", "counting", "data", "interop", "lab"]
+ORDER += ["parallel", "counting", "data", "lab", "interop"]
 HIDDEN = {"machinery"}  # what the library is made of inside
 INTRODUCTION = """# API reference
 
