@@ -18,7 +18,6 @@ from rnn_jax.interop.weight_files import FIELD, installed, load_model, read_weig
 from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.files import FilePath, write_file
 from rnn_jax.lab.named_cells import make_model
-from rnn_jax.lab.runs import read_json
 from rnn_jax.layers import Model, as_layer
 from rnn_jax.types import Params
 
@@ -87,13 +86,15 @@ def read_model(file: FilePath, *, activation: str | None = None) -> tuple[Model,
     weights, texts = read_weights(path)
     if FIELD in texts:
         return load_model(path)
-    if (path.parent / "config.json").is_file():
+    if path.name == "params.safetensors" and (path.parent / "config.json").is_file():
         return model_of_run(path.parent)
     return from_torch(weights, activation=activation or texts.get("activation"))
 
 
 def model_of_run(folder: Path) -> tuple[Model, Params]:
     """The model that a run of ``char_lm.py`` has trained, without its dropout, and its best params."""
+    from rnn_jax.lab.runs import read_json  # which imports matplotlib
+
     kept, file = read_json(folder / "config.json"), folder / "params.safetensors"
     try:
         cell, sizes, layers = kept["cell"], (kept["vocabulary_size"], kept["hidden_size"]), kept["layers"]
