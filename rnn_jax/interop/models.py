@@ -13,8 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from rnn_jax.cells import (
+    ACTIVATIONS,
+    CIFGParams,
+    LSTMParams,
+    PeepholeLSTMParams,
+    ProjectedLSTMParams,
     cifg_lstm,
     clipped_lstm,
+    general_lstm,
     gru,
     gru_reset_before,
     lstm,
@@ -24,15 +30,18 @@ from rnn_jax.cells import (
 )
 from rnn_jax.input_layers import EmbeddingParams, embedding
 from rnn_jax.layers import BothWays, Model, as_layer, bidirectional, require_model, stack
-from rnn_jax.machinery.reprs import call_text, repr_of_arrays
+from rnn_jax.machinery.reprs import repr_of_arrays, short_text
 from rnn_jax.readouts import ReadoutParams, readout
 from rnn_jax.types import Cell, Params
 
-__all__ = ["CELLS", "Network", "Part", "put_together", "reordered", "taken_apart"]
+__all__ = ["CELLS", "Network", "Part", "put_together", "reordered", "taken_apart", "uncoupled"]
 
 CELLS: dict[str, Callable[..., Cell]] = {
     cell.__name__: cell
-    for cell in (vanilla, gru, gru_reset_before, lstm, projected_lstm, clipped_lstm, peephole_lstm, cifg_lstm)
+    for cell in (
+        *(vanilla, gru, gru_reset_before, lstm),
+        *(projected_lstm, clipped_lstm, peephole_lstm, cifg_lstm, general_lstm),
+    )
 }
 """The cells that other libraries have, by the name of their factory."""
 
@@ -46,7 +55,9 @@ class Part(NamedTuple):
     name: str
     """Of its factory, a name in ``CELLS``."""
     options: dict[str, Any]
-    """What the factory was given beside sizes, initialisers and dtype, without defaults, such as the activation."""
+    """What the factory was given beside sizes, initialisers and dtype, without defaults, such as the activation.
+
+    Activations of ``ACTIVATIONS`` are names."""
     params: Params
     """As the factory makes them, with NumPy arrays."""
     reverse: bool = False
@@ -71,6 +82,8 @@ class Network(NamedTuple):
 
 def taken_apart(model: Model, params: Params, target: str = "another library") -> Network:
     """The layers of a model with their weights, as arrays of NumPy.
+
+    A ``general_lstm`` with no more options than another LSTM of ``CELLS`` becomes that one. Initialisers are not kept.
 
     Args:
         model: a cell of ``CELLS``, a ``stack`` of them, ``bidirectional`` layers, with an ``embedding`` in front and a
@@ -102,7 +115,7 @@ def opened(model: Model, params: Any, target: str) -> Network:
     if name == "readout":
         if not isinstance(params, ReadoutParams):
             raise ValueError(
-                f"model got a readout with the heads {short(given['output_size'])}; {target} takes a linear one"
+                f"model got a readout with the heads {short_text(given['output_size'])}; {target} takes a linear one"
             )
         network = opened(given["model"], params.cell, target)
         require_none("readout", network.readout, target)
@@ -121,18 +134,18 @@ def opened(model: Model, params: Any, target: str) -> Network:
         return network._replace(layers=tuple(map(tuple, layers)))
     if name not in CELLS:
         raise ValueError(f"model got {model!r}; {target} has no such part: want {', '.join(CELLS)}")
-    return Network(layers=((Part(name, options_of(make, given), params),),))
+    return Network(layers=((simplified(Part(name, options_of(make, given), params)),),))
 
 
 def both_ways(given: dict[str, Any], params: Any, target: str) -> Network:
     """The network of one bidirectional layer."""
     if given["merge"] not in ("concatenate", "sum"):
-        raise ValueError(f"merge got {short(given['merge'])}; {target} takes 'concatenate' or 'sum'")
+        raise ValueError(f"merge got {short_text(given['merge'])}; {target} takes 'concatenate' or 'sum'")
     parts = []
     for cell, own, reverse in zip((given["forward"], given["backward"]), params, (False, True), strict=True):
         network = opened(cell, own, target)
         (layer,) = network.layers if len(network.layers) == 1 else (None,)
-        if layer is None or network != Network(network.layers):
+        if layer is None or network.embedding is not None or network.readout is not None:
             raise ValueError(f"model got {cell!r} in a bidirectional layer; {target} takes one cell in each direction")
         parts.append(layer[0]._replace(reverse=reverse))
     return Network((tuple(parts),), given["merge"])
@@ -164,6 +177,8 @@ def call_of(model: Model, target: str) -> tuple[Callable[..., Any], dict[str, An
     if recipe is None:
         raise ValueError(f"model got {model!r}, a cell of your own; {target} takes {', '.join(CELLS)}")
     make, args, kwargs, _ = recipe
+    if make(*args, **kwargs)._replace(init=None) != model._replace(init=None):
+        raise ValueError(f"model got {make.__name__}(…) with a function of your own; {target} takes it as it is made")
     bound = inspect.signature(make).bind(*args, **kwargs)
     bound.apply_defaults()
     given = dict(bound.arguments)
@@ -176,16 +191,52 @@ def call_of(model: Model, target: str) -> tuple[Callable[..., Any], dict[str, An
 def options_of(make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a factory that its params do not show and that are not its defaults."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+    names: dict[Any, str] = {function: name for name, function in ACTIVATIONS.items()}
+    named = {name: names.get(value, value) if callable(value) else value for name, value in given.items()}
     return {
         name: value
-        for name, value in given.items()
+        for name, value in named.items()
         if name not in NOT_OF_A_CELL and not name.endswith("_init") and value != defaults.get(name)
     }
 
 
-def short(value: Any) -> str:
-    """A value as a short text."""
-    return call_text(dict, (), {"_": value})[len("dict(_=") : -1]
+def simplified(part: Part) -> Part:
+    """A ``general_lstm`` as the LSTM with the same equations, where one of ``CELLS`` has them."""
+    if part.name != "general_lstm":
+        return part
+    p, left = part.params, {name: value for name, value in part.options.items() if value is not False}
+    kinds = {
+        frozenset(): ("lstm", LSTMParams, ("activation", "gate_activation", "memory_activation")),
+        frozenset({"cell_clip"}): ("clipped_lstm", LSTMParams, ()),
+        frozenset({"coupled"}): ("cifg_lstm", CIFGParams, ()),
+        frozenset({"peepholes"}): (
+            *("peephole_lstm", PeepholeLSTMParams),
+            ("activation", "gate_activation", "memory_activation"),
+        ),
+        frozenset({"projection_size"}): ("projected_lstm", ProjectedLSTMParams, ("cell_clip", "projection_clip")),
+    }
+    for asked, (name, params, may_have) in kinds.items():
+        if asked <= left.keys() and left.keys() - asked <= {*may_have}:
+            kept = {option: value for option, value in left.items() if value is not True}
+            return part._replace(
+                name=name, options=kept, params=params(**{field: getattr(p, field) for field in params._fields})
+            )
+    return part
+
+
+def uncoupled(part: Part) -> Part:
+    """A ``cifg_lstm`` as an ``lstm``: its input gate 1 − σ(a) = σ(−a) has the negated weights of the forget gate.
+
+    The outputs are equal, but in training an LSTM no longer couples the gates. Other parts are returned as they are.
+
+    >>> b_h = np.array([1.0, 2.0, 3.0])
+    >>> uncoupled(Part("cifg_lstm", {}, CIFGParams(np.zeros((1, 3)), np.zeros((1, 3)), b_h))).params.b_h.tolist()
+    [-1.0, 1.0, 2.0, 3.0]
+    """
+    if part.name != "cifg_lstm":
+        return part
+    whole: Any = (np.concatenate([-np.split(np.asarray(W), 3, -1)[0], W], -1) for W in part.params)
+    return part._replace(name="lstm", params=LSTMParams(*whole))
 
 
 def put_together(network: Network) -> tuple[Model, Params]:
@@ -204,14 +255,17 @@ def put_together(network: Network) -> tuple[Model, Params]:
     models, params = [model for model, _ in pairs], tuple(params for _, params in pairs)
     model, whole = (models[0], params[0]) if len(pairs) == 1 else (stack(*models), params)
     if network.embedding is not None:
-        model, whole = embedding(model, *network.embedding.shape), EmbeddingParams(whole, network.embedding)
+        model = embedding(model, *network.embedding.shape)
+        whole = EmbeddingParams(whole, jnp.asarray(network.embedding))
     if network.readout is not None:
-        model, whole = readout(model, network.readout[0].shape[1]), ReadoutParams(whole, *network.readout)
-    return model, jax.tree.map(jnp.asarray, whole)
+        W_hy, b_y = map(jnp.asarray, network.readout)
+        model, whole = readout(model, b_y.size), ReadoutParams(whole, W_hy, b_y)
+    return model, whole
 
 
 def layer_of(parts: tuple[Part, ...], merge: str) -> tuple[Model, Params]:
     """The model and the params of one layer."""
+    parts = tuple(part._replace(params=jax.tree.map(jnp.asarray, part.params)) for part in parts)
     cells = [cell_of(part) for part in parts]
     if len(parts) == 2:
         return bidirectional(*cells, merge=merge), BothWays(*(part.params for part in parts))
@@ -220,10 +274,9 @@ def layer_of(parts: tuple[Part, ...], merge: str) -> tuple[Model, Params]:
 
 def cell_of(part: Part) -> Cell:
     """The cell of a part: its sizes are those of its weights."""
-    I, hidden = part.params.W_xh.shape[0], part.params.W_xh.shape[1] // gates_of(part)
-    dtype = np.dtype(part.params.W_xh.dtype)
-    dtype = float if dtype == np.dtype(jnp.asarray(0.0).dtype) else dtype
-    return CELLS[part.name](input_size=I, hidden_size=hidden, **part.options, dtype=dtype)
+    I, columns = part.params.W_xh.shape
+    own = {} if (dtype := part.params.W_xh.dtype) == jnp.asarray(0.0).dtype else {"dtype": str(dtype)}
+    return CELLS[part.name](input_size=I, hidden_size=columns // gates_of(part), **part.options, **own)
 
 
 GATES = {"vanilla": 1, "gru": 3, "gru_reset_before": 3, "cifg_lstm": 3}
@@ -232,14 +285,19 @@ GATES = {"vanilla": 1, "gru": 3, "gru_reset_before": 3, "cifg_lstm": 3}
 
 def gates_of(part: Part) -> int:
     """The number of blocks of a cell's ``W_xh``."""
-    return GATES.get(part.name, 4)
+    return 3 if part.options.get("coupled") else GATES.get(part.name, 4)
 
 
 def reordered(W: Any, order: str, wanted: str, axis: int = -1) -> np.ndarray:
     """An array with its blocks along an axis in another order, each named by a character.
 
+    Raises:
+        ValueError: for an order that does not have the same characters.
+
     >>> reordered(np.array([1, 2, 3, 4]), "ifgo", "ifog").tolist()
     [1, 2, 4, 3]
     """
+    if sorted(order) != sorted(wanted):
+        raise ValueError(f"gates got {order!r}; want the characters {' '.join(wanted)} in another order")
     blocks = dict(zip(order, np.split(np.asarray(W), len(order), axis), strict=True))
     return np.concatenate([blocks[gate] for gate in wanted], axis)
