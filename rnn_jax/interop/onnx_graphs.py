@@ -107,6 +107,11 @@ def is_known(tensor: Tensor) -> bool:
     return not isinstance(tensor.what, str)
 
 
+def is_tensor(value: Any) -> bool:
+    """Whether a leaf of a pytree is a tensor, which is a pytree itself."""
+    return isinstance(value, Tensor)
+
+
 def array_tensor(array: Any, dtype: Any = None) -> Tensor:
     """An array as a tensor."""
     array = np.asarray(array, dtype)

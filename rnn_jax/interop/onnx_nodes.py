@@ -5,6 +5,7 @@ and z r h, its peepholes i o f. Of its two biases the first becomes ``b_h``, and
 gate acts after the product has two, where b_n is in the second. They are added when they are read.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,8 +98,8 @@ def native_of(part: Part) -> Native | None:
     functions, clip = activations
     attributes: dict[str, Any] = {"hidden_size": part.params.W_hh.shape[0]} | ({"clip": clip} if clip else {})
     if part.name == "cifg_lstm" or options.get("coupled"):
-        if functions[0] not in (Function("Sigmoid"), Function("HardSigmoid", (functions[0].numbers or (0,))[:1] + (0.5,))):
-            return None  # 1 − f(a) is no f(−a)
+        if not is_odd_about_half(functions[0]):
+            return None
         return coupled_native(part, functions, attributes | {"input_forget": 1})
     p, (our, their) = part.params, GATES[op]
     W, R = (np.swapaxes(reordered(a, our, their), 0, 1) for a in (p.W_xh, p.W_hh))
@@ -120,10 +121,17 @@ def coupled_native(part: Part, functions: tuple[Function, ...], attributes: dict
         f, o, g = np.split(a, 3, -1)
         return np.concatenate([-f, o, np.zeros_like(f), g], -1)
 
-    bias, w_ch = widened(p.b_h), getattr(p, "w_ch", None)
-    P = None if w_ch is None else widened(np.concatenate([w_ch, w_ch[: w_ch.size // 2]]))[: 3 * w_ch.size // 2]
+    bias, w_ch, P = widened(p.b_h), getattr(p, "w_ch", None), None
+    if w_ch is not None:
+        f, o = np.split(w_ch, 2)
+        P = np.concatenate([-f, o, np.zeros_like(f)])
     W, R = (np.swapaxes(widened(a), 0, 1) for a in (p.W_xh, p.W_hh))
     return Native("LSTM", W, R, np.concatenate([bias, np.zeros_like(bias)]), P, functions, attributes)
+
+
+def is_odd_about_half(gate: Function) -> bool:
+    """Whether 1 − f(a) = f(−a)."""
+    return gate.name == "Sigmoid" or (gate.name == "HardSigmoid" and gate.numbers[1] == 0.5)
 
 
 def activations_of(op: str, options: dict[str, Any]) -> tuple[tuple[Function, ...], float] | None:
@@ -146,8 +154,6 @@ def call_of_activation(activation: Any) -> tuple[Any, dict[str, Any]]:
     recipe = getattr(activation, "recipe", None)
     if recipe is None:
         return None, {}
-    import inspect
-
     make, args, kwargs, _ = recipe
     bound = inspect.signature(make).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -251,6 +257,8 @@ def part_of(native: Native, reverse: bool) -> Part:
         return Part("vanilla", options, VanillaParams(W_xh, W_hh, b_h), reverse)
     w_ch = None if native.P is None else reordered(native.P, "iof", "ifo")
     if native.attributes.get("input_forget"):
+        if not is_odd_about_half(native.functions[0]):
+            raise ValueError(f"activations got {native.functions[0].name} for coupled gates; want Sigmoid")
         return coupled_part(LSTMParams(W_xh, W_hh, b_h), w_ch, options, reverse)
     if w_ch is None:
         return Part("lstm", options, LSTMParams(W_xh, W_hh, b_h), reverse)
