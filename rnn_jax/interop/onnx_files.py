@@ -46,7 +46,7 @@ def to_onnx(
     directions of a bidirectional layer of them. Every other cell, one of your own too, becomes a ``Scan`` of its step.
     Readouts and input layers are nodes beside them.
 
-    The file computes what the model computes. At padded steps the state is held, where the node alone would write zeros.
+    The file computes what the model computes. At padded steps the state is held; the node alone would write zeros.
     Coupled gates (``cifg_lstm``) are those of ONNX Runtime, which reads the weights of i and sets f to 1 − i. ONNX
     Runtime has the three nodes in float32 and float16 alone: cast params of float64 before they are exported for it.
 

@@ -25,7 +25,7 @@ TYPES = ("float64", "float32", "float16")
 class Tensor(NamedTuple):
     """A tensor of a graph, or an array that is known when the graph is made."""
 
-    what: str | np.ndarray
+    what: Any
     """The name of a tensor, or the array."""
     shape: tuple[Any, ...]
     """Its sizes: whole numbers, or symbols that have values when the graph runs. An axis may have size 1 where larger
@@ -57,7 +57,9 @@ def onnx_package() -> Any:
         import onnx
         import onnx.checker
         import onnx.helper
+        import onnx.inliner
         import onnx.numpy_helper
+        import onnx.reference
     except ImportError:
         raise ValueError("onnx got no package of this name; want it: pip install rnn-jax-lab[onnx]") from None
     return onnx

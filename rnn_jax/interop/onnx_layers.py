@@ -82,7 +82,9 @@ def run_model(
     if name == "_layer_of_cell":
         return run_model(reading, given["cell"], params, x, h, given["reverse"])
     if not isinstance(model, Cell):
-        raise ValueError(f"model got {model!r}, a layer of your own; ONNX takes cells, bidirectional, stack and readout")
+        raise ValueError(
+            f"model got {model!r}, a layer of your own; ONNX takes cells, bidirectional, stack and readout"
+        )
     native = native_of_cell(model, params)
     if native is None:
         return run_scan(reading, model, params, x, h, reverse)
@@ -142,7 +144,9 @@ def run_both_ways(reading: Reading, given: dict[str, Any], params: Any, x: Tenso
     elif merge == "sum":
         y = Tensor(node(graph, "ReduceSum", [Y.what, integers(graph, 1)], keepdims=0), (T, B, H), Y.dtype)
     else:
-        ways = (Tensor(name, (T, 1, B, H), Y.dtype) for name in node(graph, "Split", [Y.what], 2, axis=1, num_outputs=2))
+        ways = (
+            Tensor(name, (T, 1, B, H), Y.dtype) for name in node(graph, "Split", [Y.what], 2, axis=1, num_outputs=2)
+        )
         y = nodes_of_function(graph, merge, *(squeezed(graph, way, 1) for way in ways))
     return y, BothWays(*last)
 
@@ -170,7 +174,7 @@ def run_native(
     functions = tuple(function for native in natives for function in native.functions)
     attributes = first.attributes | function_attributes(first.op, functions)
     attributes["direction"] = "bidirectional" if D == 2 else "reverse" if reverse[0] else "forward"
-    weights = [constant(graph, np.stack(arrays), name) for name, arrays in zip("WRB", zip(*(n[1:4] for n in natives)))]
+    weights = [constant(graph, np.stack([getattr(n, name) for n in natives]), name) for name in "WRB"]
     parts = [before(reading, [*each]) for each in zip(*(jax.tree.leaves(s, is_leaf=is_tensor) for s in h), strict=True)]
     lengths = reading.lengths.what if reading.lengths else ""
     inputs = [named(graph, x), *weights, str(lengths), *("" if is_zero(a) else named(graph, a) for a in parts)]
@@ -278,7 +282,9 @@ def run_scan(reading: Reading, cell: Cell, params: Params, x: Tensor, h: State, 
     ends = jax.tree.leaves(after, is_leaf=is_tensor)
     results = [Tensor(node(body, "Identity", [named(body, a)]), a.shape, a.dtype) for a in (*ends, *flat)]
     inner = helper.make_graph(body.nodes, f"step_{number}", [*map(info, (*states, *read))], [*map(info, results)])
-    directions = {"scan_input_directions": [1] * len(read), "scan_output_directions": [1] * len(flat)} if reverse else {}
+    directions = (
+        {"scan_input_directions": [1] * len(read), "scan_output_directions": [1] * len(flat)} if reverse else {}
+    )
     names = node(
         graph,
         "Scan",

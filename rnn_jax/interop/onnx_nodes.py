@@ -48,8 +48,14 @@ DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "T
 """Activations of gates, candidate, and memory."""
 
 NAMED = {
-    **{"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "softplus": "Softplus", "softsign": "Softsign"},
-    **{"elu": "Elu", "hard_sigmoid": "HardSigmoid", "linear": "Affine"},
+    "tanh": "Tanh",
+    "relu": "Relu",
+    "sigmoid": "Sigmoid",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+    "elu": "Elu",
+    "hard_sigmoid": "HardSigmoid",
+    "linear": "Affine",
 }
 """ONNX's activations by our names."""
 
@@ -193,7 +199,9 @@ def function_attributes(op: str, functions: tuple[Function, ...]) -> dict[str, A
         "activation_alpha": [each.numbers[0] for each in functions if each.numbers],
         "activation_beta": [each.numbers[1] for each in functions if len(each.numbers) > 1],
     }
-    return {"activations": [each.name for each in functions]} | {name: found for name, found in numbers.items() if found}
+    return {"activations": [each.name for each in functions]} | {
+        name: found for name, found in numbers.items() if found
+    }
 
 
 def functions_of(op: str, attributes: dict[str, Any], directions: int) -> list[Function]:

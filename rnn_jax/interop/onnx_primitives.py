@@ -37,9 +37,23 @@ CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "cus
 ELEMENTWISE = {
     **{name: name.title() for name in ("add", "sub", "mul", "div", "max", "min", "neg", "exp", "log", "tanh", "sqrt")},
     **{name: name.title() for name in ("abs", "sign", "floor", "ceil", "sin", "cos", "tan", "sinh", "cosh", "pow")},
-    **{"logistic": "Sigmoid", "erf": "Erf", "not": "Not", "and": "And", "or": "Or", "xor": "Xor", "copy": "Identity"},
-    **{"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "copy_p": "Identity"},
-    **{"add_any": "Add", "asin": "Asin", "acos": "Acos", "atan": "Atan"},
+    "logistic": "Sigmoid",
+    "erf": "Erf",
+    "not": "Not",
+    "and": "And",
+    "or": "Or",
+    "xor": "Xor",
+    "copy": "Identity",
+    "eq": "Equal",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    "copy_p": "Identity",
+    "add_any": "Add",
+    "asin": "Asin",
+    "acos": "Acos",
+    "atan": "Atan",
 }
 """Operators of ONNX that are the primitive."""
 
@@ -117,7 +131,9 @@ def common_shape(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """The shape of an elementwise operator's output, of operands that may have axes of size 1, or none at all."""
     rank = max(map(len, shapes))
     full = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(next((size for size in sizes if not is_fixed((size,)) or size != 1), 1) for sizes in zip(*full))
+    return tuple(
+        next((size for size in sizes if not is_fixed((size,)) or size != 1), 1) for sizes in zip(*full, strict=True)
+    )
 
 
 def with_axes(graph: Graph, eqn: JaxprEqn, tensor: Tensor) -> Tensor:
@@ -134,9 +150,8 @@ def with_axes(graph: Graph, eqn: JaxprEqn, tensor: Tensor) -> Tensor:
 
 def reshaped(graph: Graph, name: str, shape: tuple[Any, ...]) -> str:
     """A tensor in another shape, with at most one size that is no whole number left to ONNX."""
-    free = [not is_fixed((size,)) for size in shape]
-    if sum(free) == 1 and 0 not in shape:
-        return node(graph, "Reshape", [name, integers(graph, *(-1 if f else s for f, s in zip(free, shape)))])
+    if sum(not is_fixed((size,)) for size in shape) == 1 and 0 not in shape:
+        return node(graph, "Reshape", [name, integers(graph, *(s if is_fixed((s,)) else -1 for s in shape))])
     return node(graph, "Reshape", [name, shape_name(graph, shape)], allowzero=1)
 
 
@@ -225,7 +240,9 @@ def slice_(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
     if not is_fixed(value[n] for value in (starts, ends) for n in axes):
         raise ValueError("cell got the primitive slice of an axis of unknown size; ONNX takes a fixed one")
     numbers = [integers(graph, *(int(value[n]) for n in axes)) for value in (starts, ends)]
-    return node(graph, "Slice", [*names, *numbers, integers(graph, *axes), integers(graph, *(strides[n] for n in axes))])
+    return node(
+        graph, "Slice", [*names, *numbers, integers(graph, *axes), integers(graph, *(strides[n] for n in axes))]
+    )
 
 
 def reverse(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
@@ -353,11 +370,23 @@ PRIMITIVES: dict[str, Handler] = {
     **{name: handler_of(op) for name, op in ELEMENTWISE.items()},
     **{name: bool_only(ELEMENTWISE[name]) for name in ("not", "and", "or", "xor")},
     **SPREAD,
-    **{"reshape": reshape, "squeeze": reshape, "expand_dims": reshape, "transpose": transpose, "slice": slice_},
-    **{"rev": reverse, "split": split, "concatenate": concatenate, "pad": pad, "cumsum": cumsum},
+    "reshape": reshape,
+    "squeeze": reshape,
+    "expand_dims": reshape,
+    "transpose": transpose,
+    "slice": slice_,
+    "rev": reverse,
+    "split": split,
+    "concatenate": concatenate,
+    "pad": pad,
+    "cumsum": cumsum,
     **{f"reduce_{name}": reduced(f"Reduce{name.title()}") for name in ("sum", "max", "min", "prod")},
-    **{"reduce_or": reduced_logic("ReduceMax"), "reduce_and": reduced_logic("ReduceMin")},
-    **{"argmax": arg_of("ArgMax"), "argmin": arg_of("ArgMin")},
-    **{"dot_general": dot_general, "gather": gather, "optimization_barrier": lambda graph, eqn, names: [*names]},
+    "reduce_or": reduced_logic("ReduceMax"),
+    "reduce_and": reduced_logic("ReduceMin"),
+    "argmax": arg_of("ArgMax"),
+    "argmin": arg_of("ArgMin"),
+    "dot_general": dot_general,
+    "gather": gather,
+    "optimization_barrier": lambda graph, eqn, names: [*names],
 }
 """What becomes of each primitive: a function of the graph, the equation and the names of its operands."""
