@@ -135,7 +135,7 @@ def run_both_ways(reading: Reading, given: dict[str, Any], params: Any, x: Tenso
     if not one_node(natives):
         ways = zip(cells, params, h, (False, True), strict=True)
         (y, h_f), (y_back, h_b) = (run_model(reading, cell, p, x, h_0, back) for cell, p, h_0, back in ways)
-        return nodes_of_function(graph, MERGES.get(merge, merge), y, y_back), BothWays(h_f, h_b)
+        return nodes_of_function(graph, merge if callable(merge) else MERGES[merge], y, y_back), BothWays(h_f, h_b)
     Y, last = run_native(reading, natives, x, [*h], [False, True])
     T, _, B, H = Y.shape
     if merge == "concatenate":
@@ -225,9 +225,9 @@ def held(
     A forward direction holds its last state, and a backward direction, which comes to the padding first, the state
     before all steps.
     """
-    graph, lengths = reading.graph, reading.lengths
-    column = Tensor(node(graph, "Unsqueeze", ["lengths", integers(graph, 0, 2)]), (1, reading.B, 1), lengths.dtype)
-    some = node(graph, "Greater", [column.what, constant(graph, np.int32(0))])
+    graph = reading.graph
+    column = node(graph, "Unsqueeze", ["lengths", integers(graph, 0, 2)])
+    some = node(graph, "Greater", [column, constant(graph, np.int32(0))])
     last = [
         a if is_zero(h) else a._replace(what=node(graph, "Where", [some, a.what, named(graph, h)]))
         for a, h in zip(last, parts, strict=True)
@@ -240,7 +240,7 @@ def held(
     steps = [constant(graph, np.int32(0)), node(graph, "Squeeze", [graph.sizes["T"]]), constant(graph, np.int32(1))]
     steps[1] = node(graph, "Cast", [steps[1]], to=data_type(np.int32))
     t = node(graph, "Unsqueeze", [node(graph, "Range", steps), integers(graph, 1, 2, 3)])
-    valid = node(graph, "Less", [t, column.what])
+    valid = node(graph, "Less", [t, column])
     return Y._replace(what=node(graph, "Where", [valid, Y.what, hold])), last
 
 

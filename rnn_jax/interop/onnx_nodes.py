@@ -215,7 +215,7 @@ def functions_of(op: str, attributes: dict[str, Any], directions: int) -> list[F
             raise ValueError(f"activations got {name!r}; want one of {', '.join(sorted({*known.values()}))}")
         name = known[name.lower()]
         own = NUMBERED.get(name, (None, ()))[1]
-        numbers = (next(given, default) for given, default in zip((alphas, betas), own, strict=False))
+        numbers: Any = (next(given, default) for given, default in zip((alphas, betas), own, strict=False))
         found.append(Function(name, tuple(shortest(number) for number in numbers)))
     return found
 
@@ -243,6 +243,31 @@ def activation_of(function: Function, clip: float = 0.0) -> Any:
 def part_of(native: Native, reverse: bool) -> Part:
     """The part that one direction of a node of a file is."""
     our, their = GATES[native.op]
+    first, second = np.split(native.B, 2)
+    W_xh, W_hh = (reordered(a.T, their, our) for a in (native.W, native.R))
+    weights: list[Any] = [W_xh, W_hh, reordered(added(first, second), their, our)]
+    options = options_of_node(native)
+    if native.op == "RNN":
+        return Part("vanilla", options, VanillaParams(*weights), reverse)
+    if native.op == "GRU" and native.attributes.get("linear_before_reset"):
+        b_n: Any = second[-len(W_hh) :]
+        second = np.concatenate([second[: -len(W_hh)], np.zeros_like(b_n)])
+        weights[2] = reordered(added(first, second), their, our)
+        return Part("gru", options, GRUParams(*weights, b_n), reverse)
+    if native.op == "GRU":
+        return Part("gru_reset_before", options, GRUResetBeforeParams(*weights), reverse)
+    w_ch: Any = None if native.P is None else reordered(native.P, "iof", "ifo")
+    if native.attributes.get("input_forget"):
+        if not is_odd_about_half(native.functions[0]):
+            raise ValueError(f"activations got {native.functions[0].name} for coupled gates; want Sigmoid")
+        return coupled_part(weights, w_ch, options, reverse)
+    if w_ch is None:
+        return Part("lstm", options, LSTMParams(*weights), reverse)
+    return Part("peephole_lstm", options, PeepholeLSTMParams(*weights, w_ch), reverse)
+
+
+def options_of_node(native: Native) -> dict[str, Any]:
+    """The options of a cell that differ from its defaults."""
     clip = shortest(native.attributes.get("clip", 0.0))
     names = {"RNN": ("activation",), "GRU": ("gate_activation", "activation")}
     names |= {"LSTM": ("gate_activation", "activation", "memory_activation")}
@@ -251,44 +276,25 @@ def part_of(native: Native, reverse: bool) -> Part:
     if options.get("memory_activation") == options["activation"]:
         del options["memory_activation"]
     usual = {"activation": "tanh", "gate_activation": "sigmoid"}
-    options = {name: value for name, value in options.items() if value != usual.get(name)}
-    first, second = np.split(native.B, 2)
-    W_xh, W_hh = (reordered(a.T, their, our) for a in (native.W, native.R))
-    if native.op == "GRU" and native.attributes.get("linear_before_reset"):
-        H = W_hh.shape[0]
-        gates = added(first, np.concatenate([second[:-H], np.zeros_like(second[-H:])]))
-        return Part("gru", options, GRUParams(W_xh, W_hh, reordered(gates, their, our), second[-H:]), reverse)
-    b_h = reordered(added(first, second), their, our)
-    if native.op == "GRU":
-        return Part("gru_reset_before", options, GRUResetBeforeParams(W_xh, W_hh, b_h), reverse)
-    if native.op == "RNN":
-        return Part("vanilla", options, VanillaParams(W_xh, W_hh, b_h), reverse)
-    w_ch = None if native.P is None else reordered(native.P, "iof", "ifo")
-    if native.attributes.get("input_forget"):
-        if not is_odd_about_half(native.functions[0]):
-            raise ValueError(f"activations got {native.functions[0].name} for coupled gates; want Sigmoid")
-        return coupled_part(LSTMParams(W_xh, W_hh, b_h), w_ch, options, reverse)
-    if w_ch is None:
-        return Part("lstm", options, LSTMParams(W_xh, W_hh, b_h), reverse)
-    return Part("peephole_lstm", options, PeepholeLSTMParams(W_xh, W_hh, b_h, w_ch), reverse)
+    return {name: value for name, value in options.items() if value != usual.get(name)}
 
 
-def coupled_part(p: LSTMParams, w_ch: np.ndarray | None, options: dict[str, Any], reverse: bool) -> Part:
+def coupled_part(weights: list[Any], w_ch: Any, options: dict[str, Any], reverse: bool) -> Part:
     """The part of an LSTM with coupled gates, as ONNX Runtime computes it."""
 
-    def narrowed(a: np.ndarray) -> np.ndarray:
+    def narrowed(a: Any) -> Any:
         i, _, o, g = np.split(a, 4, -1)
         return np.concatenate([-i, o, g], -1)
 
-    arrays = CIFGParams(*map(narrowed, p))
+    arrays = [*map(narrowed, weights)]
     if w_ch is None and not options:
-        return Part("cifg_lstm", {}, arrays, reverse)
+        return Part("cifg_lstm", {}, CIFGParams(*arrays), reverse)
     own = {"coupled": True} | options
     if w_ch is None:
         return Part("general_lstm", own, GeneralLSTMParams(*arrays), reverse)
     i, _, o = np.split(w_ch, 3)
-    params = GeneralLSTMParams(*arrays, w_ch=np.concatenate([-i, o]))
-    return Part("general_lstm", own | {"peepholes": True}, params, reverse)
+    peepholes: Any = np.concatenate([-i, o])
+    return Part("general_lstm", own | {"peepholes": True}, GeneralLSTMParams(*arrays, w_ch=peepholes), reverse)
 
 
 def added(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -131,9 +131,8 @@ def common_shape(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """The shape of an elementwise operator's output, of operands that may have axes of size 1, or none at all."""
     rank = max(map(len, shapes))
     full = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    return tuple(
-        next((size for size in sizes if not is_fixed((size,)) or size != 1), 1) for sizes in zip(*full, strict=True)
-    )
+    along = zip(*full, strict=True)
+    return tuple(next((size for size in sizes if not is_fixed((size,)) or size != 1), 1) for sizes in along)
 
 
 def with_axes(graph: Graph, eqn: JaxprEqn, tensor: Tensor) -> Tensor:
