@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from rnn_jax.combinators import params_dtype
+from rnn_jax.combinators import params_name
 from rnn_jax.interop.onnx_graphs import (
     Graph,
     Tensor,
@@ -22,12 +22,13 @@ from rnn_jax.interop.onnx_graphs import (
     whole,
 )
 from rnn_jax.interop.onnx_layers import Reading, run_model
-from rnn_jax.interop.onnx_primitives import nodes_of_function
+from rnn_jax.interop.onnx_programs import nodes_of_function
+from rnn_jax.interop.signatures import input_of, named_by_path
 from rnn_jax.layers import Model, require_model
 from rnn_jax.machinery.checks import require_switch
 from rnn_jax.types import Cell, Params, State, require_cell
 
-__all__ = ["input_of", "named_by_path", "step_to_onnx", "to_onnx"]
+__all__ = ["step_to_onnx", "to_onnx"]
 
 
 def to_onnx(
@@ -59,7 +60,7 @@ def to_onnx(
         params: its weights, of float32, float64 or float16.
         ids: whether the input is ids: the type "int32" or "int64", or True for the first; by default where the model
             begins with an embedding. Ids without an embedding become one-hot vectors in front of a node. An id outside
-            the vocabulary gives NaN.
+            the vocabulary becomes NaN, as in JAX; but the nodes LSTM and GRU of ONNX Runtime make it a finite number.
         lengths: whether ``lengths`` is an input.
         initial_states: whether the state before the first step is an input; without it the file holds ``model.start``.
         input_shape: the shape of one example's input at one step, for a cell of your own that holds no ``W_xh``.
@@ -84,7 +85,7 @@ def to_onnx(
     require_model("model", model)
     require_switch(lengths=lengths, initial_states=initial_states)
     graph, (T, B) = graph_of(model, params), export.symbolic_shape("T, B")
-    xs = input_of(model, params, ids, input_shape, "xs", (T, B))
+    xs = Tensor("xs", *input_of(params, ids, input_shape, (T, B)))
     graph.sizes.update({str(size): node(graph, "Shape", ["xs"], start=n, end=n + 1) for n, size in enumerate((T, B))})
     given = Tensor("lengths", (B,), np.dtype(np.int32)) if lengths else None
     one = jax.eval_shape(model.start, params)
@@ -96,7 +97,7 @@ def to_onnx(
     inputs = [xs, *([given] if given else []), *(tensors(h_0) if initial_states else [])]
     h_T = jax.tree.map(lambda a: whole(graph, a, (B, *a.shape[1:])), h_T, is_leaf=is_tensor)
     outputs = named_by_path("ys", ys, is_tensor) | named_by_path("h_T", h_T, is_tensor)
-    return model_of(graph, inputs, outputs, f"{model!r}")
+    return model_of(graph, inputs, outputs, f"{params_name(params)} of rnn_jax")
 
 
 def step_to_onnx(
@@ -126,7 +127,7 @@ def step_to_onnx(
     """
     require_cell("cell", cell)
     graph, (B,) = graph_of(cell, params), export.symbolic_shape("B")
-    x = input_of(cell, params, ids, input_shape, "x", (B,))
+    x = Tensor("x", *input_of(params, ids, input_shape, (B,)))
     graph.sizes["B"] = node(graph, "Shape", ["x"], start=0, end=1)
     one = jax.eval_shape(cell.start, params)
     h_0: Any = jax.tree.map(Tensor, paths("h_0", one), jax.tree.map(lambda h: (B, *h.shape), one), types(one))
@@ -137,7 +138,7 @@ def step_to_onnx(
 
     y, h_1 = nodes_of_function(graph, step, h_0, narrowed(graph, x))
     outputs = named_by_path("y", y, is_tensor) | named_by_path("h_1", h_1, is_tensor)
-    return model_of(graph, [x, *tensors(h_0)], outputs, f"{cell!r}, one step")
+    return model_of(graph, [x, *tensors(h_0)], outputs, f"{params_name(params)} of rnn_jax, one step")
 
 
 def graph_of(model: Model, params: Params) -> Graph:
@@ -163,55 +164,6 @@ def paths(name: str, tree: Any) -> Any:
     """A pytree of the paths of its leaves, such as h_0.1.forward.h."""
     names = named_by_path(name, tree)
     return jax.tree.unflatten(jax.tree.structure(tree), names)
-
-
-def named_by_path(name: str, tree: Any, is_leaf: Any = None) -> dict[str, Any]:
-    """The leaves of a pytree by their paths.
-
-    >>> named_by_path("h", {"a": 1, "b": (2, 3)})
-    {'h.a': 1, 'h.b.0': 2, 'h.b.1': 3}
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    text = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    return {".".join(filter(None, (name, path))): leaf for path, (_, leaf) in zip(text, leaves, strict=True)}
-
-
-def input_of(
-    model: Model,
-    params: Params,
-    ids: bool | str | None,
-    input_shape: tuple[int, ...] | None,
-    name: str,
-    axes: tuple[Any, ...],
-) -> Tensor:
-    """The input of a file.
-
-    Raises:
-        ValueError: for a type of ids other than int32 and int64, or where the shape cannot be found in the params.
-    """
-    found = None if input_shape is None else tuple(input_shape)
-    found = input_shape_of(params) if found is None else found
-    kind = found == () and input_shape is None if ids is None else ids
-    if kind not in (False, True, "int32", "int64"):
-        raise ValueError(f"ids got {ids!r}; want True, False, 'int32' or 'int64'")
-    if kind is not False:
-        return Tensor(name, axes, np.dtype("int32" if kind is True else kind))
-    if not found and input_shape is None:
-        raise ValueError("input_shape got None; want the shape of one example's input at one step, such as (3,)")
-    return Tensor(name, (*axes, *(found or ())), np.dtype(params_dtype(params)))
-
-
-def input_shape_of(params: Params) -> tuple[int, ...] | None:
-    """The shape of one example's input at one step, as far as params show it; () for the ids of an embedding."""
-    if hasattr(params, "E"):
-        return ()
-    if hasattr(params, "W_xh") and np.ndim(params.W_xh) == 2:
-        return (np.shape(params.W_xh)[0],)
-    if hasattr(params, "cell") and hasattr(params, "W"):
-        return (np.shape(params.W)[0],)
-    if hasattr(params, "cell"):
-        return input_shape_of(params.cell)
-    return input_shape_of(params[0]) if isinstance(params, tuple) and params else None
 
 
 def narrowed(graph: Graph, xs: Tensor) -> Tensor:

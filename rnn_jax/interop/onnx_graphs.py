@@ -94,7 +94,7 @@ def constant(graph: Graph, array: Any, name: str = "constant") -> str:
     return graph.known[key]
 
 
-def integers(graph: Graph, *values: int) -> str:
+def integers(graph: Graph, *values: Any) -> str:
     """The name of a constant of 64-bit integers, as sizes and axes are."""
     return constant(graph, np.array(values, np.int64))
 
@@ -149,6 +149,13 @@ def whole(graph: Graph, tensor: Tensor, shape: tuple[Any, ...]) -> Tensor:
         return array_tensor(np.broadcast_to(tensor.what, shape))
     name = node(graph, "Expand", [named(graph, tensor), shape_name(graph, shape)])
     return Tensor(name, tuple(shape), tensor.dtype)
+
+
+def reshaped(graph: Graph, name: str, shape: tuple[Any, ...]) -> str:
+    """A tensor in another shape, with at most one size that is no whole number left to ONNX."""
+    if sum(not is_fixed((size,)) for size in shape) == 1 and 0 not in shape:
+        return node(graph, "Reshape", [name, integers(graph, *(s if is_fixed((s,)) else -1 for s in shape))])
+    return node(graph, "Reshape", [name, shape_name(graph, shape)], allowzero=1)
 
 
 def data_type(dtype: Any) -> int:

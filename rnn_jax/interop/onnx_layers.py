@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from rnn_jax.cells.activations import activation_named
 from rnn_jax.cells.affine import affine, project_input, rows_or_product
-from rnn_jax.interop.models import CELLS, call_of, opened
+from rnn_jax.interop.models import CELLS, Part, call_of, options_of, simplified
 from rnn_jax.interop.onnx_graphs import (
     Graph,
     Tensor,
@@ -28,7 +28,7 @@ from rnn_jax.interop.onnx_graphs import (
     whole,
 )
 from rnn_jax.interop.onnx_nodes import Native, function_attributes, native_of
-from rnn_jax.interop.onnx_primitives import nodes_of_function
+from rnn_jax.interop.onnx_programs import nodes_of_function
 from rnn_jax.layers import MERGES, BothWays, Model
 from rnn_jax.machinery.checks import is_inside
 from rnn_jax.machinery.sharding import where_leading
@@ -85,7 +85,7 @@ def run_model(
         raise ValueError(
             f"model got {model!r}, a layer of your own; ONNX takes cells, bidirectional, stack and readout"
         )
-    native = native_of_cell(model, params)
+    native = native_of_cell(name, given, params)
     if native is None:
         return run_scan(reading, model, params, x, h, reverse)
     Y, (h_T,) = run_native(reading, [native], x, [h], [reverse])
@@ -101,12 +101,11 @@ def factory_of(model: Model) -> tuple[str, dict[str, Any]]:
     return make.__name__, given
 
 
-def native_of_cell(cell: Cell, params: Params) -> Native | None:
-    """A cell as one direction of a native node, or None."""
-    if factory_of(cell)[0] not in CELLS:
+def native_of_cell(name: str, given: dict[str, Any], params: Params) -> Native | None:
+    """A cell as one direction of a native node, or None; name and arguments are those of its factory."""
+    if name not in CELLS:
         return None
-    ((part,),) = opened(cell, jax.tree.map(np.asarray, params), "ONNX").layers
-    return native_of(part)
+    return native_of(simplified(Part(name, options_of(CELLS[name], given), jax.tree.map(np.asarray, params))))
 
 
 def head_of(output_size: Any, params: Any) -> Callable[[Any], Any]:
@@ -131,7 +130,7 @@ def front_of(name: str, given: dict[str, Any], params: Any) -> Callable[[Array],
 def run_both_ways(reading: Reading, given: dict[str, Any], params: Any, x: Tensor, h: Any) -> tuple[Any, BothWays]:
     """A bidirectional layer: one node where both cells are directions of it."""
     graph, cells, merge = reading.graph, (given["forward"], given["backward"]), given["merge"]
-    natives = [native_of_cell(cell, p) for cell, p in zip(cells, params, strict=True)]
+    natives = [native_of_cell(*factory_of(cell), p) for cell, p in zip(cells, params, strict=True)]
     if not one_node(natives):
         ways = zip(cells, params, h, (False, True), strict=True)
         (y, h_f), (y_back, h_b) = (run_model(reading, cell, p, x, h_0, back) for cell, p, h_0, back in ways)

@@ -253,7 +253,7 @@ def part_of(native: Native, reverse: bool) -> Part:
         b_n: Any = second[-len(W_hh) :]
         second = np.concatenate([second[: -len(W_hh)], np.zeros_like(b_n)])
         weights[2] = reordered(added(first, second), their, our)
-        return Part("gru", options, GRUParams(*weights, b_n), reverse)
+        return Part("gru", options, GRUParams(*weights, b_n=b_n), reverse)
     if native.op == "GRU":
         return Part("gru_reset_before", options, GRUResetBeforeParams(*weights), reverse)
     w_ch: Any = None if native.P is None else reordered(native.P, "iof", "ifo")
@@ -263,7 +263,7 @@ def part_of(native: Native, reverse: bool) -> Part:
         return coupled_part(weights, w_ch, options, reverse)
     if w_ch is None:
         return Part("lstm", options, LSTMParams(*weights), reverse)
-    return Part("peephole_lstm", options, PeepholeLSTMParams(*weights, w_ch), reverse)
+    return Part("peephole_lstm", options, PeepholeLSTMParams(*weights, w_ch=w_ch), reverse)
 
 
 def options_of_node(native: Native) -> dict[str, Any]:

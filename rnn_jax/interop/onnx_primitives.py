@@ -1,38 +1,25 @@
-"""Programs of JAX as nodes of ONNX: a table of primitives, for steps of cells and for layers around them.
-
-What depends on params alone is computed when the graph is made and becomes a constant. Sizes may be symbols: a bias is
-not repeated over a batch of unknown size, because elementwise operators of ONNX do so by themselves.
-"""
+"""A table of primitives of JAX: the nodes of ONNX that each becomes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import JaxprEqn
 
 from rnn_jax.interop.onnx_graphs import (
     Graph,
-    Tensor,
-    array_tensor,
     constant,
     data_type,
     integers,
     is_fixed,
-    is_known,
-    named,
     node,
-    shape_name,
-    whole,
+    reshaped,
 )
 from rnn_jax.machinery.programs import type_of
 
-__all__ = ["PRIMITIVES", "as_nodes", "nodes_of_function"]
-
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
-"""Primitives that run one inner program as it stands."""
+__all__ = ["ELEMENTWISE", "PRIMITIVES", "SPREAD"]
 
 ELEMENTWISE = {
     **{name: name.title() for name in ("add", "sub", "mul", "div", "max", "min", "neg", "exp", "log", "tanh", "sqrt")},
@@ -44,6 +31,7 @@ ELEMENTWISE = {
     "or": "Or",
     "xor": "Xor",
     "copy": "Identity",
+    "stop_gradient": "Identity",
     "eq": "Equal",
     "lt": "Less",
     "le": "LessOrEqual",
@@ -58,100 +46,6 @@ ELEMENTWISE = {
 """Operators of ONNX that are the primitive."""
 
 Handler = Callable[[Graph, JaxprEqn, Sequence[str]], Any]
-
-
-def nodes_of_function(graph: Graph, f: Callable[..., Any], *args: Any) -> Any:
-    """The results of a function as tensors, after its program has been added to a graph.
-
-    Args:
-        graph: receives the nodes.
-        f: a function of pytrees of arrays.
-        args: pytrees of ``Tensor``.
-
-    Raises:
-        ValueError: for a primitive that has no place in the table; its name is in the message.
-    """
-    flat, tree = jax.tree.flatten(args, is_leaf=lambda leaf: isinstance(leaf, Tensor))
-    shapes = [jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for tensor in flat]
-    closed, out = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(tree, leaves)), return_shape=True)(*shapes)
-    made = as_nodes(graph, closed.jaxpr, [*map(array_tensor, closed.consts), *flat])
-    results = [whole(graph, tensor, type_of(v).shape) for tensor, v in zip(made, closed.jaxpr.outvars, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(out), results)
-
-
-def as_nodes(graph: Graph, program: Jaxpr, args: Sequence[Tensor]) -> list[Tensor]:
-    """The results of a program, whose constants are its first arguments."""
-    values = dict(zip([*program.constvars, *program.invars], args, strict=True))
-
-    def read(atom: Any) -> Tensor:
-        return array_tensor(atom.val, type_of(atom).dtype) if isinstance(atom, Literal) else values[atom]
-
-    for eqn in program.eqns:
-        made = results_of(graph, eqn, [*map(read, eqn.invars)])
-        values.update(zip(eqn.outvars, made, strict=True))
-    return [*map(read, program.outvars)]
-
-
-def results_of(graph: Graph, eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]:
-    """The results of one equation."""
-    name = eqn.primitive.name
-    if name in CALLS:
-        inner = next(iter(jaxprs_in_params(eqn.params)))
-        closed = next((p for p in eqn.params.values() if isinstance(p, ClosedJaxpr)), None)
-        consts = [*map(array_tensor, closed.consts)] if closed is not None else []
-        return as_nodes(graph, inner, [*consts, *given])
-    if name == "broadcast_in_dim":
-        return [with_axes(graph, eqn, given[0])]
-    if all(map(is_known, given)) and all(is_fixed(type_of(v).shape) for v in (*eqn.invars, *eqn.outvars)):
-        return computed(eqn, [whole(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)])
-    if name not in PRIMITIVES:
-        raise ValueError(f"cell got the primitive {name}; ONNX takes {', '.join(sorted(PRIMITIVES))}")
-    spread = name in ELEMENTWISE or name in SPREAD
-    if spread and all(map(is_known, given)):
-        shape = np.broadcast_shapes(*(tensor.shape for tensor in given))
-        return computed(eqn, [array_tensor(np.broadcast_to(tensor.what, shape)) for tensor in given])
-    if not spread:
-        given = [whole(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)]
-    made = PRIMITIVES[name](graph, eqn, [named(graph, tensor) for tensor in given])
-    made = [made] if isinstance(made, str) else made
-    shape = common_shape(*(tensor.shape for tensor in given)) if spread else ()
-    types = map(type_of, eqn.outvars)
-    return [Tensor(n, shape if spread else tuple(t.shape), t.dtype) for n, t in zip(made, types, strict=True)]
-
-
-def computed(eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]:
-    """The results of an equation whose operands are known."""
-    arrays = [jnp.asarray(tensor.what, tensor.dtype) for tensor in given]
-    with jax.default_matmul_precision("highest"):
-        made = eqn.primitive.bind(*arrays, **eqn.params)
-    return [*map(array_tensor, made)] if eqn.primitive.multiple_results else [array_tensor(made)]
-
-
-def common_shape(*shapes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The shape of an elementwise operator's output, of operands that may have axes of size 1, or none at all."""
-    rank = max(map(len, shapes))
-    full = [(1,) * (rank - len(shape)) + shape for shape in shapes]
-    along = zip(*full, strict=True)
-    return tuple(next((size for size in sizes if not is_fixed((size,)) or size != 1), 1) for sizes in along)
-
-
-def with_axes(graph: Graph, eqn: JaxprEqn, tensor: Tensor) -> Tensor:
-    """``broadcast_in_dim`` that only adds axes of size 1."""
-    shape: list[Any] = [1] * len(eqn.params["shape"])
-    for axis, size in zip(eqn.params["broadcast_dimensions"], tensor.shape, strict=True):
-        shape[axis] = size
-    if tuple(shape) == tensor.shape:
-        return tensor
-    if is_known(tensor):
-        return array_tensor(np.reshape(tensor.what, shape))
-    return Tensor(reshaped(graph, named(graph, tensor), tuple(shape)), tuple(shape), tensor.dtype)
-
-
-def reshaped(graph: Graph, name: str, shape: tuple[Any, ...]) -> str:
-    """A tensor in another shape, with at most one size that is no whole number left to ONNX."""
-    if sum(not is_fixed((size,)) for size in shape) == 1 and 0 not in shape:
-        return node(graph, "Reshape", [name, integers(graph, *(s if is_fixed((s,)) else -1 for s in shape))])
-    return node(graph, "Reshape", [name, shape_name(graph, shape)], allowzero=1)
 
 
 def like(graph: Graph, eqn: JaxprEqn, value: Any) -> str:
@@ -259,6 +153,15 @@ def concatenate(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
     return node(graph, "Concat", names, axis=int(eqn.params["dimension"]))
 
 
+def stack(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    axis = int(eqn.params["axis"])
+    return node(graph, "Concat", [node(graph, "Unsqueeze", [n, integers(graph, axis)]) for n in names], axis=axis)
+
+
+def tile(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    return node(graph, "Tile", [*names, integers(graph, *eqn.params["reps"])])
+
+
 def pad(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
     low, high, inner = zip(*eqn.params["padding_config"], strict=True)
     if any(inner) or min(*low, *high) < 0:
@@ -322,30 +225,57 @@ def dot_general(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
     return node(graph, "Einsum", names, equation=f"{''.join(left)},{''.join(right)}->{''.join(result)}")
 
 
-def gather(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
-    """Rows of a table; NaN, or the fill value, for an index outside of it."""
-    table, where = (type_of(v) for v in eqn.invars)
-    numbers, mode = eqn.params["dimension_numbers"], eqn.params["mode"]
-    lead = len(where.shape) - 1
-    rows = (
-        (tuple(numbers.start_index_map), tuple(numbers.collapsed_slice_dims)) == ((0,), (0,))
-        and tuple(eqn.params["slice_sizes"]) == (1, *table.shape[1:])
-        and tuple(numbers.offset_dims) == tuple(range(lead, lead + len(table.shape) - 1))
-        and not numbers.operand_batching_dims
+def convolution(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """A convolution, in which ONNX has the axes of channels before those of space."""
+    p = eqn.params
+    if {*p["lhs_dilation"]} != {1} or p["batch_group_count"] != 1 or min(map(min, p["padding"])) < 0:
+        raise ValueError("cell got the primitive conv_general_dilated with a dilated input; ONNX takes plain ones")
+    axes = p["dimension_numbers"]
+    x, W = (
+        node(graph, "Transpose", [n], perm=[*a]) for n, a in zip(names, (axes.lhs_spec, axes.rhs_spec), strict=True)
     )
-    if not rows:
-        raise ValueError("cell got the primitive gather of other things than rows; ONNX takes rows by their ids")
-    ids = reshaped(graph, names[1], tuple(where.shape[:-1]))
-    low, high = (constant(graph, np.asarray(n, where.dtype)) for n in (0, table.shape[0] - 1))
+    low, high = zip(*p["padding"], strict=True)
+    more = {"strides": p["window_strides"], "dilations": p["rhs_dilation"], "group": p["feature_group_count"]}
+    y = node(graph, "Conv", [x, W], pads=[*low, *high], **more)
+    return node(graph, "Transpose", [y], perm=[*map(int, np.argsort(axes.out_spec))])
+
+
+def gather(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """Entries along one axis, or a part of an array, as ``a[:, 1:3]`` is where the size of the first axis is free."""
+    table, where = (type_of(v) for v in eqn.invars)
+    numbers, sizes, mode = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], eqn.params["mode"]
+    axes, lead = tuple(numbers.start_index_map), tuple(where.shape[:-1])
+    if not lead and (mode == lax.GatherScatterMode.PROMISE_IN_BOUNDS or names[1] in graph.constants):
+        return part_of_array(graph, eqn, names)
+    others = [(s, t) for axis, (s, t) in enumerate(zip(sizes, table.shape, strict=True)) if axis not in axes]
+    if len(axes) != 1 or numbers.collapsed_slice_dims != axes or any(s != t for s, t in others):
+        raise ValueError("cell got the primitive gather along several axes; ONNX takes one, such as a row for each id")
+    k, last = axes[0], len(lead) + len(table.shape) - 1
+    ids = reshaped(graph, names[1], lead)
+    low, high = (constant(graph, np.asarray(n, where.dtype)) for n in (0, table.shape[k] - 1))
     inside = node(graph, "Min", [node(graph, "Max", [ids, low]), high])
-    made = node(graph, "Gather", [names[0], inside], axis=0)
-    if mode != lax.GatherScatterMode.FILL_OR_DROP:
-        return made
-    valid = node(graph, "Equal", [ids, inside])
-    valid = reshaped(graph, valid, (*where.shape[:-1], *(1,) * (len(table.shape) - 1)))
-    fill = eqn.params["fill_value"]
-    fill = fill if fill is not None else np.nan if jnp.issubdtype(table.dtype, jnp.inexact) else 0
-    return node(graph, "Where", [valid, made, constant(graph, np.asarray(fill, table.dtype))])
+    made = node(graph, "Gather", [names[0], inside], axis=k)
+    if mode == lax.GatherScatterMode.FILL_OR_DROP:
+        beside = (*(1,) * k, *lead, *(1,) * (len(table.shape) - 1 - k))
+        valid = reshaped(graph, node(graph, "Equal", [ids, inside]), beside)
+        fill = eqn.params["fill_value"]
+        fill = fill if fill is not None else np.nan if jnp.issubdtype(table.dtype, jnp.inexact) else 0
+        made = node(graph, "Where", [valid, made, constant(graph, np.asarray(fill, table.dtype))])
+    moved = iter(range(k, k + len(lead)))
+    kept = iter([axis for axis in range(last) if not k <= axis < k + len(lead)])
+    order = [next(kept if axis in numbers.offset_dims else moved) for axis in range(last)]
+    return made if order == [*range(last)] else node(graph, "Transpose", [made], perm=order)
+
+
+def part_of_array(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """The part of an array that begins at given indices."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    axes = tuple(numbers.start_index_map)
+    starts = node(graph, "Cast", [names[1]], to=data_type(np.int64))
+    ends = node(graph, "Add", [starts, integers(graph, *(sizes[axis] for axis in axes))])
+    made = node(graph, "Slice", [names[0], starts, ends, integers(graph, *axes)])
+    gone = numbers.collapsed_slice_dims
+    return node(graph, "Squeeze", [made, integers(graph, *gone)]) if gone else made
 
 
 SPREAD: dict[str, Handler] = {
@@ -377,6 +307,8 @@ PRIMITIVES: dict[str, Handler] = {
     "rev": reverse,
     "split": split,
     "concatenate": concatenate,
+    "stack": stack,
+    "tile": tile,
     "pad": pad,
     "cumsum": cumsum,
     **{f"reduce_{name}": reduced(f"Reduce{name.title()}") for name in ("sum", "max", "min", "prod")},
@@ -386,6 +318,7 @@ PRIMITIVES: dict[str, Handler] = {
     "argmin": arg_of("ArgMin"),
     "dot_general": dot_general,
     "gather": gather,
+    "conv_general_dilated": convolution,
     "optimization_barrier": lambda graph, eqn, names: [*names],
 }
 """What becomes of each primitive: a function of the graph, the equation and the names of its operands."""

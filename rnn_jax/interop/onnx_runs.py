@@ -75,7 +75,7 @@ class Run(NamedTuple):
 def loaded(file: Any) -> Any:
     """A file as a checked ``onnx.ModelProto``, without functions of its own."""
     onnx = onnx_package()
-    given = file if isinstance(file, str) else type(file).__name__
+    given = in_one_line(str(file)) if isinstance(file, str | os.PathLike) else type(file).__name__
     if isinstance(file, onnx.ModelProto):
         model: Any = file
     else:
@@ -84,13 +84,13 @@ def loaded(file: Any) -> Any:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"file got {in_one_line(given)}; want a file of ONNX: {in_one_line(error)}") from None
+            raise ValueError(f"file got {given}; want a file of ONNX: {in_one_line(error)}") from None
     if not model.graph.node:
-        raise ValueError(f"file got {in_one_line(given)}, which holds no node; want a file of ONNX")
+        raise ValueError(f"file got {given}, which holds no node; want a file of ONNX")
     try:
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ValueError(f"file got {in_one_line(given)}; want a valid file of ONNX: {in_one_line(error)}") from None
+        raise ValueError(f"file got {given}; want a valid file of ONNX: {in_one_line(error)}") from None
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     if not any(each.op_type in RECURRENT for each in model.graph.node):
