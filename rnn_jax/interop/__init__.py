@@ -13,6 +13,9 @@ from rnn_jax.interop.haiku_weights import from_haiku, haiku_function, to_haiku
 from rnn_jax.interop.keras_models import from_keras_model, keras_model
 from rnn_jax.interop.keras_weights import from_keras, to_keras
 from rnn_jax.interop.models import Network, Part, put_together, taken_apart
+from rnn_jax.interop.onnx_files import step_to_onnx, to_onnx
+from rnn_jax.interop.onnx_reading import from_onnx
+from rnn_jax.interop.stablehlo import to_stablehlo
 from rnn_jax.interop.torch_modules import torch_module
 from rnn_jax.interop.torch_weights import from_torch, to_torch
 from rnn_jax.interop.weight_files import load_model, read_weights, save_model, write_weights
