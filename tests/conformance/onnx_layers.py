@@ -116,12 +116,12 @@ def ours(op: str, attributes: dict[str, Any], feeds: Feeds, program: Any = compi
         layer, params, h0 = bidirectional(*cells), BothWays(*params), BothWays(*starts)
     else:
         layer, (params,), (h0,) = as_layer(*cells, reverse=direction == "reverse"), params, starts
-    lengths = feeds.get("sequence_lens")
+    lengths = feeds.get("sequence_lens", np.full(B, T, np.int32))
     h_T, ys = program(layer)(params, h0, X, lengths=lengths)
-    seen = np.arange(T)[:, None, None, None] < (np.full(B, T) if lengths is None else lengths)[:, None]
+    seen = np.arange(T)[:, None, None, None] < lengths[:, None]
     Y = np.where(seen, np.stack(np.split(np.asarray(ys), D, axis=-1), axis=1), 0)
     last = [np.stack(jax.tree.leaves(h_T)[part::2 if op == "LSTM" else 1]) for part in range(2 if op == "LSTM" else 1)]
-    emptied = [a if lengths is None else np.where(lengths[:, None] == 0, 0, a) for a in last]
+    emptied = [np.where(lengths[:, None] == 0, 0, a) for a in last]
     return {"Y": Y} | dict(zip(("Y_h", "Y_c"), emptied, strict=False))
 
 

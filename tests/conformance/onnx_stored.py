@@ -10,7 +10,7 @@ from tests.conformance.onnx_layers import checked, ours
 NAME = "ONNX Runtime, stored"
 TOLERANCE = 1e-5  # they print seven or eight digits, of sums in float32
 
-TYPED_WRONG = (-0.04350187, -0.04356292)
+TYPED_WRONG = (-0.04350187, -0.04356321)
 """One entry of Y as two tests have it, and as live ONNX Runtime and ours compute it; ``onnx_live`` has the evidence."""
 WITH_THE_ERROR = ("LSTMTest.ONNXRuntime_TestLSTMShorterSeqInMiddle", "LSTMTest.ONNXRuntime_TestLSTMZeroSeqInMiddle")
 
