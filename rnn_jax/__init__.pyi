@@ -42,6 +42,7 @@ from rnn_jax.cells import (
     DiagonalParams as DiagonalParams,
     GRUParams as GRUParams,
     GRUResetBeforeParams as GRUResetBeforeParams,
+    GeneralLSTMParams as GeneralLSTMParams,
     IndRNNParams as IndRNNParams,
     JANETParams as JANETParams,
     LRUParams as LRUParams,
@@ -66,6 +67,7 @@ from rnn_jax.cells import (
     cornn as cornn,
     ctrnn as ctrnn,
     diagonal as diagonal,
+    general_lstm as general_lstm,
     gru as gru,
     gru_reset_before as gru_reset_before,
     indrnn as indrnn,
@@ -84,8 +86,10 @@ from rnn_jax.cells import (
     vanilla as vanilla,
 )
 from rnn_jax.combinators import (
+    DiagonalSkipParams as DiagonalSkipParams,
     LearnedStartParams as LearnedStartParams,
     ResidualState as ResidualState,
+    diagonal_skip as diagonal_skip,
     learned_start as learned_start,
     mixed_precision as mixed_precision,
     residual as residual,

@@ -6,14 +6,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray, PyTree
 
+from rnn_jax.cells.affine import broadcast_along
+from rnn_jax.initializers import unit_normal
 from rnn_jax.keys import unkey, with_stream
 from rnn_jax.machinery.checks import require_batch_shape, require_dtype
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.precision import is_floating
 from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.types import ALONE, Cell, Keys, Params, State, require_cell
+from rnn_jax.types import ALONE, Cell, Initializer, Keys, Params, State, require_cell
 
-__all__ = ["LearnedStartParams", "ResidualState", "learned_start", "mixed_precision", "residual"]
+__all__ = [
+    "DiagonalSkipParams",
+    "LearnedStartParams",
+    "ResidualState",
+    "diagonal_skip",
+    "learned_start",
+    "mixed_precision",
+    "residual",
+]
 
 
 class LearnedStartParams(NamedTuple):
@@ -21,6 +31,15 @@ class LearnedStartParams(NamedTuple):
 
     cell: Params
     h_0: State
+
+    __repr__ = repr_of_arrays
+
+
+class DiagonalSkipParams(NamedTuple):
+    """The weights of a cell, and one weight from each number of the input to the same number of the output."""
+
+    cell: Params
+    D: Float[Array, " O"]
 
     __repr__ = repr_of_arrays
 
@@ -76,7 +95,55 @@ def residual(cell: Cell) -> Cell:
     Reference: Graves. Generating sequences with recurrent neural networks. 2013, whose skip connections have weights;
     He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
     """
+    return input_beside("residual", cell)._replace(
+        output=lambda params, state: cell.output(params, state.cell) + state.x,
+    )
 
+
+@factory
+def diagonal_skip(cell: Cell, *, skip_init: Initializer = unit_normal()) -> Cell:
+    """A cell with a learned weight from each input to its output: y_t = cell's y_t + D ⊙ x_t.
+
+    The state is that of ``residual``, which is this cell with D = 1. Of a linear recurrence, such as ``lru``, D is the
+    only path from x_t to y_t that does not pass through the state.
+
+    Args:
+        cell: whose inputs and outputs have equal sizes.
+        skip_init: how ``D (O,)`` begins.
+
+    Raises:
+        ValueError: at the first step, when the sizes differ, or when x_t is an id.
+
+    Example: a linear recurrent unit with C = 0, of which D ⊙ x_t is left.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import diagonal_skip, initializers, lru, outputs, rollout
+    >>> cell = diagonal_skip(lru(input_size=3, hidden_size=8, output_size=3, readout_init=initializers.zeros))
+    >>> params = cell.init(jax.random.key(0))._replace(D=jnp.array([1.0, 0.0, -2.0]))
+    >>> _, states = rollout(cell, params, cell.start(params), jnp.ones((1, 3)))
+    >>> print(outputs(cell, params, states))
+    [[ 1.  0. -2.]]
+
+    Reference: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De. Resurrecting recurrent neural networks for long
+    sequences. 2023.
+    """
+    carried = nested_cell(input_beside("diagonal_skip", cell))
+
+    def init(key: PRNGKeyArray) -> DiagonalSkipParams:
+        k_cell, k_D = jax.random.split(key)
+        params = cell.init(k_cell)
+        y = output_shape(cell, params)
+        require_one_array("diagonal_skip", y)
+        return DiagonalSkipParams(params, skip_init(k_D, (y.shape[-1],), y.dtype))
+
+    def output(params: DiagonalSkipParams, state: ResidualState) -> Array:
+        return cell.output(params.cell, state.cell) + broadcast_along(params.D, state.x.shape) * state.x
+
+    return carried._replace(init=init, output=output)
+
+
+def input_beside(name: str, cell: Cell) -> Cell:
+    """``cell`` with the state ``ResidualState(cell, x)``, for an output that reads x_t too; ``name`` is for errors."""
     require_cell("cell", cell)
     linear: Any = cell.coefficients
 
@@ -86,7 +153,7 @@ def residual(cell: Cell) -> Cell:
     def start(params: Params, batch_shape: tuple[int, ...] = ()) -> ResidualState:
         h = cell.start(params, batch_shape)
         y = jax.eval_shape(cell.output, params, h)
-        require_one_array("residual", y)
+        require_one_array(name, y)
         return ResidualState(h, jnp.zeros(y.shape, y.dtype))
 
     def advance(params: Params, state: ResidualState, u: tuple[PyTree, Array]) -> ResidualState:
@@ -94,18 +161,23 @@ def residual(cell: Cell) -> Cell:
         h = cell.advance(params, state.cell, u)
         y = jax.eval_shape(cell.output, params, h)
         if y.shape != x.shape:
-            raise ValueError(f"residual got x {list(x.shape)} and y {list(y.shape)}; want equal shapes: x_t + y_t")
+            raise ValueError(f"{name} got x {list(x.shape)} and y {list(y.shape)}; want equal shapes: x_t + y_t")
         return ResidualState(h, x.astype(y.dtype))
-
-    def output(params: Params, state: ResidualState) -> Array:
-        return cell.output(params, state.cell) + state.x
 
     def coefficients(params: Params, u: tuple[PyTree, Array]) -> tuple[ResidualState, ResidualState]:
         u, x = u
         a, b = linear(params, u)
         return ResidualState(a, ALONE), ResidualState(b, x)
 
-    return Cell(cell.init, start, project, advance, output, linear and coefficients, keyed=cell.keyed)
+    return Cell(
+        cell.init,
+        start,
+        project,
+        advance,
+        output=lambda params, state: cell.output(params, state.cell),
+        coefficients=linear and coefficients,
+        keyed=cell.keyed,
+    )
 
 
 def stacked_cells(cells: tuple[Cell, ...]) -> Cell:

@@ -7,6 +7,7 @@ from rnn_jax.cells.exponential import SLSTMParams, SLSTMState, slstm
 from rnn_jax.cells.gated import JANETParams, MGUParams, UGRNNParams, janet, mgu, ugrnn
 from rnn_jax.cells.grus import GRUParams, GRUResetBeforeParams, chrono_gru, gru, gru_reset_before
 from rnn_jax.cells.linear import DiagonalParams, LRUParams, diagonal, lru
+from rnn_jax.cells.lstm_combinations import GeneralLSTMParams, general_lstm
 from rnn_jax.cells.lstm_variants import (
     CIFGParams,
     LayerNormLSTMParams,
@@ -31,6 +32,7 @@ __all__ = [
     "DiagonalParams",
     "GRUParams",
     "GRUResetBeforeParams",
+    "GeneralLSTMParams",
     "IndRNNParams",
     "JANETParams",
     "LRUParams",
@@ -55,6 +57,7 @@ __all__ = [
     "cornn",
     "ctrnn",
     "diagonal",
+    "general_lstm",
     "gru",
     "gru_reset_before",
     "indrnn",

@@ -3,14 +3,14 @@
 Gate order everywhere: r (reset), z (update), n (candidate).
 """
 
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.activations import complementary
+from rnn_jax.cells.activations import Activation, activation_named, with_complement
 from rnn_jax.cells.affine import masked_state, product, recurrent_product
 from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
@@ -44,7 +44,11 @@ class GRUResetBeforeParams(NamedTuple):
 
 
 def gru_advance(
-    params: GRUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+    params: GRUParams,
+    h: Float[Array, "*batch H"],
+    u: Float[Array, "*batch 3*H"],
+    activation: Activation = jnp.tanh,
+    gate_activation: Activation = sigmoid,
 ) -> Float[Array, "*batch H"]:
     """Reset after: n_t = tanh(u_n + r_t ⊙ (W_hn h_{t−1} + b_n)).
 
@@ -54,13 +58,17 @@ def gru_advance(
     """
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z, v_n = jnp.split(recurrent_product(h, params.W_hh), 3, axis=-1)
-    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
-    n = jnp.tanh(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
+    r, (z, rest) = gate_activation(u_r + v_r), with_complement(gate_activation)(u_z + v_z)
+    n = activation(u_n + r * (v_n + jnp.broadcast_to(params.b_n, h.shape)))
     return rest * n + z * h
 
 
 def gru_reset_before_advance(
-    params: GRUResetBeforeParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+    params: GRUResetBeforeParams,
+    h: Float[Array, "*batch H"],
+    u: Float[Array, "*batch 3*H"],
+    activation: Activation = jnp.tanh,
+    gate_activation: Activation = sigmoid,
 ) -> Float[Array, "*batch H"]:
     """Reset before: n_t = tanh(u_n + W_hn (r_t ⊙ h_{t−1})).
 
@@ -72,8 +80,8 @@ def gru_reset_before_advance(
     W_hrz, W_hn = jnp.split(W_hh, [2 * h.shape[-1]], axis=-1)
     u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
     v_r, v_z = jnp.split(product(masked, W_hrz), 2, axis=-1)
-    r, (z, rest) = sigmoid(u_r + v_r), complementary(u_z + v_z)
-    n = jnp.tanh(u_n + product(r * masked, W_hn))
+    r, (z, rest) = gate_activation(u_r + v_r), with_complement(gate_activation)(u_z + v_z)
+    n = activation(u_n + product(r * masked, W_hn))
     return rest * n + z * h
 
 
@@ -82,6 +90,8 @@ def gru(
     input_size: int,
     hidden_size: int,
     *,
+    activation: str | Activation = "tanh",
+    gate_activation: str | Activation = "sigmoid",
     input_init: Initializer = scaled_normal(),
     recurrent_init: Initializer = orthogonal(),
     bias_init: Initializer = zeros,
@@ -94,12 +104,14 @@ def gru(
     Args:
         input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.
         hidden_size: H, units of h_t.
+        activation, gate_activation: in the place of tanh and of σ, names in ``ACTIVATIONS`` or any elementwise
+            functions.
         input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 3·H)``, ``W_hh (H, 3·H)``,
             ``b_h (3·H,)`` and ``b_n (H,)`` begins; gates r z n.
         dtype: of the params and the state.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or the name of an unknown activation.
 
     Example:
 
@@ -114,8 +126,15 @@ def gru(
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder. 2014; version 1, with the reset after the product.
     """
+    functions = activation_named(activation), activation_named(gate_activation, "gate_activation")
     inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
-    cell = bind_cell(GRUResetBeforeParams, gru_advance, 3, input_size, hidden_size, **inits)
+
+    def advance(
+        params: GRUParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+    ) -> Float[Array, "*batch H"]:
+        return gru_advance(params, h, u, *functions)
+
+    cell = bind_cell(GRUResetBeforeParams, advance, 3, input_size, hidden_size, **inits)
 
     def init(key: PRNGKeyArray) -> GRUParams:
         k_w, k_n = jax.random.split(key)
@@ -125,7 +144,14 @@ def gru(
 
 
 @factory
-def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) -> Cell:
+def gru_reset_before(
+    input_size: int,
+    hidden_size: int,
+    *,
+    activation: str | Activation = "tanh",
+    gate_activation: str | Activation = "sigmoid",
+    **inits: Unpack[Inits],
+) -> Cell:
     """The gated recurrent unit with its reset gate before the product, as published.
 
     The equations stand at ``gru_reset_before_advance``; arguments and errors are those of ``gru``.
@@ -133,18 +159,25 @@ def gru_reset_before(input_size: int, hidden_size: int, **inits: Unpack[Inits]) 
     Reference: Cho, van Merriënboer, Gulcehre, Bahdanau, Bougares, Schwenk, Bengio. Learning phrase representations
     using RNN encoder–decoder for statistical machine translation. 2014.
     """
-    return bind_cell(GRUResetBeforeParams, gru_reset_before_advance, 3, input_size, hidden_size, **inits)
+    functions = activation_named(activation), activation_named(gate_activation, "gate_activation")
+
+    def advance(
+        params: GRUResetBeforeParams, h: Float[Array, "*batch H"], u: Float[Array, "*batch 3*H"]
+    ) -> Float[Array, "*batch H"]:
+        return gru_reset_before_advance(params, h, u, *functions)
+
+    return bind_cell(GRUResetBeforeParams, advance, 3, input_size, hidden_size, **inits)
 
 
 @factory
-def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **inits: Unpack[Inits]) -> Cell:
+def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
     """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps.
 
-    b_z ~ ln U(1, max_lag − 1).
+    b_z ~ ln U(1, max_lag − 1); ``options`` are those of ``gru``.
 
     Reference: Tallec, Ollivier. Can recurrent neural networks warp time? 2018.
     """
-    cell, draw = gru(input_size, hidden_size, **inits), chrono(max_lag)
+    cell, draw = gru(input_size, hidden_size, **options), chrono(max_lag)
 
     def init(key: PRNGKeyArray) -> GRUParams:
         params = cell.init(key)

@@ -136,7 +136,7 @@ def lru(
     """The linear recurrent unit, complex and diagonal; the equations stand at ``lru_coefficients``.
 
     The state is ``ComplexState(re, im)``, two real arrays: it exists in every floating type, and gradients stay real.
-    The paper's skip D x_t is left out; ``residual`` adds x_t itself, without a D.
+    The paper's skip D ⊙ x_t is a combinator of any cell: ``diagonal_skip``.
 
     Args:
         input_size: I, features of x_t, or the number of ids, for which ``input_init=unit_normal()`` is right.

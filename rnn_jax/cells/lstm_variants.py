@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from rnn_jax.cells.activations import complementary
+from rnn_jax.cells.activations import Activation, complementary, lstm_activations
 from rnn_jax.cells.affine import product, project_input, recurrent_product
 from rnn_jax.cells.binding import Inits
 from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
@@ -82,7 +82,14 @@ class LayerNormLSTMParams(NamedTuple):
     __repr__ = repr_of_arrays
 
 
-def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+def peephole_lstm_advance(
+    params: PeepholeLSTMParams,
+    state: LSTMState,
+    u: Float[Array, "*batch GH"],
+    activation: Activation = jnp.tanh,
+    gate_activation: Activation = sigmoid,
+    memory_activation: Activation = jnp.tanh,
+) -> LSTMState:
     """The gates read the memory: i and f that of the step before, o that of this step.
 
     i_t = σ(u_i + W_hi h_{t−1} + w_ci ⊙ c_{t−1})
@@ -95,8 +102,8 @@ def peephole_lstm_advance(params: PeepholeLSTMParams, state: LSTMState, u: Float
     h, c = state
     i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
     w_ci, w_cf, w_co = (jnp.broadcast_to(w, c.shape) for w in jnp.split(params.w_ch, 3))
-    c = sigmoid(f + w_cf * c) * c + sigmoid(i + w_ci * c) * jnp.tanh(g)
-    return LSTMState(h=sigmoid(o + w_co * c) * jnp.tanh(c), c=c)
+    c = gate_activation(f + w_cf * c) * c + gate_activation(i + w_ci * c) * activation(g)
+    return LSTMState(h=gate_activation(o + w_co * c) * memory_activation(c), c=c)
 
 
 def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
@@ -146,7 +153,9 @@ def layer_norm(
     return jnp.broadcast_to(scale, a.shape) * a * jnp.broadcast_to(jax.lax.rsqrt(variance + epsilon), a.shape)
 
 
-def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+def layer_norm_lstm_advance(
+    params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"], epsilon: float = 1e-5
+) -> LSTMState:
     """The terms from x, from h and from the memory are normalised separately; the memory itself is not.
 
     (i, f, o, g)_t = LN(W_hh h_{t−1}; α_h) + u_t,     with u_t = LN(W_xh x_t; α_x) + b_h
@@ -154,9 +163,9 @@ def layer_norm_lstm_advance(params: LayerNormLSTMParams, state: LSTMState, u: Fl
     h_t = σ(o_t) ⊙ tanh(LN(c_t; α_c) + β_c).
     """
     h, c = state
-    i, f, o, g = jnp.split(u + layer_norm(recurrent_product(h, params.W_hh), params.scale_h), 4, axis=-1)
+    i, f, o, g = jnp.split(u + layer_norm(recurrent_product(h, params.W_hh), params.scale_h, epsilon), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-    normed = layer_norm(c, params.scale_c) + jnp.broadcast_to(params.shift_c, c.shape)
+    normed = layer_norm(c, params.scale_c, epsilon) + jnp.broadcast_to(params.shift_c, c.shape)
     return LSTMState(h=sigmoid(o) * jnp.tanh(normed), c=c)
 
 
@@ -167,19 +176,23 @@ def peephole_lstm(
     *,
     peephole_init: Initializer = scaled_normal(0.1),
     forget_bias: float = 1.0,
+    activation: str | Activation = "tanh",
+    gate_activation: str | Activation = "sigmoid",
+    memory_activation: str | Activation | None = None,
     **inits: Unpack[Inits],
 ) -> Cell:
     """The LSTM with peepholes; the equations stand at ``peephole_lstm_advance``.
 
     Args:
-        input_size, hidden_size, forget_bias, inits: as in ``lstm``.
+        input_size, hidden_size, forget_bias, activation, gate_activation, memory_activation, inits: as in ``lstm``.
         peephole_init: how each gate's block of ``w_ch (3·H,)`` begins.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size below 1, or the name of an unknown activation.
 
     Reference: Gers, Schmidhuber. Recurrent nets that time and count. 2000.
     """
+    functions = lstm_activations(activation, gate_activation, memory_activation)
     cell = lstm(input_size, hidden_size, forget_bias=forget_bias, **inits)
 
     def init(key: PRNGKeyArray) -> PeepholeLSTMParams:
@@ -187,7 +200,10 @@ def peephole_lstm(
         params = cell.init(k_cell)
         return PeepholeLSTMParams(*params, w_ch=per_gate(peephole_init, 3)(k_c, (3 * hidden_size,), params.b_h.dtype))
 
-    return cell._replace(init=init, advance=peephole_lstm_advance)
+    def advance(params: PeepholeLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+        return peephole_lstm_advance(params, state, u, *functions)
+
+    return cell._replace(init=init, advance=advance)
 
 
 @factory
@@ -244,12 +260,8 @@ def projected_lstm(
     Reference: Sak, Senior, Beaufays. Long short-term memory recurrent neural network architectures for large scale
     acoustic modeling. 2014; without its peepholes.
     """
-    require_positive(hidden_size=hidden_size, projection_size=projection_size)
+    require_projection(hidden_size, projection_size)
     require_clip(projection_clip=projection_clip, cell_clip=cell_clip)
-    if projection_size > hidden_size:
-        raise ValueError(
-            f"projection_size got {projection_size}; want at most hidden_size {hidden_size}: h gets smaller"
-        )
 
     def advance(params: ProjectedLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
         return projected_lstm_advance(params, state, u, cell_clip, projection_clip)
@@ -272,13 +284,17 @@ def projected_lstm(
 
 
 @factory
-def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[Inits]) -> Cell:
+def layer_norm_lstm(
+    input_size: int, hidden_size: int, *, epsilon: float = 1e-5, forget_bias: float = 1.0, **inits: Unpack[Inits]
+) -> Cell:
     """The layer-normalised LSTM; the equations stand at ``layer_norm_lstm_advance``.
 
-    Arguments and errors are those of ``lstm``; gains begin at 1.
+    Arguments and errors are those of ``lstm``; gains begin at 1. ``epsilon`` is ε, which is added to each variance:
+    a ValueError for one that is not positive.
 
     Reference: Ba, Kiros, Hinton. Layer normalization. 2016.
     """
+    require_epsilon(epsilon)
     cell = lstm(input_size, hidden_size, forget_bias=forget_bias, **inits)
 
     def init(key: PRNGKeyArray) -> LayerNormLSTMParams:
@@ -289,13 +305,30 @@ def layer_norm_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1
         return LayerNormLSTMParams(*params, **scales, shift_c=jnp.zeros_like(one))
 
     def project(params: LayerNormLSTMParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
-        u = layer_norm(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x)
+        u = layer_norm(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x, epsilon)
         return u + jnp.broadcast_to(params.b_h, u.shape)
 
-    return cell._replace(init=init, project=project, advance=layer_norm_lstm_advance)
+    def advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
+        return layer_norm_lstm_advance(params, state, u, epsilon)
+
+    return cell._replace(init=init, project=project, advance=advance)
 
 
 def require_clip(**clips: float) -> None:
     """Raises a ValueError that names the first clip which is not positive."""
     for name, clip in clips.items():
         require_number(name, clip, lambda c: c > 0, "a positive bound, or none", may_be_traced=True)
+
+
+def require_projection(hidden_size: int, projection_size: int) -> None:
+    """Raises a ValueError unless a projection makes h smaller."""
+    require_positive(hidden_size=hidden_size, projection_size=projection_size)
+    if projection_size > hidden_size:
+        raise ValueError(
+            f"projection_size got {projection_size}; want at most hidden_size {hidden_size}: h gets smaller"
+        )
+
+
+def require_epsilon(epsilon: float) -> None:
+    """Raises a ValueError unless ε of a layer norm is a positive number."""
+    require_number("epsilon", epsilon, lambda e: 0 < e < math.inf, "a small positive number, such as 1e-5")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from rnn_jax.cells.activations import Activation, activation_named
+from rnn_jax.cells.activations import Activation, lstm_activations
 from rnn_jax.cells.affine import recurrent_product
 from rnn_jax.cells.binding import Inits, bind_cell
 from rnn_jax.initializers import chrono, orthogonal, scaled_normal, zeros
@@ -50,6 +50,7 @@ def lstm_advance(
     u: Float[Array, "*batch GH"],
     activation: Activation = jnp.tanh,
     gate_activation: Activation = sigmoid,
+    memory_activation: Activation | None = None,
 ) -> LSTMState:
     """The memory is scaled by f, never multiplied by a matrix: c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t.
 
@@ -65,7 +66,7 @@ def lstm_advance(
     )  # one sigmoid over i f o is slower on a CPU
     i, f, o, g = gate_activation(i), gate_activation(f), gate_activation(o), activation(g)
     c = f * c + i * g
-    return LSTMState(h=o * activation(c), c=c)
+    return LSTMState(h=o * (memory_activation or activation)(c), c=c)
 
 
 def bind_memory(
@@ -104,6 +105,7 @@ def lstm(
     forget_bias: float = 1.0,
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",
+    memory_activation: str | Activation | None = None,
     input_init: Initializer = scaled_normal(),
     recurrent_init: Initializer = orthogonal(),
     bias_init: Initializer = zeros,
@@ -118,6 +120,7 @@ def lstm(
             keeps σ(forget_bias) of itself at each step: 1.0 halves it in 2.2 steps, 5.0 in 103.
         activation: φ of the candidate and of the memory, a name in ``ACTIVATIONS`` or any elementwise function.
         gate_activation: of the three gates, likewise.
+        memory_activation: of c_t in the equation of h_t, where it is not to be φ too.
         input_init, recurrent_init, bias_init: how each gate's block of ``W_xh (I, 4·H)``, ``W_hh (H, 4·H)`` and
             ``b_h (4·H,)`` begins; gates i f o g.
         dtype: of the params and the state.
@@ -138,11 +141,11 @@ def lstm(
     Reference: Hochreiter, Schmidhuber. Long short-term memory. 1997; with the forget gate of Gers, Schmidhuber,
     Cummins. Learning to forget. 2000.
     """
-    phi, gate = activation_named(activation), activation_named(gate_activation)
+    functions = lstm_activations(activation, gate_activation, memory_activation)
     inits = Inits(input_init=input_init, recurrent_init=recurrent_init, bias_init=bias_init, dtype=dtype)
 
     def advance(params: LSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
-        return lstm_advance(params, state, u, phi, gate)
+        return lstm_advance(params, state, u, *functions)
 
     return bind_memory(LSTMParams, advance, 4, input_size, hidden_size, forget_bias=forget_bias, **inits)
 

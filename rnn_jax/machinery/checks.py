@@ -123,6 +123,18 @@ def require_finite_number(**numbers: Any) -> None:
         )
 
 
+def require_switch(**switches: Any) -> None:
+    """Raises a ValueError that names the first which is neither True nor False.
+
+    >>> require_switch(peepholes=1)
+    Traceback (most recent call last):
+    ValueError: peepholes got 1; want True or False
+    """
+    for name, switch in switches.items():
+        if not isinstance(switch, bool | np.bool_):
+            raise ValueError(f"{name} got {in_one_line(switch)}; want True or False")
+
+
 def require_dtype(dtype: DTypeLike) -> None:
     """Raises a ValueError unless params and states can be of this type.
 
