@@ -27,7 +27,7 @@ def theirs(cell: Any) -> Any:
     tree_at = peer("equinox").tree_at
 
     def run(weights: Any, states: Any, xs: Any) -> Any:
-        filled = tree_at(lambda cell: tuple(arrays_of(cell).values()), cell, tuple(weights.values()))
+        filled = tree_at(lambda cell: [getattr(cell, name) for name in weights], cell, [*weights.values()])
 
         def step(h: Any, x: Any) -> Any:
             h = jax.vmap(filled)(x, h)

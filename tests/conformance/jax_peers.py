@@ -1,6 +1,7 @@
 """How cells of other JAX libraries are compared: both are functions of the same arrays, differentiated by them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -34,9 +35,17 @@ class Peer(NamedTuple):
     space: tuple[int, ...] = ()
 
 
+def lenient() -> ExitStack:
+    """The promotions of ranks and types that other libraries rely on, which our tests forbid."""
+    with ExitStack() as stack:
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        return stack.pop_all()
+
+
 def drawn(tree: Any, draws: np.random.Generator, scale: float) -> Any:
     """Random numbers in the shapes of a pytree; biases of zero would hide one in the wrong place."""
-    return jax.tree.map(lambda a: jnp.asarray(scale * draws.standard_normal(np.shape(a))), tree)
+    return jax.tree.map(lambda a: jnp.asarray(scale * draws.standard_normal(a.shape)), tree)
 
 
 def quantities(run: Run, arguments: Any, seen: Any, weigh: Any) -> Any:
@@ -61,10 +70,10 @@ def compared(suite: str, peer: Peer, seed: int) -> Iterator[Case]:
     seen = jnp.asarray(np.arange(T)[:, None] < lengths)
     weigh = [draws.standard_normal(97) for _ in range(1 + len(jax.tree.leaves(peer.states)))]
     got = quantities(peer.ours, arguments, seen, weigh)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with lenient():
         wanted = quantities(peer.theirs, arguments, seen, weigh)
     for what, mine, yours in zip(QUANTITIES, got, wanted, strict=True):
         yield Case(suite, f"{peer.name}, {what}", peer.how, error_of(mine, yours), TOLERANCE)
 
 
-__all__ = ["LENGTHS", "B", "H", "I", "Peer", "T", "compared"]
+__all__ = ["LENGTHS", "B", "H", "I", "Peer", "T", "compared", "lenient"]

@@ -15,6 +15,7 @@ from rnn_jax import bidirectional, conv_lstm, gru, gru_reset_before, lstm, vanil
 from rnn_jax.cells import ConvLSTMParams, GRUParams, GRUResetBeforeParams, LSTMParams, VanillaParams
 from rnn_jax.layers import Layer, as_layer
 from tests.conformance.cases import DIRECTLY, Case, Suite, error_of, gates, peer
+from tests.conformance.jax_peers import lenient
 
 NAME = "Keras, live"
 TOLERANCE = 1e-12
@@ -145,7 +146,7 @@ def theirs(module: Any, numbers: Numbers, mask: np.ndarray | None) -> Any:
         )
         return jnp.swapaxes(ys, 0, 1), *last
 
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with lenient():
         return quantities(run, numbers)
 
 
