@@ -52,7 +52,7 @@ def ours(layers: int, both: bool) -> Any:
 
 def cases() -> Iterator[Case]:
     """One and two layers, one and both directions."""
-    for seed, (layers, both) in enumerate(((1, False), (2, False), (1, True), (2, True))):
+    for seed, (layers, both) in enumerate(((2, False), (1, True), (2, True))):
         ways = 2 if both else 1
         sizes = [I if number < ways else ways * H for number in range(layers * ways)]
         weights = [[np.zeros(s) for s in ((4 * H, size), (4 * H, H), (4 * H,), (4 * H,))] for size in sizes]

@@ -48,32 +48,39 @@ def drawn(tree: Any, draws: np.random.Generator, scale: float) -> Any:
     return jax.tree.map(lambda a: jnp.asarray(scale * draws.standard_normal(a.shape)), tree)
 
 
-def quantities(run: Run, arguments: Any, seen: Any, weigh: Any) -> Any:
-    """What ``QUANTITIES`` names; the loss is a weighted sum of outputs and last states."""
+def quantities(run: Run) -> Callable[..., Any]:
+    """What ``QUANTITIES`` names, compiled; the loss is a weighted sum of outputs and last states."""
 
-    def loss(weights: Any, states: Any, xs: Any) -> Any:
+    def loss(weights: Any, states: Any, xs: Any, seen: Any, weigh: Any) -> Any:
         ys, last = run(weights, states, xs)
         ys = jnp.where(seen.reshape(*seen.shape, *[1] * (ys.ndim - 2)), ys, 0)
         terms = zip(weigh, [ys, *jax.tree.leaves(last)], strict=True)
-        return sum(jnp.sum(jnp.resize(jnp.asarray(w), a.shape) * a) for w, a in terms), (ys, last)
+        return sum(jnp.sum(jnp.resize(w, a.shape) * a) for w, a in terms), (ys, last)
 
-    (_, (ys, last)), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
-    return ys, last, *gradients
+    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+    def measured(*arguments: Any) -> Any:
+        (_, (ys, last)), gradients = program(*arguments)
+        return ys, last, *gradients
+
+    return measured
 
 
 def compared(suite: str, peer: Peer, seed: int) -> Iterator[Case]:
-    """A case for each quantity."""
+    """A case for each quantity, of two draws of all numbers."""
     draws = np.random.default_rng(seed)
-    arguments = drawn(peer.weights, draws, 0.6), drawn(peer.states, draws, 1.0)
-    arguments = *arguments, jnp.asarray(draws.standard_normal((T, B, *peer.space, I)))
+    mine, yours = map(quantities, (peer.ours, peer.theirs))
     lengths = np.full(B, T) if peer.lengths is None else peer.lengths
     seen = jnp.asarray(np.arange(T)[:, None] < lengths)
-    weigh = [draws.standard_normal(97) for _ in range(1 + len(jax.tree.leaves(peer.states)))]
-    got = quantities(peer.ours, arguments, seen, weigh)
-    with lenient():
-        wanted = quantities(peer.theirs, arguments, seen, weigh)
-    for what, mine, yours in zip(QUANTITIES, got, wanted, strict=True):
-        yield Case(suite, f"{peer.name}, {what}", peer.how, error_of(mine, yours), TOLERANCE)
+    for draw in range(2):
+        arguments = drawn(peer.weights, draws, 0.6), drawn(peer.states, draws, 1.0)
+        xs = jnp.asarray(draws.standard_normal((T, B, *peer.space, I)))
+        weigh = [jnp.asarray(draws.standard_normal(97)) for _ in range(1 + len(jax.tree.leaves(peer.states)))]
+        got = mine(*arguments, xs, seen, weigh)
+        with lenient():
+            wanted = yours(*arguments, xs, seen, weigh)
+        for what, number, exact in zip(QUANTITIES, got, wanted, strict=True):
+            yield Case(suite, f"{peer.name}, {draw}, {what}", peer.how, error_of(number, exact), TOLERANCE)
 
 
 __all__ = ["LENGTHS", "B", "H", "I", "Peer", "T", "compared", "lenient"]

@@ -96,9 +96,9 @@ class Numbers(NamedTuple):
     """Of the outputs, with zeros where they are not compared, and of each last state."""
 
 
-def draw(case: Peer, module: Any, seen: np.ndarray, seed: int) -> Numbers:
+def draw(case: Peer, module: Any, seen: np.ndarray, draws: np.random.Generator) -> Numbers:
     """Random numbers of a layer's shapes; biases of zero would hide one in the wrong place."""
-    normal = np.random.default_rng(seed).standard_normal
+    normal = draws.standard_normal
     template = jax.eval_shape(lambda key: case.layer.start(case.layer.init(key), (B,)), jax.random.key(0))
     states = [normal(h.shape) for h in jax.tree.leaves(template)]
     valid = "valid" in str(case.options.values())
@@ -109,20 +109,24 @@ def draw(case: Peer, module: Any, seen: np.ndarray, seed: int) -> Numbers:
     return Numbers(weights, states, normal((*seen.shape, *case.space, I)), [weigh_ys, *map(normal, map(np.shape, states))])
 
 
-def quantities(run: Callable, numbers: Numbers) -> Any:
-    """What ``QUANTITIES`` names, of a function (weights, states, xs) -> (ys, *last states)."""
+def quantities(run: Callable) -> Callable[[Numbers], Any]:
+    """What ``QUANTITIES`` names, of a function (weights, states, xs) -> (ys, *last states); compiled."""
 
-    def loss(weights: Any, states: Any, xs: Any) -> Any:
+    def loss(weights: Any, states: Any, xs: Any, weigh: Any) -> Any:
         ys, *last = run(weights, states, xs)
-        total = sum(jnp.sum(w * a) for w, a in zip(numbers.weigh, (ys, *last), strict=True))
-        return total, (jnp.where(numbers.weigh[0] != 0, ys, 0.0), last)
+        total = sum(jnp.sum(w * a) for w, a in zip(weigh, (ys, *last), strict=True))
+        return total, (jnp.where(weigh[0] != 0, ys, 0.0), last)
 
-    run_once = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    (_, (ys, last)), gradients = run_once(*jax.tree.map(jnp.asarray, numbers[:3]))
-    return ys, last, *gradients
+    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+    def measured(numbers: Numbers) -> Any:
+        (_, (ys, last)), gradients = program(*jax.tree.map(jnp.asarray, numbers))
+        return ys, last, *gradients
+
+    return measured
 
 
-def ours(layer: Layer, numbers: Numbers, mask: np.ndarray | None) -> Any:
+def ours(layer: Layer, mask: np.ndarray | None) -> Callable[[Numbers], Any]:
     """The quantities of a layer of ours."""
     blank = jax.eval_shape(layer.init, jax.random.key(0))
     runs, shape = jax.tree.flatten(blank, is_leaf=lambda node: hasattr(node, "W_xh"))
@@ -133,10 +137,10 @@ def ours(layer: Layer, numbers: Numbers, mask: np.ndarray | None) -> Any:
         h_T, ys = layer.apply(params, h0, xs, mask=None if mask is None else jnp.asarray(mask))
         return ys, *jax.tree.leaves(h_T)
 
-    return quantities(run, numbers)
+    return quantities(run)
 
 
-def theirs(module: Any, numbers: Numbers, mask: np.ndarray | None) -> Any:
+def theirs(module: Any, mask: np.ndarray | None) -> Callable[[Numbers], Any]:
     """The quantities of a layer of Keras, whose batch leads."""
     fixed = [variable.value for variable in module.non_trainable_variables]
 
@@ -146,8 +150,7 @@ def theirs(module: Any, numbers: Numbers, mask: np.ndarray | None) -> Any:
         )
         return jnp.swapaxes(ys, 0, 1), *last
 
-    with lenient():
-        return quantities(run, numbers)
+    return quantities(run)
 
 
 def build(case: Peer, T: int) -> Any:
@@ -167,17 +170,24 @@ def build(case: Peer, T: int) -> Any:
 
 
 def cases() -> Iterator[Case]:
-    """The quantities of each layer; bidirectional ones are compared where the mask is True, as Keras gives zeros."""
-    for seed, (title, case) in enumerate(PEERS.items()):
+    """The quantities of each layer, of two draws of all numbers.
+
+    Bidirectional ones are compared where the mask is True, as Keras gives zeros elsewhere.
+    """
+    draws = np.random.default_rng(0)
+    for title, case in PEERS.items():
         T = len(MASK) if case.masked else 3
         seen = MASK if case.masked and "merge_mode" in case.options else np.ones((T, B), bool)
-        module = build(case, T)
-        numbers = draw(case, module, seen, seed)
-        mask = MASK if case.masked else None
-        holes = numbers._replace(xs=np.where(MASK[..., None], numbers.xs, np.nan)) if case.masked else numbers
-        both = ours(case.layer, holes, mask), theirs(module, numbers, mask)
-        for what, got, wanted in zip(QUANTITIES, *both, strict=True):
-            yield Case(NAME, f"{title}, {what}", DIRECTLY, error_of(got, wanted), TOLERANCE)
+        module, mask = build(case, T), MASK if case.masked else None
+        mine, yours = ours(case.layer, mask), theirs(module, mask)
+        for number in range(2):
+            numbers = draw(case, module, seen, draws)
+            holes = numbers._replace(xs=np.where(MASK[..., None], numbers.xs, np.nan)) if case.masked else numbers
+            got = mine(holes)
+            with lenient():
+                wanted = yours(numbers)
+            for what, a, exact in zip(QUANTITIES, got, wanted, strict=True):
+                yield Case(NAME, f"{title}, {number}, {what}", DIRECTLY, error_of(a, exact), TOLERANCE)
 
 
 SUITE = Suite(
