@@ -33,7 +33,7 @@ class Hypotheses(NamedTuple):
 
 
 def random_params(seed: int) -> ReadoutParams:
-    normal = np.random.default_rng(seed).standard_normal
+    normal: Any = np.random.default_rng(seed).standard_normal
     inner = VanillaParams(normal((V, H)), normal((H, H)), normal(H))
     return ReadoutParams(inner, 1.5 * normal((H, V)), normal(V))
 
@@ -79,7 +79,9 @@ def beam_cases() -> Iterator[Case]:
 def likeliest_case() -> Iterator[Case]:
     """``greedy``, and ``sample`` at temperature 0, follow the likeliest id of every step."""
     length = 6
-    write = jax.jit(lambda params, first, end: greedy(MODEL, params, MODEL.start(params), first, length=length, end=end))
+    write = jax.jit(
+        lambda params, first, end: greedy(MODEL, params, MODEL.start(params), first, length=length, end=end)
+    )
     draw = jax.jit(
         lambda key, params, first: sample(
             MODEL, params, key, MODEL.start(params), first, length=length, temperature=0.0

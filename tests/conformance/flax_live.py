@@ -27,7 +27,9 @@ def simple_params(w: Any) -> VanillaParams:
 
 
 def lstm_params(w: Any) -> LSTMParams:
-    return LSTMParams(*(beside(w, "ifog", part, side) for side, part in (("i", "kernel"), ("h", "kernel"), ("h", "bias"))))
+    return LSTMParams(
+        *(beside(w, "ifog", part, side) for side, part in (("i", "kernel"), ("h", "kernel"), ("h", "bias")))
+    )
 
 
 def gru_params(w: Any) -> GRUParams:
@@ -37,7 +39,9 @@ def gru_params(w: Any) -> GRUParams:
 
 def ugrnn_params(w: Any) -> UGRNNParams:
     """Without its reset gate linen's minimal gated unit is the update gate network: f keeps, as z does."""
-    return UGRNNParams(*(beside(w, "fn", part, side) for side, part in (("i", "kernel"), ("h", "kernel"), ("i", "bias"))))
+    return UGRNNParams(
+        *(beside(w, "fn", part, side) for side, part in (("i", "kernel"), ("h", "kernel"), ("i", "bias")))
+    )
 
 
 def conv_params(w: Any) -> ConvLSTMParams:
@@ -154,7 +158,9 @@ def linen_peers() -> Iterator[Peer]:
     cell, space = nn.ConvLSTMCell(H, (3, 3)), (3, 4)
     weights, carry = shapes_of(cell, space)
     run = ours(as_layer(conv_lstm(I, H, space=space)), conv_params, None)
-    yield Peer("ConvLSTMCell", weights, carry, linen_run(nn.RNN(cell, **whole), lambda w: {"cell": w}), run, space=space)
+    yield Peer(
+        "ConvLSTMCell", weights, carry, linen_run(nn.RNN(cell, **whole), lambda w: {"cell": w}), run, space=space
+    )
 
 
 def nnx_simple(w: Any) -> VanillaParams:

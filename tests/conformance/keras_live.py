@@ -106,7 +106,9 @@ def draw(case: Peer, module: Any, seen: np.ndarray, draws: np.random.Generator) 
     channels = 2 * H if case.options.get("merge_mode") == "concat" else H
     weigh_ys = normal((*seen.shape, *outer, channels)) * np.expand_dims(seen, tuple(range(2, len(outer) + 3)))
     weights = [0.6 * normal(W.shape) for W in module.trainable_variables]
-    return Numbers(weights, states, normal((*seen.shape, *case.space, I)), [weigh_ys, *map(normal, map(np.shape, states))])
+    return Numbers(
+        weights, states, normal((*seen.shape, *case.space, I)), [weigh_ys, *map(normal, map(np.shape, states))]
+    )
 
 
 def quantities(run: Callable) -> Callable[[Numbers], Any]:
@@ -188,6 +190,12 @@ def cases() -> Iterator[Case]:
                 wanted = yours(numbers)
             for what, a, exact in zip(QUANTITIES, got, wanted, strict=True):
                 yield Case(NAME, f"{title}, {number}, {what}", DIRECTLY, error_of(a, exact), TOLERANCE)
+
+
+def types_of_float64() -> dict[str, str]:
+    """The types of the activations of a float64 array, by Keras."""
+    activations = peer("keras").activations
+    return {name: str(getattr(activations, name)(jnp.ones(1)).dtype) for name in ("tanh", "sigmoid")}
 
 
 SUITE = Suite(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn.initializers import constant
 
 from rnn_jax import bidirectional, cell_from_step, conv_lstm, gru, gru_reset_before, lstm, stack, vanilla
 from rnn_jax.layers import BothWays, Layer, as_layer
@@ -47,42 +48,47 @@ def own_cell(kind: str, units: int) -> Any:
     )
 
 
-def cell_of(spec: Spec, features: int, space: tuple[int, ...]) -> Any:
-    """Our cell of a layer of Keras."""
-    kind = spec["kind"].removesuffix("Cell")
-    units = spec.get("units", spec.get("filters"))
-    if kind.startswith("ConvLSTM"):
-        return conv_lstm(features, units, space=space, kernel_size=3, padding=spec.get("padding", "valid"))
-    if kind == "GRU":
-        return (gru if spec.get("reset_after", True) else gru_reset_before)(features, units)
-    if kind in ("SimpleRNN", "LSTM"):
-        return {"SimpleRNN": vanilla, "LSTM": lstm}[kind](features, units)
-    return own_cell(spec["kind"], units)
+constantly = cache(constant)
+"""One initialiser for each constant, so that equal layers are equal cells."""
 
 
-def constant(spec: Spec, name: str, default: float) -> float:
+def inits_of(spec: Spec) -> dict[str, Any]:
+    """Our initialisers of a layer's constants; without biases they are 0."""
+    bias = number_of(spec, "bias", 0.0) if spec.get("use_bias", True) else 0.0
+    numbers = {"input": number_of(spec, "kernel", 0.0), "recurrent": number_of(spec, "recurrent", 0.0), "bias": bias}
+    inits: dict[str, Any] = {f"{name}_init": constantly(number) for name, number in numbers.items()}
+    if "LSTM" in spec["kind"]:  # b_f begins at 1 there; ours is added to what bias_init makes
+        inits["forget_bias"] = 1.0 - bias if spec.get("unit_forget_bias", True) and spec.get("use_bias", True) else 0.0
+    return inits
+
+
+def number_of(spec: Spec, name: str, default: float) -> float:
     """The constant of an initialiser."""
     value = spec.get(f"{name}_initializer", default)
     return 1.0 if value == "ones" else value
 
 
-def params_of(spec: Spec, cell: Any) -> Any:
-    """Our params: constants; b_f is 1 in every LSTM, and GRUs have a second bias, of which r and z add up."""
-    blank = jax.eval_shape(cell.init, jax.random.key(0))
-    if blank is None:
-        return None
-    fill = {"W_xh": constant(spec, "kernel", 0.0), "W_hh": constant(spec, "recurrent", 0.0)}
-    params = jax.tree.map(lambda a: jnp.full(a.shape, 0.0), blank)
-    params = params._replace(**{name: jnp.full(getattr(blank, name).shape, value) for name, value in fill.items()})
-    bias = constant(spec, "bias", 0.0) if spec.get("use_bias", True) else 0.0
-    b_h, H = np.full(blank.b_h.shape, bias), cell.start(params).h.shape[-1] if "LSTM" in spec["kind"] else 0
-    if "LSTM" in spec["kind"] and spec.get("unit_forget_bias", True) and spec.get("use_bias", True):
-        b_h[H : 2 * H] = 1.0
-    if hasattr(blank, "b_n"):
-        H = blank.b_n.shape[0]
-        b_h[: 2 * H] *= 2
-        return params._replace(b_h=jnp.asarray(b_h), b_n=jnp.full((H,), bias))
-    return params._replace(b_h=jnp.asarray(b_h))
+def cell_of(spec: Spec, features: int, space: tuple[int, ...]) -> Any:
+    """Our cell of a layer of Keras, which begins with its constants."""
+    kind = spec["kind"].removesuffix("Cell")
+    units: int = spec["units"] if "units" in spec else spec["filters"]
+    if kind in ("OneStateRNN", "TwoStatesRNN"):
+        return own_cell(spec["kind"], units)
+    inits = inits_of(spec)
+    if kind.startswith("ConvLSTM"):
+        return conv_lstm(features, units, space=space, padding=spec.get("padding", "valid"), **inits)
+    if kind == "GRU":
+        return (gru if spec.get("reset_after", True) else gru_reset_before)(features, units, **inits)
+    return {"SimpleRNN": vanilla, "LSTM": lstm}[kind](features, units, **inits)
+
+
+def params_of(cell: Any) -> Any:
+    """Our params; a GRU of Keras has a second bias, of which r and z are added to ours."""
+    params = cell.init(jax.random.key(0))
+    if not hasattr(params, "b_n"):
+        return params
+    twice = np.repeat([2.0, 2.0, 1.0], len(params.b_n))
+    return params._replace(b_h=params.b_h * twice)
 
 
 def layer_of(spec: Spec, features: int, space: tuple[int, ...] = ()) -> tuple[Layer, Any]:
@@ -91,13 +97,13 @@ def layer_of(spec: Spec, features: int, space: tuple[int, ...] = ()) -> tuple[La
         ways = spec["layer"], spec.get("backward_layer", spec["layer"])
         cells = [cell_of(way, features, space) for way in ways]
         layer = bidirectional(*cells, merge=MERGES[spec.get("merge_mode", "concat")])
-        return layer, BothWays(*map(params_of, ways, cells))
+        return layer, BothWays(*map(params_of, cells))
     inner = spec.get("cell", spec)
     specs, cells = inner if isinstance(inner, list) else [inner], []
     for each in specs:
         cells.append(cell_of(each, features, space))
         features = each.get("units", 0)
-    params = tuple(map(params_of, specs, cells))
+    params = tuple(map(params_of, cells))
     cell = stack(*cells) if isinstance(inner, list) else cells[0]
     return as_layer(cell, reverse=spec.get("go_backwards", False)), params if isinstance(inner, list) else params[0]
 

@@ -12,10 +12,24 @@ import jax
 import numpy as np
 
 from rnn_jax import Cell, bidirectional, general_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
-from rnn_jax.cells import GeneralLSTMParams, GRUParams, GRUResetBeforeParams, LSTMParams, LSTMState
-from rnn_jax.cells import PeepholeLSTMParams, VanillaParams
-from rnn_jax.cells.activations import affine_activation, clipped, elu, hard_sigmoid, leaky_relu, scaled_tanh
-from rnn_jax.cells.activations import thresholded_relu
+from rnn_jax.cells import (
+    GeneralLSTMParams,
+    GRUParams,
+    GRUResetBeforeParams,
+    LSTMParams,
+    LSTMState,
+    PeepholeLSTMParams,
+    VanillaParams,
+)
+from rnn_jax.cells.activations import (
+    affine_activation,
+    clipped,
+    elu,
+    hard_sigmoid,
+    leaky_relu,
+    scaled_tanh,
+    thresholded_relu,
+)
 from rnn_jax.layers import BothWays, Layer, as_layer
 from tests.conformance.cases import gates
 
@@ -47,8 +61,8 @@ def activations_of(op: str, attributes: dict[str, Any], directions: int) -> list
         given = [next(row, number) for row, number in zip((alphas, betas), numbers, strict=False)]
         found.append(function(*given) if given else function)
     if "clip" in attributes:  # of the sums before every activation but that of the memory
-        bounded = [clipped(function, attributes["clip"]) for function in found]
-        found = [f if op == "LSTM" and place % 3 == 2 else b for place, (f, b) in enumerate(zip(found, bounded))]
+        pairs = [(function, clipped(function, attributes["clip"])) for function in found]
+        found = [f if op == "LSTM" and place % 3 == 2 else b for place, (f, b) in enumerate(pairs)]
     return np.array(found, object).reshape(directions, -1).tolist()
 
 
@@ -65,13 +79,13 @@ def lstm_of(sizes: tuple[int, int], weights: Any, P: Any, phi: list[Any], couple
     gate, candidate, memory = phi
     options: Any = {"activation": candidate, "gate_activation": gate, "memory_activation": memory}
     if not coupled:
-        params = turned(weights, "iofc", "ifoc")
+        params: Any = turned(weights, "iofc", "ifoc")
         if P is None:
             return lstm(*sizes, **options), LSTMParams(*params)
         return peephole_lstm(*sizes, **options), PeepholeLSTMParams(*params, w_ch=gates(P, "iof", "ifo"))
-    negated = [-gates(a.T, "iofc", "i") for a in weights]
-    params = [np.concatenate([f, rest], axis=-1) for f, rest in zip(negated, turned(weights, "iofc", "oc"), strict=True)]
-    w_ch = None if P is None else np.concatenate([-gates(P, "iof", "i"), gates(P, "iof", "o")])
+    pairs = [(-gates(a.T, "iofc", "i"), gates(a.T, "iofc", "oc")) for a in weights]
+    params = [np.concatenate(pair, axis=-1) for pair in pairs]
+    w_ch: Any = None if P is None else np.concatenate([-gates(P, "iof", "i"), gates(P, "iof", "o")])
     cell = general_lstm(*sizes, coupled=True, peepholes=P is not None, **options)
     return cell, GeneralLSTMParams(*params, w_ch=w_ch)
 
@@ -79,12 +93,13 @@ def lstm_of(sizes: tuple[int, int], weights: Any, P: Any, phi: list[Any], couple
 def one_way(op: str, attributes: dict[str, Any], W: Any, R: Any, bias: Any, P: Any, phi: Any) -> tuple[Cell, Any]:
     """The cell and the params of one direction."""
     sizes, (b_x, b_h) = (W.shape[-1], R.shape[-1]), np.split(bias, 2)
+    both: Any = b_x + b_h
     if op == "LSTM":
-        return lstm_of(sizes, (W, R, b_x + b_h), P, phi, bool(attributes.get("input_forget")))
+        return lstm_of(sizes, (W, R, both), P, phi, bool(attributes.get("input_forget")))
     if op == "RNN":
-        return vanilla(*sizes, activation=phi[0]), VanillaParams(W.T, R.T, b_x + b_h)
+        return vanilla(*sizes, activation=phi[0]), VanillaParams(W.T, R.T, both)
     options: Any = {"gate_activation": phi[0], "activation": phi[1]}
-    W_xh, W_hh, b, b_n = *turned((W, R, b_x + b_h), "zrh", "rzh"), gates(b_h, "zrh", "h")
+    W_xh, W_hh, b, b_n = *turned((W, R, both), "zrh", "rzh"), gates(b_h, "zrh", "h")
     if not attributes.get("linear_before_reset"):
         return gru_reset_before(*sizes, **options), GRUResetBeforeParams(W_xh, W_hh, b)
     b[-len(b_n) :] -= b_n
@@ -120,7 +135,9 @@ def ours(op: str, attributes: dict[str, Any], feeds: Feeds, program: Any = compi
     h_T, ys = program(layer)(params, h0, X, lengths=lengths)
     seen = np.arange(T)[:, None, None, None] < lengths[:, None]
     Y = np.where(seen, np.stack(np.split(np.asarray(ys), D, axis=-1), axis=1), 0)
-    last = [np.stack(jax.tree.leaves(h_T)[part::2 if op == "LSTM" else 1]) for part in range(2 if op == "LSTM" else 1)]
+    last = [
+        np.stack(jax.tree.leaves(h_T)[part :: 2 if op == "LSTM" else 1]) for part in range(2 if op == "LSTM" else 1)
+    ]
     emptied = [np.where(lengths[:, None] == 0, 0, a) for a in last]
     return {"Y": Y} | dict(zip(("Y_h", "Y_c"), emptied, strict=False))
 

@@ -87,7 +87,7 @@ def compared(title: str, op: str, attributes: dict[str, Any], feeds: Feeds) -> I
 
 
 def cases() -> Iterator[Case]:
-    """The stored runs again, all outputs; then random layers of both directions, ragged, with a sequence of no steps."""
+    """The stored runs again, all outputs; then random layers of both directions, one sequence of them without steps."""
     for number, run in enumerate(stored("onnxruntime")):
         if run["ok"]:
             yield from compared(f"{number} {run['name']}", run["op"], run["attrs"], run["ins"])

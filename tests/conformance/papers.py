@@ -100,7 +100,8 @@ SUITES = (
     ),
     Suite(
         LRU,
-        "[NicolasZucchet/minimal-LRU](https://github.com/NicolasZucchet/minimal-LRU) `bbd71b1`, lru/model.py, evaluated",
+        "[NicolasZucchet/minimal-LRU](https://github.com/NicolasZucchet/minimal-LRU) `bbd71b1`, lru/model.py, "
+        "evaluated",
         "outputs and all gradients, step by step and by the parallel scan",
         lru_cases,
     ),

@@ -14,8 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import bidirectional, general_lstm, gru_reset_before, lstm, peephole_lstm, readout, vanilla
-from rnn_jax.cells import GeneralLSTMParams, GRUResetBeforeParams, LSTMParams, LSTMState, PeepholeLSTMParams
-from rnn_jax.cells import VanillaParams
+from rnn_jax.cells import (
+    GeneralLSTMParams,
+    GRUResetBeforeParams,
+    LSTMParams,
+    LSTMState,
+    PeepholeLSTMParams,
+    VanillaParams,
+)
 from rnn_jax.layers import BothWays, Layer, as_layer
 from rnn_jax.readouts import ReadoutParams
 from tests.conformance.cases import DIRECTLY, Case, Suite, error_of, gates, stored
@@ -106,8 +112,8 @@ def bidirectional_rnn(opts: list[int], run: Run) -> Built:
 def sequence_gru(opts: list[int], run: Run) -> Built:
     x, h, W_g, b_g, W_n, b_n = run  # weights read (x, h): gates r z, and n, which reads r ⊙ h
     I, H = x.shape[-1], h.shape[-1]
-    W = np.concatenate([W_g, W_n]).T
-    params = GRUResetBeforeParams(W[:I], W[I:], np.concatenate([b_g, b_n]))
+    W, b = np.concatenate([W_g, W_n]).T, np.concatenate([b_g, b_n])
+    params = GRUResetBeforeParams(*map(jnp.asarray, (W[:I], W[I:], b)))
     return as_layer(gru_reset_before(I, H)), params, h, x
 
 
@@ -169,7 +175,7 @@ def outputs_of(test: dict[str, Any]) -> Iterator[list[np.ndarray]]:
 
 
 def end_to_end(test: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Pairs (ours, theirs) of a bidirectional network whose summed outputs a linear layer reads, with its state kept."""
+    """Pairs (ours, theirs) of a bidirectional network, a linear layer behind its summed outputs; its state is kept."""
     h = None
     for run, golden in zip(test["runs"], test["golden"], strict=True):
         _, ways, start, xs = bidirectional_rnn(test["opts"], run)

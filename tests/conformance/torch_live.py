@@ -149,7 +149,8 @@ def theirs(module: Any, numbers: Numbers, ragged: bool) -> Any:
     else:
         ys, last = module(xs, start)
     last = last if module.mode == "LSTM" else (last,)
-    sum((torch.tensor(w) * a).sum() for w, a in zip(numbers.weigh, (ys, *last), strict=True)).backward()
+    terms = [(torch.tensor(w) * a).sum() for w, a in zip(numbers.weigh, (ys, *last), strict=True)]
+    torch.stack(terms).sum().backward()
     gradients = [[W.grad for W in run] for run in module.all_weights], tuple(s.grad for s in states), xs.grad
     return jax.tree.map(lambda tensor: tensor.detach().numpy(), (ys, last, *gradients))
 

@@ -1,0 +1,68 @@
+"""The numbers of other libraries, suite by suite, and the page that reports them."""
+
+import json
+
+import pytest
+
+from tests.conformance.cases import Suite
+from tests.conformance.onnx_stored import TYPED_WRONG
+from tests.conformance.report import (
+    PAGE,
+    RESULTS,
+    Result,
+    agrees,
+    missing_for,
+    page,
+    read_results,
+    result_of,
+    suites,
+)
+
+SUITES = {suite.name: suite for suite in suites()}
+RERUN = "run make conformance, look at what has changed, and commit it"
+
+
+def require_installed(suite: Suite) -> None:
+    """Skips the test where a library is missing."""
+    if missing := missing_for(suite):
+        pytest.skip(f"{', '.join(missing)} is not installed: make peers")
+
+
+def written(name: str) -> Result:
+    """What the page says of a suite."""
+    return next(Result(**entry) for entry in read_results()["suites"] if entry["suite"] == name)
+
+
+def test_the_page_is_made_of_the_results():
+    assert PAGE.read_text() == page(json.loads(RESULTS.read_text())), RERUN
+
+
+def test_the_results_are_those_of_the_suites():
+    assert [entry["suite"] for entry in read_results()["suites"]] == [*SUITES], RERUN
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_is_right_in_every_case_and_is_that_of_the_page(name):
+    require_installed(SUITES[name])
+    measured = result_of(SUITES[name], SUITES[name].cases())
+    assert agrees(measured, written(name)), f"{measured} is not {written(name)} of the page; {RERUN}"
+
+
+def test_what_is_called_an_error_of_onnx_runtime_is_one_by_its_own_numbers():
+    require_installed(SUITES["ONNX Runtime, live"])
+    from tests.conformance.onnx_live import evidence
+
+    found = evidence()
+    assert len(found) == 2
+    for _, theirs, live, ours in found:
+        assert theirs == TYPED_WRONG[0]
+        assert abs(live - theirs) == pytest.approx(6.1e-5, abs=1e-6)
+        assert live == pytest.approx(ours, abs=1e-7)
+
+
+def test_every_planted_fault_was_noticed_by_the_suite_meant_for_it():
+    faults = read_results()["faults"]
+    assert len(faults) >= 15
+    assert {each["suite"] for each in faults} <= {*SUITES}
+    assert not [each["fault"] for each in faults if each["wrong"].startswith("0 of")]
