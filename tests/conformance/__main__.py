@@ -1,7 +1,7 @@
 """``python -m tests.conformance``: runs every suite, and writes docs/conformance.md.
 
-With names, such as ``python -m tests.conformance Keras``, only the suites whose names begin so are run, and nothing is
-written.
+With names, such as ``python -m tests.conformance Keras``, only the suites whose names begin so are run, and only their
+rows are written anew.
 """
 
 import sys
@@ -46,12 +46,14 @@ def main(names: list[str]) -> int:
             f"{r.suite}: {r.cases} cases right, error below {r.bound}, {time.perf_counter() - begin:.1f} s", flush=True
         )
     print(f"{sum(r.cases for r in results)} cases, all right")
+    facts, measured = read_results(), {r.suite: r._asdict() for r in results}
+    rows = {entry["suite"]: entry for entry in facts["suites"]} | measured
+    facts["suites"] = [rows[suite.name] for suite in suites() if suite.name in rows]
     if not names:
         found = [[where, *(f"{number:.8f}" for number in numbers)] for where, *numbers in evidence()]
-        facts = {"suites": [r._asdict() for r in results], "versions": versions(), "evidence": found}
-        facts["types"] = types_of_float64()
-        write(read_results() | facts)
-        print(f"wrote {PAGE}")
+        facts |= {"versions": versions(), "evidence": found, "types": types_of_float64()}
+    write(facts)
+    print(f"wrote {PAGE}")
     return 0
 
 

@@ -40,7 +40,6 @@ SAME = {"kernel_size": 3, "padding": "same", "recurrent_activation": "sigmoid", 
 
 PEERS = {
     "tanh": Peer(as_layer(vanilla(I, H)), "SimpleRNN", {}),
-    "relu": Peer(as_layer(vanilla(I, H, activation="relu")), "SimpleRNN", {"activation": "relu"}),
     "lstm": Peer(as_layer(lstm(I, H)), "LSTM", {}),
     "lstm, hard sigmoid": Peer(
         as_layer(lstm(I, H, gate_activation="hard_sigmoid")), "LSTM", {"recurrent_activation": "hard_sigmoid"}
@@ -52,7 +51,6 @@ PEERS = {
     ),
     "two lstms, concatenated": Peer(bidirectional(lstm(I, H), lstm(I, H)), "LSTM", {"merge_mode": "concat"}),
     "two grus, added": Peer(bidirectional(gru(I, H), gru(I, H), merge="sum"), "GRU", {"merge_mode": "sum"}),
-    "convolutional, 1D": Peer(as_layer(conv_lstm(I, H, space=(5,))), "ConvLSTM1D", SAME, (5,), False),
     "convolutional, 2D": Peer(as_layer(conv_lstm(I, H, space=(4, 3))), "ConvLSTM2D", SAME, (4, 3), False),
     "convolutional, 2D, valid": Peer(
         as_layer(conv_lstm(I, H, space=(4, 3), padding="valid")),
@@ -165,8 +163,7 @@ def build(case: Peer, T: int) -> Any:
     if merge_mode:
         module = keras.layers.Bidirectional(module, merge_mode=merge_mode, dtype="float64")
     for way in [module.forward_layer, module.backward_layer] if merge_mode else [module]:
-        if case.options.get("activation", "tanh") == "tanh":
-            way.cell.activation = jnp.tanh  # that of Keras 3.15 casts float64 to float32
+        way.cell.activation = jnp.tanh  # that of Keras 3.15 casts float64 to float32
     module.build((B, T, *case.space, I))
     return module
 

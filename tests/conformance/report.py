@@ -102,7 +102,11 @@ def versions() -> dict[str, str]:
 
 def read_results() -> dict[str, Any]:
     """The facts of the last run: suites, versions, evidence, faults."""
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"evidence": [], "types": {}, "faults": []}
+    return (
+        json.loads(RESULTS.read_text())
+        if RESULTS.is_file()
+        else {"suites": [], "evidence": [], "types": {}, "faults": []}
+    )
 
 
 def write(facts: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def shapes() -> list[Shape]:
     """The shapes that a configuration is drawn from; sizes are random, and each is compiled once."""
     draw, found = np.random.default_rng(17), []
     for kind in PEERS:
-        for layers, ways in ((1, 2), (2, 2), (3, 1)):
+        for layers, ways in ((1, 2), (2, 2), (3, 1)) if kind in ("gru", "projected lstm") else ((1, 2), (2, 2)):
             T, B, I, H = (int(draw.integers(1, most)) for most in (8, 5, 5, 5))
             P = int(draw.integers(1, H + 1)) if kind == "projected lstm" else H + 1
             found.append(Shape(kind, layers, ways, T, B, I, H + 1, P))
