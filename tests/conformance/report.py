@@ -134,8 +134,9 @@ def power(bound: str) -> str:
 HEAD = """# Conformance
 
 The numbers of other libraries, and ours. Every suite below compares ours with numbers from outside: some are stored in
-[tests/conformance/data](../tests/conformance/data/README.md), facts that stand in the sources of others; others are
-computed live by the library itself, on random numbers; two are worked out from a definition. Anyone can run it again:
+`tests/conformance/data`, whose README names their sources: facts that stand in the sources of others, or that their
+code computed. Others are computed live by the library itself, on random numbers. Two are worked out from a definition.
+Anyone can run it again:
 
 ```sh
 make conformance            # installs the outside libraries, runs every suite, writes this page
