@@ -53,11 +53,23 @@ CASES = {
     "lstm clipped": Case(rnn.clipped_lstm(I, H, cell_clip=0.5, bias_init=random)),
     "lstm projected": Case(rnn.projected_lstm(I, H, projection_size=2, projection_clip=0.3, cell_clip=0.7)),
     "lstm layer norm": Case(rnn.layer_norm_lstm(I, H, bias_init=random)),
+    "lstm general": Case(
+        rnn.general_lstm(
+            *(I, H),
+            coupled=True,
+            peepholes=True,
+            layer_norm=True,
+            projection_size=2,
+            projection_bias=True,
+            memory_activation="softsign",
+            bias_init=random,
+        )
+    ),
     "slstm": Case(rnn.slstm(I, H, bias_init=random)),
     "min lstm": Case(rnn.min_lstm(I, H, bias_init=random)),
     "diagonal": Case(rnn.diagonal(I, H, bias_init=random)),
     "lru": Case(rnn.lru(I, H, output_size=5)),
-    "conv lstm 1d": Case(rnn.conv_lstm(I, 2, space=(4,), bias_init=random), x=(4, I), ids=False),
+    "conv lstm 1d": Case(rnn.conv_lstm(I, 2, space=(4,), padding="valid", bias_init=random), x=(4, I), ids=False),
     "conv lstm 2d": Case(rnn.conv_lstm(1, 2, space=(3, 2), bias_init=random), x=(3, 2, 1), ids=False),
     "conv lstm 3d": Case(rnn.conv_lstm(1, 1, space=(2, 2, 2), bias_init=random), x=(2, 2, 2, 1), ids=False),
     "readout": Case(rnn.readout(lstm, output_size=2)),
@@ -73,7 +85,13 @@ CASES = {
     "variational dropout of gru": Case(rnn.variational_dropout(gru, input_mask=half[:I], state_mask=half), ids=False),
     "variational dropout of lstm": Case(rnn.variational_dropout(lstm, state_mask=half)),
     "linear cell in wrappers": Case(
-        rnn.readout(rnn.residual(rnn.learned_start(rnn.dense_input(rnn.lru(I, H, output_size=I), I, I))), 2), ids=False
+        rnn.readout(
+            rnn.diagonal_skip(
+                rnn.learned_start(rnn.dense_input(rnn.lru(I, H, output_size=I), I, I, activation="tanh"))
+            ),
+            2,
+        ),
+        ids=False,
     ),
     "linear cell of one's own": Case(
         rnn.linear_cell(
@@ -115,6 +133,7 @@ SAME_OUTSIDE = [
     "lstm cifg",
     "lstm clipped",
     "min lstm",
+    "lstm general",
     "conv lstm 2d",
     "conv lstm 3d",
 ]

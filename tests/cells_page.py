@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jax
 
@@ -23,15 +23,19 @@ NEEDED: dict[str, dict[str, Any]] = {
     "chrono_lstm": {"max_lag": 9},
     "clipped_lstm": {"cell_clip": 1.0},
     "conv_lstm": {"space": (5, 5)},
+    "general_lstm": {
+        **dict.fromkeys(["coupled", "peepholes", "layer_norm", "projection_bias"], True),
+        "projection_size": 2,
+    },
     "projected_lstm": {"projection_size": 2},
 }
-"""Arguments without a default."""
+"""Arguments without a default, and those of a cell that has all its params only with them."""
 
 EQUATIONS = {"chrono_gru": "gru", "chrono_lstm": "lstm", "irnn": "vanilla"}
 """Cells that only begin differently."""
 
 COMBINATORS = (
-    *(combinators.residual, combinators.learned_start, combinators.mixed_precision),
+    *(combinators.residual, combinators.diagonal_skip, combinators.learned_start, combinators.mixed_precision),
     *(readouts.readout, input_layers.embedding, input_layers.dense_input),
     *(dropout.input_dropout, dropout.output_dropout, dropout.variational_dropout, dropout.zoneout),
     *(dropout.weight_drop, layers.stack, layers.bidirectional),
@@ -46,6 +50,7 @@ FAMILIES = (
     "gated",
     "lstms",
     "lstm_variants",
+    "lstm_combinations",
     "exponential",
     "minimal",
     "linear",
@@ -144,9 +149,17 @@ def equation(name: str) -> str:
 
 
 def fields(kind: type) -> str:
-    """Names and shapes of a NamedTuple's arrays, from its annotations."""
-    shapes = {name: getattr(hint, "dim_str", "") for name, hint in get_type_hints(kind).items()}
-    return ", ".join(f"`{name} ({_written(shape)})`" for name, shape in shapes.items())
+    """Names and shapes of a NamedTuple's arrays, from its annotations; some may be None."""
+    return ", ".join(f"`{name} ({dims(hint)})`{or_none(hint)}" for name, hint in get_type_hints(kind).items())
+
+
+def dims(hint: Any) -> str:
+    """The dimensions of an annotated array, or of one that may be None."""
+    return _written(next((found for part in (hint, *get_args(hint)) if (found := getattr(part, "dim_str", ""))), ""))
+
+
+def or_none(hint: Any) -> str:
+    return " or None" if type(None) in get_args(hint) else ""
 
 
 def _written(shape: str) -> str:

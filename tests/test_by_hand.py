@@ -301,8 +301,9 @@ def test_projected_lstm_clips_the_memory_and_then_the_projection():
     agree(TOLERANCE["projected_lstm"], got, LSTMState(h=jnp.array([h_1, h_2]), c=c))
 
 
-def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_in_its_output():
-    """W_xh and W_hh are in units of √ε = √10⁻⁵, so that a variance of 80ε and ε make (9√ε)²; gains in units of 9/4.
+@pytest.mark.parametrize("epsilon", [1e-5, 0.01])
+def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_in_its_output(epsilon):
+    """W_xh and W_hh are in units of √ε, so that a variance of 80ε and ε make (9√ε)²; gains in units of 9/4.
 
     x_1 W_xh = (24, 24, 8, 8, 16, 16, 0, 0), less its mean 12: (12, 12, −4, −4, 4, 4, −12, −12), of mean square 80.
     Over 9 and times 9/4, LN = (3, 3, −1, −1, 1, 1, −3, −3) times the gain. In the same way, with h_0 = (2, −1/2) h_1,
@@ -322,7 +323,7 @@ def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_in_its_out
     """
     c = jnp.array([[-1 / 3, -1 / 2], [-1 / 2, -1 / 3]])
     h = jnp.array([[7 / 18, -12 / 25], [-4 / 15, 5 / 17]])
-    root, r = np.sqrt(1e-5), 1 / 12 / np.sqrt(1 / 144 + 1e-5)
+    root, r = np.sqrt(epsilon), 1 / 12 / np.sqrt(1 / 144 + epsilon)
     unit = np.array(units(8))
     columns = {  # i     f        o     g
         "W_xh": root * np.array([[2, 2, 2, 2, 0, 0, 0, 0], [2, 2, 0, 0, 2, 2, 0, 0]]),
@@ -335,7 +336,7 @@ def test_layer_norm_lstm_normalises_all_gates_together_and_the_memory_in_its_out
     }
     params = cells.LayerNormLSTMParams(**jax.tree.map(jnp.asarray, columns))
     start = LSTMState(h=h[0] * jnp.array([2.0, -1 / 2]), c=jnp.array([-2 / 3, -3 / 5]))
-    got = two_steps(layer_norm_lstm(2, 2), params, start, jnp.array([[4.0, 8.0], [8.0, -4.0]]))
+    got = two_steps(layer_norm_lstm(2, 2, epsilon=epsilon), params, start, jnp.array([[4.0, 8.0], [8.0, -4.0]]))
     agree(TOLERANCE["layer_norm_lstm"], got, LSTMState(h=h, c=c))
 
 

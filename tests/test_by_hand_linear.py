@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnn_jax import cells, diagonal, lru, min_gru, min_lstm, rollout
+from rnn_jax import (
+    DiagonalSkipParams,
+    ResidualState,
+    cells,
+    diagonal,
+    diagonal_skip,
+    lru,
+    min_gru,
+    min_lstm,
+    rollout,
+)
 from rnn_jax.initializers import zeros
 from rnn_jax.types import ComplexState
 from tests.oracles import checked
@@ -23,6 +33,7 @@ TOLERANCE = {
     name: checked(name, "numbers worked by hand", "states and outputs of two steps, float64", 1e-12)
     for name in ["min_gru", "min_lstm", "diagonal", "lru"]
 }
+SKIPPED = checked("diagonal_skip", "numbers worked by hand, of lru", "states and outputs of two steps, float64", 1e-12)
 LINEAR = {"min_gru": min_gru(2, 3), "min_lstm": min_lstm(2, 3), "diagonal": diagonal(2, 3), "lru": lru(2, 3)}
 R_MIN, R_MAX, MAX_PHASE = 0.5, 0.9, 1.5
 WIDE = {  # many draws of λ in one cell
@@ -106,6 +117,12 @@ def test_lru_turns_shrinks_and_reads_its_state_in_complex_numbers():
     y = jnp.array([[3 / 2, 11 / 2], [31 / 4, 25 / 4]])
     got = two_steps(lru(2, 2, output_size=2), params, h_0)
     chex.assert_trees_all_close(got, (h, y), rtol=0, atol=TOLERANCE["lru"])
+
+    D = jnp.array([2.0, -3.0])  # D ⊙ x_1 = (2, −3), D ⊙ x_2 = (2, 3)
+    state = ResidualState(h_0, jnp.zeros(2))
+    states, ys = two_steps(diagonal_skip(lru(2, 2, output_size=2)), DiagonalSkipParams(params, D), state)
+    chex.assert_trees_all_close(states.cell, h, rtol=0, atol=SKIPPED)
+    np.testing.assert_allclose(ys, [[7 / 2, 5 / 2], [39 / 4, 37 / 4]], rtol=0, atol=SKIPPED)
 
 
 def as_complex(a: Any) -> np.ndarray:

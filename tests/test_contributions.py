@@ -169,6 +169,12 @@ def test_a_loss_of_the_last_output_gives_lag_gradients_and_probes_are_those_of_s
     wanted = lag_gradients(cell, params, h0, xs, last)
     found = state_gradients(cell, params, h0, xs, lambda ys: last(ys[-1]))
     np.testing.assert_allclose(found.log_norm, wanted.log_norm, rtol=1e-12)
+    flags = {"lengths": np.array([T - 2, 3]), "resets": np.arange(T) == 1}
+    of_flags = [
+        lag_gradients(cell, params, h0, xs, last, **flags),
+        state_gradients(cell, params, h0, xs, lambda ys: last(ys[-1]), **flags),
+    ]
+    np.testing.assert_allclose(of_flags[0].log_norm, of_flags[1].log_norm, rtol=1e-12)
     of_probes = probe_gradients(cell, params, h0, xs, last, steps=[5, T], lags=4).log_norm
     np.testing.assert_allclose(of_probes[:, 1], wanted.log_norm[:5], rtol=1e-12)
     np.testing.assert_allclose(of_probes[:, 0], lag_gradients(cell, params, h0, xs[:5], last).log_norm[:5], rtol=1e-12)

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false
 # (dictionaries of marks, states of rates, and wrong things on purpose)
 
+import math
 import re
 from functools import partial
 
@@ -18,6 +19,7 @@ from rnn_jax import (
     conv_lstm,
     cornn,
     ctrnn,
+    diagonal_skip,
     encoder_decoder,
     gru,
     gru_reset_before,
@@ -37,6 +39,7 @@ from rnn_jax import (
     window_cuts,
 )
 from rnn_jax.bridges import Bridge
+from rnn_jax.cells.activations import clipped, hard_sigmoid
 from rnn_jax.decoding import greedy
 from rnn_jax.gradients import PROGRAMS, streaming
 from tests.cases import CASES, H, I
@@ -194,10 +197,11 @@ def test_a_stack_that_does_not_fit_names_both_cells():
     assert "\n" not in str(caught.value)
 
 
-def test_a_residual_whose_input_and_output_differ_is_refused():
-    cell = residual(gru(I, H))
+@pytest.mark.parametrize("around", [residual, diagonal_skip])
+def test_a_skip_whose_input_and_output_differ_is_refused(around):
+    cell = around(gru(I, H))
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=r"^residual got x \[3\] and y \[4\]; want equal shapes"):
+    with pytest.raises(ValueError, match=rf"^{around.__name__} got x \[3\] and y \[4\]; want equal shapes"):
         rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
 
 
@@ -217,7 +221,16 @@ def test_a_residual_whose_input_and_output_differ_is_refused():
         (lambda: conv_lstm(I, 4, space=()), "space got (); want one, two or three positive lengths"),
         (lambda: conv_lstm(I, 4, space=(2, 2), kernel_size=2), "kernel_size got 2; want an odd width"),
         (lambda: janet(I, 4, max_lag=1.0), "max_lag got 1.0; want more than 2 steps"),
-        (lambda: lstm(I, 4, gate_activation="swoosh"), "activation got 'swoosh'; want one of tanh"),
+        (
+            lambda: conv_lstm(I, 4, space=(5, 2), padding="valid"),
+            "kernel_size got 3; want at most 2, the least of space",
+        ),
+        (lambda: conv_lstm(I, 4, space=(5, 2), padding="full"), "padding got 'full'; want 'same' or 'valid'"),
+        (lambda: lstm(I, 4, gate_activation="swoosh"), "gate_activation got 'swoosh'; want one of tanh"),
+        (lambda: gru(I, 4, gate_activation="swoosh"), "gate_activation got 'swoosh'; want one of tanh"),
+        (lambda: hard_sigmoid(alpha=math.nan), "alpha got nan; want a finite number"),
+        (lambda: clipped("tanh", 0.0), "bound got 0.0; want a positive bound"),
+        (lambda: clipped("swoosh", 1.0), "activation got 'swoosh'; want one of tanh"),
     ],
 )
 def test_an_impossible_cell_is_refused(make, says):

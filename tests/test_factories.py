@@ -13,6 +13,8 @@ import pytest
 
 import rnn_jax as rnn
 from rnn_jax import initializers
+from rnn_jax.cells import activations
+from rnn_jax.cells.activations import clipped, leaky_relu, scaled_tanh
 from rnn_jax.layers import as_layer
 from rnn_jax.losses import cross_entropy
 from rnn_jax.machinery import factories
@@ -36,6 +38,9 @@ MAKERS = {
     "chrono_lstm": lambda: rnn.chrono_lstm(I, H, max_lag=50),
     "clipped_lstm": lambda: rnn.clipped_lstm(I, H, cell_clip=0.5),
     "projected_lstm": lambda: rnn.projected_lstm(I, H, projection_size=2),
+    "general_lstm": lambda: rnn.general_lstm(I, H, coupled=True, peepholes=True, activation=scaled_tanh(1.7, 2 / 3)),
+    "clipped activation": lambda: clipped(leaky_relu(0.1), 3.0),
+    "diagonal_skip": lambda: rnn.diagonal_skip(rnn.lru(I, H, output_size=I)),
     "conv_lstm": lambda: rnn.conv_lstm(I, 2, space=(4, 3)),
     "initialisers": lambda: rnn.vanilla(I, H, recurrent_init=initializers.orthogonal(0.5), dtype=jnp.float32),
     "readout": lambda: rnn.readout(rnn.gru(I, H), 2),
@@ -187,6 +192,7 @@ def test_the_text_of_a_model_is_a_call_that_makes_it(name):
     made = MAKERS[name]()
     text = repr(made)
     names = {n: getattr(rnn, n) for n in rnn.__all__} | {n: getattr(initializers, n) for n in initializers.__all__}
+    names |= {n: getattr(activations, n) for n in activations.__all__}
     assert eval(text, names | {"float32": jnp.float32}) == made
     assert len(text) < 200
 

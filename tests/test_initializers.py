@@ -122,6 +122,10 @@ ASKED = {  # what a cell is told, and the shapes for which it asks each of its i
         {"projection_size": 16},
         GATES | {"recurrent_init": {SQUARE, (16, 64)}, "projection_init": {READER}},  # of the square nothing is kept
     ),
+    "general_lstm": (
+        {"projection_size": 16, "peepholes": True},
+        GATES | {"recurrent_init": {SQUARE, (16, 64)}, "projection_init": {READER}, "peephole_init": {VECTOR}},
+    ),
     "indrnn": ({}, GATES | {"recurrent_init": {VECTOR}}),
     "lru": ({"output_size": 16}, {"input_init": {X}, "readout_init": {READER}}),
     "conv_lstm": ({"space": (8, 8)}, KERNELS),

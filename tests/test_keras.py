@@ -74,6 +74,14 @@ CONVOLUTIONAL = {
     )
     for space in ((5,), (4, 3), (2, 4, 3))
 }
+SMOOTH = {"activation": jnp.sin, "recurrent_activation": jnp.tanh}
+CONVOLUTIONAL["2D, valid"] = Case(
+    as_layer(conv_lstm(I, H, space=(4, 3), padding="valid", activation=jnp.sin, gate_activation="tanh")),
+    "ConvLSTM2D",
+    CONVOLUTIONAL["2D"].options | SMOOTH | {"padding": "valid"},
+    checked("conv_lstm", "Keras 3 ConvLSTM2D, valid padding, other activations", WHAT, 1e-9),
+    (4, 3),
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +147,7 @@ def draw(case: Case, peer: Any, seen: np.ndarray) -> Numbers:
     states = [normal(h.shape) for h in jax.tree.leaves(template)]
     xs = normal((*seen.shape, *case.space, I))
     channels = 2 * H if case.options.get("merge_mode") == "concat" else H
-    weigh_ys = normal((*seen.shape, *case.space, channels)) * np.expand_dims(seen, tuple(range(2, xs.ndim)))
+    weigh_ys = normal((*seen.shape, *states[0].shape[1:-1], channels)) * np.expand_dims(seen, tuple(range(2, xs.ndim)))
     weights = [0.6 * normal(W.shape) for W in peer.trainable_variables]
     return Numbers(weights, states, xs, [weigh_ys, *(normal(h.shape) for h in states)])
 
@@ -193,7 +201,7 @@ def build(keras: Any, case: Case, T: int) -> Any:
     if merge_mode:
         peer = keras.layers.Bidirectional(peer, merge_mode=merge_mode, dtype="float64")
     for way in [peer.forward_layer, peer.backward_layer] if merge_mode else [peer]:
-        way.cell.activation = jnp.tanh  # that of Keras 3.15 casts float64 to float32
+        way.cell.activation = case.options.get("activation", jnp.tanh)  # that of Keras 3.15 casts float64 to float32
     peer.build((B, T, *case.space, I))
     return peer
 

@@ -26,6 +26,7 @@ LAYER = rnn.bidirectional(rnn.gru(3, 4), rnn.gru(3, 4))
 WANT_CELLS = {
     "learned_start": lambda no: rnn.learned_start(no),
     "residual": lambda no: rnn.residual(no),
+    "diagonal_skip": lambda no: rnn.diagonal_skip(no),
     "mixed_precision": lambda no: rnn.mixed_precision(no),
     "input_dropout": lambda no: rnn.input_dropout(no, 0.5),
     "output_dropout": lambda no: rnn.output_dropout(no, 0.5),

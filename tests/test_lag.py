@@ -114,6 +114,39 @@ def test_each_example_of_a_batch_is_measured_as_if_it_were_alone():
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[:, 1, 2], together), alone, rtol=1e-12)
 
 
+FLAGS = {
+    "mask": {"mask": np.array([[1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 0, 0]], bool).T},
+    "lengths": {"lengths": np.array([4, 0])},
+    "resets": {"resets": np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]], bool).T},
+    "lengths and resets": {"lengths": np.array([3, 6]), "resets": np.array([1, 0, 0, 0, 1, 0], bool)},
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_lag_gradients_keep_the_gradient_over_masked_steps_and_end_at_resets(name):
+    # J_t is that of a step, 1 at a masked one, and then 0 where a reset stands before it.
+    cell, params, h0, xs = example("lstm", 6, (2,))
+    flags, loss = FLAGS[name], lambda y: jnp.sum(jnp.sin(y), axis=-1)
+
+    @jax.jit
+    def measure(h0, xs):
+        h_T, hs = rollout(cell, params, h0, xs, **flags)
+        before = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[:-1], h0, hs)
+        each = jax.vmap(jax.vmap(lambda h, x: step_jacobian(cell, params, h, x)))(before, xs)
+        last = jax.vmap(lambda h: ravel_pytree(jax.grad(lambda h: loss(cell.output(params, h)))(h))[0])(h_T)
+        return lag_gradients(cell, params, h0, xs, loss, **flags).log_norm, each, last
+
+    log_norm, jacobians, adjoints = measure(h0, xs)
+    mask = np.arange(6)[:, None] < flags["lengths"] if "lengths" in flags else flags.get("mask", np.ones((6, 2), bool))
+    resets = flags.get("resets", np.zeros(6, bool)).reshape(6, -1)
+    for k in range(7):
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(log_norm[k], np.log(np.linalg.norm(adjoints, axis=-1)), rtol=1e-10)
+        if k < 6:
+            stepped = np.einsum("bij,bi->bj", jacobians[5 - k], adjoints)
+            adjoints = np.where(resets[5 - k][:, None], 0, np.where(mask[5 - k][:, None], stepped, adjoints))
+
+
 def test_a_dead_gradient_is_minus_infinity_and_leaves_its_neighbours_alone():
     cell = vanilla(1, 2, activation="relu", recurrent_init=initializers.identity())
     params = cell.init(jax.random.key(0))

@@ -36,6 +36,7 @@ def with_a_copy(cell):
 
 WRAPPED = {
     "residual": rnn.residual,
+    "diagonal skip": rnn.diagonal_skip,
     "output dropout": lambda cell: rnn.output_dropout(cell, 0.5),
     "both": lambda cell: rnn.residual(rnn.output_dropout(cell, 0.5)),
     "residual of a residual": lambda cell: rnn.residual(rnn.residual(cell)),

@@ -23,6 +23,7 @@ NOT_FINITE = [*NO_NUMBER, math.inf, -math.inf, 1e39]
 NOT_POSITIVE = [*NO_NUMBER, 0, 0.0, -1.0, -math.inf]
 NO_TIME, NO_RATE = [*NOT_POSITIVE, math.inf], [*NO_NUMBER, -1.0, math.inf]
 NO_FUNCTION = ["swoosh", None, 3, ["tanh"]]
+NO_SWITCH = [None, 1, "yes", jnp.ones(4)]
 NO_SIZE = [0, -3, True, 2.0, math.nan, math.inf, None, "4", 10**20, (4,), jnp.ones(4)]
 BAD = {
     **dict.fromkeys(["forget_bias", "update_bias", "beta", "gain"], NOT_FINITE),
@@ -37,6 +38,10 @@ BAD = {
     "max_phase": [*NOT_FINITE, 0.0, -1.0, 6.29],
     "space": [(), (0,), (3, 2.0), (True,), (1, 2, 3, 4), 5, None, (math.nan,), (10**20,)],
     **dict.fromkeys(["activation", "gate_activation"], NO_FUNCTION),
+    "memory_activation": [function for function in NO_FUNCTION if function is not None],
+    **dict.fromkeys(["coupled", "peepholes", "layer_norm", "projection_bias"], NO_SWITCH),
+    "epsilon": NO_TIME,
+    "padding": [None, "full", "SAME", 1, ["valid"], jnp.ones(4)],
     "dtype": [jnp.float8_e4m3fn, jnp.int32, bool, complex, "swoosh", 3],
 }
 """What is wrong for each argument, whoever takes it."""
@@ -70,8 +75,8 @@ def test_every_wrong_number_of_a_cell_is_refused_by_its_name(factory):
     make, good = getattr(rnn, factory), {"input_size": 3, "hidden_size": 4, **NEEDED.get(factory, {})}
     make(**good)
     for name, bad in wrong(taken(make)):
-        called = "activation" if name == "gate_activation" else name
-        refused(lambda name=name, bad=bad: make(**good | {name: bad}), f"{called} got ")
+        if (factory, name, bad) != ("general_lstm", "projection_size", None):  # no projection
+            refused(lambda name=name, bad=bad: make(**good | {name: bad}), f"{name} got ")
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
@@ -125,7 +130,7 @@ def learned(params):
 def test_no_array_of_fresh_params_or_of_a_start_is_another_one_too(factory):
     cell = getattr(rnn, factory)(3, 4, **NEEDED.get(factory, {}))
     plain = jax.eval_shape(cell.init, jax.random.key(0))
-    params = cell.init(jax.random.key(0)) if factory == "layer_norm_lstm" else None
+    params = cell.init(jax.random.key(0)) if factory in ("layer_norm_lstm", "general_lstm") else None
     for tree in (params, cell.start(jax.tree.map(lambda a: jnp.zeros(a.shape), plain), (2,))):
         arrays = [a.unsafe_buffer_pointer() for a in jax.tree.leaves(tree)]
         assert len(set(arrays)) == len(arrays)

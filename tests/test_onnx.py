@@ -9,7 +9,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +17,19 @@ import jax
 import numpy as np
 import pytest
 
-from rnn_jax import Cell, bidirectional, cifg_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
+from rnn_jax import Cell, bidirectional, cifg_lstm, general_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
 from rnn_jax.cells import (
     CIFGParams,
+    GeneralLSTMParams,
     GRUParams,
     GRUResetBeforeParams,
     LSTMParams,
     LSTMState,
     PeepholeLSTMParams,
     VanillaParams,
+    activations,
 )
+from rnn_jax.cells.activations import clipped
 from rnn_jax.layers import BothWays, as_layer
 from tests.oracles import checked
 
@@ -46,11 +49,11 @@ EVALUATOR = {
     name: checked(name, "ONNX reference evaluator", RAGGED, 1e-5)
     for name in ("lstm", "peephole_lstm", "gru", "gru_reset_before", "vanilla", "bidirectional")
 }
-RUNTIME = {
-    name: checked(name, "ONNX Runtime", RAGGED, 1e-5)
-    for name in ("lstm", "peephole_lstm", "cifg_lstm", "gru", "gru_reset_before", "vanilla", "bidirectional")
+RUNTIME = {name: checked(name, "ONNX Runtime", RAGGED, 1e-5) for name in (*EVALUATOR, "cifg_lstm", "general_lstm")}
+ACTIVATED = {
+    name: checked(name, "ONNX Runtime", "other activations, float32", 1e-5)
+    for name in ("lstm", "peephole_lstm", "general_lstm", "gru", "gru_reset_before", "vanilla")
 }
-ACTIVATED = {name: checked(name, "ONNX Runtime", "other activations, float32", 1e-5) for name in ("lstm", "vanilla")}
 
 
 def blocks(W, order) -> dict[str, Any]:
@@ -87,6 +90,11 @@ def cifg_params(W, R, bias):
     return CIFGParams(*(beside(-gate["i"], gate["o"], gate["c"]) for gate in gates))
 
 
+def general_params(W, R, bias, P):
+    w = blocks(P, "iof")
+    return GeneralLSTMParams(*cifg_params(W, R, bias), w_ch=beside(-w["i"], w["o"]))
+
+
 def gru_params(W, R, bias):
     x, h = (blocks(b, "zrh") for b in np.split(bias, 2))
     b_h = beside(x["r"] + h["r"], x["z"] + h["z"], x["h"])
@@ -115,6 +123,9 @@ KINDS = {
     "lstm": Kind(lstm, "LSTM", 4, {}, lstm_params),
     "peephole_lstm": Kind(peephole_lstm, "LSTM", 4, {}, peephole_params),
     "cifg_lstm": Kind(cifg_lstm, "LSTM", 4, {"input_forget": 1}, cifg_params),
+    "general_lstm": Kind(
+        partial(general_lstm, coupled=True, peepholes=True), "LSTM", 4, {"input_forget": 1}, general_params
+    ),
     "gru": Kind(gru, "GRU", 3, {"linear_before_reset": 1}, gru_params),
     "gru_reset_before": Kind(gru_reset_before, "GRU", 3, {}, gru_reset_before_params),
     "vanilla": Kind(vanilla, "RNN", 1, {}, vanilla_params),
@@ -149,7 +160,7 @@ def random_feeds(name, direction):
     kind, D, key = KINDS[name], 1 + (direction == "bidirectional"), np.random.default_rng(0)
     shapes = {"X": (T, B, I), "W": (D, kind.gates * H, I), "R": (D, kind.gates * H, H), "B": (D, 2 * kind.gates * H)}
     shapes |= {"initial_h": (D, B, H)} | ({"initial_c": (D, B, H)} if kind.op == "LSTM" else {})
-    shapes |= {"P": (D, 3 * H)} if name == "peephole_lstm" else {}
+    shapes |= {"P": (D, 3 * H)} if name in ("peephole_lstm", "general_lstm") else {}
     scale = {"W": 0.5, "R": 0.5}
     feeds = {each: (scale.get(each, 1) * key.normal(size=shape)).astype(np.float32) for each, shape in shapes.items()}
     return feeds | {"sequence_lens": LENGTHS}
@@ -280,11 +291,13 @@ def test_random_layers_equal_onnx_runtime_on_sequences_of_many_lengths_and_of_no
     assert_close(got, wanted, RUNTIME.get(direction, RUNTIME[name]))
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_the_lstm_with_coupled_gates_equals_onnx_runtime_in_every_direction(direction):
-    feeds, kind = random_feeds("cifg_lstm", direction), KINDS["cifg_lstm"]
+@pytest.mark.parametrize(
+    ("name", "direction"), [*(("cifg_lstm", direction) for direction in DIRECTIONS), ("general_lstm", "reverse")]
+)
+def test_the_lstm_with_coupled_gates_equals_onnx_runtime_in_every_direction_and_with_peepholes(name, direction):
+    feeds, kind = random_feeds(name, direction), KINDS[name]
     wanted = run_natively(kind.op, feeds, direction=direction, **kind.attributes)
-    assert_close(ours("cifg_lstm", feeds, direction), wanted, RUNTIME["cifg_lstm"])
+    assert_close(ours(name, feeds, direction), wanted, RUNTIME[name])
 
 
 class Function(NamedTuple):
@@ -304,6 +317,12 @@ FUNCTIONS = {
     "softsign": Function("Softsign"),
     "elu": Function("Elu", 1.0),
     "linear": Function("Affine", 1.0, 0.0),
+    activations.affine_activation(0.5, -0.25): Function("Affine", 0.5, -0.25),
+    activations.leaky_relu(0.3): Function("LeakyRelu", 0.3),
+    activations.thresholded_relu(0.5): Function("ThresholdedRelu", 0.5),
+    activations.scaled_tanh(1.7, 0.6): Function("ScaledTanh", 1.7, 0.6),
+    activations.hard_sigmoid(): Function("HardSigmoid", 0.2, 0.5),
+    activations.elu(0.7): Function("Elu", 0.7),
 }
 
 
@@ -317,7 +336,7 @@ def activated(*names):
     return {"activations": [each.name for each in functions]} | {key: a for key, a in numbers.items() if a}
 
 
-@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
 def test_vanilla_equals_onnx_runtime_with_each_activation(activation):
     feeds = random_feeds("vanilla", "reverse")
     wanted = run_natively("RNN", feeds, direction="reverse", **activated(activation))
@@ -334,6 +353,20 @@ def test_lstm_equals_onnx_runtime_with_other_activations_of_gates_and_memory(gat
     wanted = run_natively("LSTM", feeds, direction="forward", **activated(gate, activation, activation))
     got = ours("lstm", feeds, "forward", [lstm(I, H, activation=activation, gate_activation=gate)])
     assert_close(got, wanted, ACTIVATED["lstm"])
+
+
+@pytest.mark.parametrize("name", ["lstm", "peephole_lstm", "general_lstm", "gru", "gru_reset_before"])
+def test_every_activation_of_a_cell_may_be_another_and_a_clip_is_one(name):
+    feeds, kind = random_feeds(name, "forward"), KINDS[name]
+    of_lstm = {"memory_activation": "softsign"} if kind.op == "LSTM" else {}  # ONNX Runtime does not clip c there
+    functions = activated("hard_sigmoid", activations.scaled_tanh(1.7, 0.6), *(["softsign"] if of_lstm else []))
+    wanted = run_natively(kind.op, feeds, direction="forward", clip=0.5, **functions, **kind.attributes)
+    options = {
+        "gate_activation": clipped("hard_sigmoid", 0.5),
+        "activation": clipped(activations.scaled_tanh(1.7, 0.6), 0.5),
+    }
+    got = ours(name, feeds, "forward", [kind.factory(I, H, **options, **of_lstm)])
+    assert_close(got, wanted, ACTIVATED[name])
 
 
 def test_a_bidirectional_layer_of_two_different_cells_equals_onnx_runtime():

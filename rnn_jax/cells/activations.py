@@ -101,7 +101,9 @@ def lstm_activations(
 
 @factory
 def clipped(activation: str | Activation, bound: float) -> Activation:
-    """The activation of a sum that is first clipped, a ↦ f(clip(a, −bound, bound)), as ``clip`` of ONNX has it.
+    """The activation of a sum that is first clipped, a ↦ f(clip(a, −bound, bound)).
+
+    ``clip`` of ONNX is this of the gates and of the candidate, not of the memory.
 
     Args:
         activation: f, a name in ``ACTIVATIONS`` or any elementwise function.

@@ -9,9 +9,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.diagnostics.lag import (
     LagGradients,
+    flagged_recurrence,
     lag_gradients,
     norms_back,
-    projections,
     recurrent_of,
     require_one_for_each,
     states_before,
@@ -22,8 +22,7 @@ from rnn_jax.diagnostics.states import layout_of, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.sharding import laid_out
-from rnn_jax.schedules.driver import Loops, batch_shape, outputs, rollout, step_flags
-from rnn_jax.schedules.scan import RolloutTask, flagged_step, idle_inputs
+from rnn_jax.schedules.driver import batch_shape, outputs, rollout, step_flags
 from rnn_jax.sequences import require_lengths
 from rnn_jax.types import Cell, Params, State
 
@@ -107,26 +106,16 @@ def _state_gradients(
         return jax.tree.map(lambda a: a[::-1], sequence) if reverse else sequence
 
     xs, flags = as_read((xs, step_flags(T, batch, mask, lengths, resets, reverse=reverse)))
-    fresh = None if resets is None else cell.start(params, batch)
     with jax.default_matmul_precision("highest"):
-        us = projections(cell, params, xs)
-        projected = cell._replace(project=lambda _, u: u)
-        task = RolloutTask(projected, params, h0, us, flags, fresh, idle_inputs(flags.mask, us), False, Loops())
         h_T, hs = rollout(cell, params, h0, xs, mask=flags.mask, resets=flags.resets)
         h0 = laid_out(h0, like=h_T)
         L, pullback = jax.vjp(lambda hs: loss(outputs(cell, params, as_read(hs))), hs)
         require_one_for_each(L, batch)
         direct = layout.row(pullback(jnp.ones_like(L))[0])
         direct = jnp.concatenate([jnp.zeros_like(layout.row(h0))[None], direct])  # no loss reads h0 itself
-        return norms_back(
-            flagged_step(task),
-            layout,
-            recurrent_of(cell, params, h0, xs),
-            scaled(direct[-1]),
-            states_before(h0, hs),
-            (us, flags),
-            direct[:-1],
-        )
+        step, inputs = flagged_recurrence(cell, params, h0, xs, flags)
+        recurrent = recurrent_of(cell, params, h0, xs)
+        return norms_back(step, layout, recurrent, scaled(direct[-1]), states_before(h0, hs), inputs, direct[:-1])
 
 
 def probe_gradients(

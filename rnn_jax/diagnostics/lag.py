@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer, PyTree
 
 from rnn_jax.diagnostics.scaled import Scaled, add, log_norm_of, map_in_bands, scaled
 from rnn_jax.diagnostics.states import Layout, layout_of, recurrent_parts, require_steps
-from rnn_jax.machinery.checks import require_numbers
+from rnn_jax.machinery.checks import require_numbers, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import laid_out, scan
-from rnn_jax.schedules.driver import batch_shape, rollout
+from rnn_jax.schedules.driver import Loops, batch_shape, rollout, step_flags
+from rnn_jax.schedules.scan import RolloutTask, StepFlags, flagged_step, idle_inputs
+from rnn_jax.sequences import require_lengths
 from rnn_jax.types import Cell, Params, State
 
 __all__ = ["LagGradients", "LagSummary", "lag_gradients", "summarise_lags"]
@@ -42,9 +44,16 @@ class LagSummary(NamedTuple):
     """Quantiles of ln‖∂L_T/∂state_{T−k}‖ over all examples, a row for each q."""
 
 
-@compiled("cell", "loss")
 def lag_gradients(
-    cell: Cell, params: Params, h0: State, xs: PyTree, loss: Callable[[Any], Float[Array, "*batch"]]
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    loss: Callable[[Any], Float[Array, "*batch"]],
+    *,
+    mask: Bool[ArrayLike, "T ..."] | None = None,
+    lengths: Integer[ArrayLike, "..."] | None = None,
+    resets: Bool[ArrayLike, "T ..."] | None = None,
 ) -> LagGradients:
     """The norm of ∂L_T/∂state_{T−k} for every lag k = 0 … T, for each example of a batch.
 
@@ -64,13 +73,15 @@ def lag_gradients(
         h0: the state before the first step, with the batch axes of ``xs``.
         xs: ``(T, *batch, I)`` or ids ``(T, *batch)``.
         loss: ``(y_T) -> L_T (*batch,)``: a loss of the last output, one number for each example.
+        mask, lengths, resets: as in ``rollout``. A masked step keeps the gradient: an example that ends early has the
+            same norm at all lags of its padding. Before a reset the gradient is exactly zero.
 
     Returns:
         Norms in log space; the index k along the leading axis is the lag. They cannot be differentiated.
 
     Raises:
-        ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, or a loss that is not
-            one number for each example.
+        ValueError: for a layer, a state that is not floating, xs or h0 that do not fit the cell, a loss that is not one
+            number for each example, or flags that ``rollout`` refuses.
 
     Example: a linear network whose recurrent matrix is 0.5·Q halves the gradient at every step.
 
@@ -87,15 +98,47 @@ def lag_gradients(
     long-term dependencies with gradient descent is difficult. 1994.
     """
     require_steps(xs)
-    layout = layout_of(cell, params, h0)
+    T = require_sequence(xs)
+    mask, lengths, resets = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets))
+    require_lengths(lengths, T)
+    return _lag_gradients(cell, params, h0, xs, loss, mask, lengths, resets, T)
+
+
+@compiled("cell", "loss", "T")
+def _lag_gradients(
+    cell: Cell,
+    params: Params,
+    h0: State,
+    xs: PyTree,
+    loss: Callable[[Any], Float[Array, "*batch"]],
+    mask: Array | None,
+    lengths: Array | None,
+    resets: Array | None,
+    T: int,
+) -> LagGradients:
+    """``lag_gradients`` of checked arguments."""
+    layout, batch = layout_of(cell, params, h0), batch_shape(cell, params, h0)
+    flags = step_flags(T, batch, mask, lengths, resets)
     with jax.default_matmul_precision("highest"):  # the fast modes of accelerators round more
-        h_T, hs = rollout(cell, params, h0, xs)
+        h_T, hs = rollout(cell, params, h0, xs, mask=flags.mask, resets=flags.resets)
         h0 = laid_out(h0, like=h_T)
         L_T, loss_pullback = jax.vjp(lambda h: loss(cell.output(params, h)), h_T)
-        require_one_for_each(L_T, batch_shape(cell, params, h0))
+        require_one_for_each(L_T, batch)
         last = scaled(layout.row(loss_pullback(jnp.ones_like(L_T))[0]))
-        step, recurrent = partial(cell.advance, params), recurrent_of(cell, params, h0, xs)
-        return norms_back(step, layout, recurrent, last, states_before(h0, hs), projections(cell, params, xs))
+        step, inputs = flagged_recurrence(cell, params, h0, xs, flags)
+        recurrent = recurrent_of(cell, params, h0, xs)
+        return norms_back(step, layout, recurrent, last, states_before(h0, hs), inputs)
+
+
+def flagged_recurrence(
+    cell: Cell, params: Params, h0: State, xs: PyTree, flags: StepFlags
+) -> tuple[Callable[[State, PyTree], State], tuple[PyTree, StepFlags]]:
+    """One step ``(h, (u, flags)) -> h`` with its mask and reset, and the u and the flags of every step."""
+    us = projections(cell, params, xs)
+    fresh = None if flags.resets is None else cell.start(params, batch_shape(cell, params, h0))
+    projected = cell._replace(project=lambda _, u: u)
+    task = RolloutTask(projected, params, h0, us, flags, fresh, idle_inputs(flags.mask, us), False, Loops())
+    return flagged_step(task), (us, flags)
 
 
 def norms_back(

@@ -149,6 +149,18 @@ def outputs(cell: Cell, params: Params, hs: State) -> Any:
 
     Returns:
         ``ys``, ``(T, *batch, O)``.
+
+    Example: at padded steps a rollout holds the state, and the outputs are those of the held state. Where they are to
+    be 0, as other libraries write them, one line makes them so.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from rnn_jax import gru, length_mask, outputs, rollout
+    >>> cell, lengths = gru(input_size=1, hidden_size=2), jnp.array([3, 1])
+    >>> params = cell.init(jax.random.key(0))
+    >>> _, hs = rollout(cell, params, cell.start(params, (2,)), jnp.ones((3, 2, 1)), lengths=lengths)
+    >>> ys = jnp.where(length_mask(lengths, 3)[..., None], outputs(cell, params, hs), 0)
+    >>> (ys[..., 0] != 0).T.tolist()
+    [[True, True, True], [True, False, False]]
     """
     return cell.output(params, hs)
 
