@@ -82,6 +82,7 @@ def cell_of(spec: Spec, features: int, space: tuple[int, ...]) -> Any:
     return {"SimpleRNN": vanilla, "LSTM": lstm}[kind](features, units, **inits)
 
 
+@cache
 def params_of(cell: Any) -> Any:
     """Our params; a GRU of Keras has a second bias, of which r and z are added to ours."""
     params = cell.init(jax.random.key(0))
