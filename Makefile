@@ -4,7 +4,7 @@ VENV   ?= .venv
 READY   = $(VENV)/.ready
 RUN     = $(VENV)/bin/python
 
-.PHONY: demo test check docs peers bench lock clean
+.PHONY: demo test check docs peers conformance bench lock clean
 
 demo: $(READY)      ## the main job: how far back does the gradient reach?
 	$(RUN) experiments/vanishing_gradients.py --out runs/vanishing_gradients/demo --overwrite
@@ -22,6 +22,9 @@ docs: $(READY)      ## the site, into docs/_build/html: every page is executed, 
 
 peers: $(READY)     ## the outside libraries that cells are compared with; without them their tests are skipped
 	$(RUN) -m pip install --quiet "keras>=3.10" "torch==2.13.0" "dm-haiku>=0.0.17" "equinox>=0.13"
+
+conformance: peers  ## docs/conformance.md: the numbers of other libraries against ours, stored and live
+	$(RUN) -m tests.conformance
 
 bench: $(READY)     ## every benchmark, on whatever device jax finds
 	$(RUN) -m benchmarks.all
