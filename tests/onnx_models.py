@@ -98,6 +98,27 @@ OTHERS = {
 """Models that become other nodes too."""
 
 
+CELLS = (vanilla, gru, gru_reset_before, lstm, peephole_lstm, cifg_lstm)
+
+
+def random_network(seed: int) -> Any:
+    """A network of one to three layers of any kinds, directions and sizes, with or without what stands around them."""
+    rng = np.random.default_rng(seed)
+    merge = str(rng.choice(["concatenate", "sum"]))
+    size, layers = I, []
+    for _ in range(rng.integers(1, 4)):
+        make, hidden = CELLS[rng.integers(len(CELLS))], int(rng.integers(1, 6))
+        if rng.integers(2):
+            layers.append(bidirectional(make(size, hidden), make(size, hidden), merge=merge))
+            size = 2 * hidden if merge == "concatenate" else hidden
+        else:
+            layers.append(as_layer(make(size, hidden), reverse=bool(rng.integers(2))))
+            size = hidden
+    model = stack(*layers) if len(layers) > 1 else layers[0]
+    model = embedding(model, V, I) if rng.integers(2) else model
+    return readout(model, 2) if rng.integers(2) else model
+
+
 def random_params(model: Any, dtype: Any = np.float32, seed: int = 0) -> Any:
     """Normal params of variance 1/4, without the compilation of an initialiser."""
     rng = np.random.default_rng(seed)

@@ -140,7 +140,7 @@ def test_operators_without_a_place_in_a_network_are_named(file):
         graph.node.append(onnx.helper.make_node("Add", ["ys", "ys"], ["p"]))
         graph.output[0].name = "p"
 
-    assert refused(edited(file, with_skip)) == f"file got the operator MatMul, Add in front of the output 'p', {place}"
+    assert refused(edited(file, with_skip)) == f"file got the operators Add, MatMul in front of the output 'p', {place}"
 
 
 def test_loops_and_files_without_recurrent_nodes_are_refused():

@@ -196,5 +196,6 @@ def misplaced(run: Run, name: str, where: str) -> ValueError:
         found += [maker.op_type] if computed and maker.op_type not in PLACED else []
         waiting += [each for each in maker.input if run.roots.get(each)]
     found = [op for op in found if op not in LINEAR] or found
-    named = ", ".join(dict.fromkeys(found)) or (run.makers[name].op_type if name in run.makers else "input")
-    return ValueError(f"file got the operator {named} {where}, for which a network has no place; {KNOWN}")
+    ops = [*dict.fromkeys(found)] or [run.makers[name].op_type if name in run.makers else "Identity"]
+    named = f"operator{'s' if len(ops) > 1 else ''} {', '.join(ops)}"
+    return ValueError(f"file got the {named} {where}, for which a network has no place; {KNOWN}")
