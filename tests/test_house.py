@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = (
     *("machinery", "types", "initializers", "losses", "sequences", "cells", "keys"),
     *("combinators", "dropout", "counting", "schedules", "layers", "readouts", "input_layers"),
-    *("diagnostics", "decoding", "bridges", "topologies", "gradients", "training", "interop"),
-    *("data", "lab", "__init__"),
+    *("diagnostics", "decoding", "bridges", "topologies", "gradients", "training"),
+    *("data", "lab", "interop", "__init__"),
 )
 """The rooms of rnn_jax from the bottom up: a file imports from its own room and those below, never from the face."""
 TOP = ("docs", "experiments", "benchmarks", "tests")

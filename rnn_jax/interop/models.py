@@ -115,7 +115,7 @@ def opened(model: Model, params: Any, target: str) -> Network:
     if name == "readout":
         if not isinstance(params, ReadoutParams):
             raise ValueError(
-                f"model got a readout with the heads {short_text(given['output_size'])}; {target} takes a linear one"
+                f"model got a readout with the heads {short_text(given['output_size'])}; want a linear one for {target}"
             )
         network = opened(given["model"], params.cell, target)
         require_none("readout", network.readout, target)
@@ -133,20 +133,22 @@ def opened(model: Model, params: Any, target: str) -> Network:
         layers = [[part._replace(reverse=given["reverse"]) for part in layer] for layer in network.layers]
         return network._replace(layers=tuple(map(tuple, layers)))
     if name not in CELLS:
-        raise ValueError(f"model got {model!r}; {target} has no such part: want {', '.join(CELLS)}")
+        raise ValueError(f"model got {model!r}; want parts that {target} may have: {', '.join(CELLS)}")
     return Network(layers=((simplified(Part(name, options_of(make, given), params)),),))
 
 
 def both_ways(given: dict[str, Any], params: Any, target: str) -> Network:
     """The network of one bidirectional layer."""
     if given["merge"] not in ("concatenate", "sum"):
-        raise ValueError(f"merge got {short_text(given['merge'])}; {target} takes 'concatenate' or 'sum'")
+        raise ValueError(f"merge got {short_text(given['merge'])}; want 'concatenate' or 'sum', as {target} takes")
     parts = []
     for cell, own, reverse in zip((given["forward"], given["backward"]), params, (False, True), strict=True):
         network = opened(cell, own, target)
         (layer,) = network.layers if len(network.layers) == 1 else (None,)
         if layer is None or network.embedding is not None or network.readout is not None:
-            raise ValueError(f"model got {cell!r} in a bidirectional layer; {target} takes one cell in each direction")
+            raise ValueError(
+                f"model got {cell!r} in a bidirectional layer; want one cell in each direction for {target}"
+            )
         parts.append(layer[0]._replace(reverse=reverse))
     return Network((tuple(parts),), given["merge"])
 
@@ -160,7 +162,7 @@ def joined(networks: list[Network], target: str) -> Network:
         require_none("readout between layers", network.readout, target)
     merges = {network.merge for network in networks if any(len(layer) > 1 for layer in network.layers)}
     if len(merges) > 1:
-        raise ValueError(f"model got layers with the merges {', '.join(sorted(merges))}; {target} takes one of them")
+        raise ValueError(f"model got layers with the merges {', '.join(sorted(merges))}; want one of them for {target}")
     merge = merges.pop() if merges else "concatenate"
     return Network(layers, merge, networks[0].embedding, networks[-1].readout)
 
@@ -168,17 +170,19 @@ def joined(networks: list[Network], target: str) -> Network:
 def require_none(name: str, found: Any, target: str) -> None:
     """Raises a ValueError where a network has a part twice, or where it has no place."""
     if found is not None:
-        raise ValueError(f"model got a {name}; {target} takes one embedding in front and one readout behind")
+        raise ValueError(f"model got a {name}; want one embedding in front and one readout behind for {target}")
 
 
 def call_of(model: Model, target: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The factory that made the recurrence of a model, and the arguments it was given."""
     recipe = getattr(model.advance if isinstance(model, Cell) else model.rollout, "recipe", None)
     if recipe is None:
-        raise ValueError(f"model got {model!r}, a cell of your own; {target} takes {', '.join(CELLS)}")
+        raise ValueError(f"model got {model!r}, a cell of your own; want one for {target}: {', '.join(CELLS)}")
     make, args, kwargs, _ = recipe
     if make(*args, **kwargs)._replace(init=None) != model._replace(init=None):
-        raise ValueError(f"model got {make.__name__}(…) with a function of your own; {target} takes it as it is made")
+        raise ValueError(
+            f"model got {make.__name__}(…) with a function of your own; want it as it is made for {target}"
+        )
     bound = inspect.signature(make).bind(*args, **kwargs)
     bound.apply_defaults()
     given = dict(bound.arguments)
@@ -268,7 +272,8 @@ def layer_of(parts: tuple[Part, ...], merge: str) -> tuple[Model, Params]:
     parts = tuple(part._replace(params=jax.tree.map(jnp.asarray, part.params)) for part in parts)
     cells = [cell_of(part) for part in parts]
     if len(parts) == 2:
-        return bidirectional(*cells, merge=merge), BothWays(*(part.params for part in parts))
+        layer = bidirectional(*cells) if merge == "concatenate" else bidirectional(*cells, merge=merge)
+        return layer, BothWays(*(part.params for part in parts))
     return (as_layer(cells[0], reverse=True) if parts[0].reverse else cells[0]), parts[0].params
 
 
