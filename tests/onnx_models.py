@@ -77,6 +77,10 @@ NATIVE = {
         lstm(I, H, activation=leaky_relu(0.1), gate_activation="hard_sigmoid", memory_activation=elu(0.5)),
         ["LSTM"],
     ),
+    "clipped, but the memory": (
+        lstm(I, H, activation=clipped("tanh", 1.0), gate_activation=clipped("sigmoid", 1.0), memory_activation="tanh"),
+        ["LSTM"],
+    ),
     "another activation in each direction": (
         bidirectional(
             vanilla(I, H, activation=thresholded_relu(0.3)), vanilla(I, H, activation=affine_activation(0.5, 0.1))

@@ -11,7 +11,7 @@ import pytest
 from rnn_jax import bidirectional, gru, lstm, readout, stack, vanilla
 from rnn_jax.interop import from_onnx, to_onnx
 from rnn_jax.layers import as_layer
-from tests.onnx_models import REASON, H, I, V, outputs_of, random_params, session_of
+from tests.onnx_models import REASON, H, I, V, outputs_of, random_network, random_params, session_of
 
 onnx = pytest.importorskip("onnx", reason=REASON)
 FOLDER = Path(__file__).parent / "exported"
@@ -88,6 +88,17 @@ def test_files_that_pytorch_exports_now_are_read_as_what_it_computes(name, tmp_p
     y = network(x).detach().numpy()
     x = x.numpy().astype(np.int32) if ids else x.numpy()
     assert_computes(model, params, *((x.swapaxes(0, 1), y.swapaxes(0, 1)) if first else (x, y)))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_come_back_bit_by_bit(seed):
+    model = random_network(seed)
+    params = random_params(model, seed=seed)
+    read, weights = from_onnx(to_onnx(model, params))
+    assert [np.shape(a) for a in jax.tree.leaves(weights)] == [np.shape(a) for a in jax.tree.leaves(params)]
+    for a, b in zip(jax.tree.leaves(weights), jax.tree.leaves(params), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert repr(read).count("bidirectional") == repr(model).count("bidirectional")
 
 
 def edited(file, change):
