@@ -186,11 +186,11 @@ def reference(function: Any) -> str:
 
 
 def checks(name: str, source: str) -> str:
-    """What a cell was checked against; of one that only begins differently, the cell whose equations it has."""
+    """What a cell, or for one that only begins differently the cell of its equations, was checked against, sorted."""
     said = [f"{c.against}: {c.what}, {c.tolerance:g}" for c in CHECKS if c.cell == name]
     if not said and source != name:
         return f"as `{source}`"
-    return "<br>".join(dict.fromkeys(said))
+    return "<br>".join(sorted(set(said)))
 
 
 __all__ = ["EQUATIONS", "PAGE", "checks", "collect_checks", "factories", "page"]

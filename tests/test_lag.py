@@ -1,6 +1,7 @@
 """Gradients by lag against closed forms and against products of step Jacobians."""
 
 import math
+from typing import Any
 
 import chex
 import jax
@@ -114,7 +115,7 @@ def test_each_example_of_a_batch_is_measured_as_if_it_were_alone():
     chex.assert_trees_all_close(jax.tree.map(lambda a: a[:, 1, 2], together), alone, rtol=1e-12)
 
 
-FLAGS = {
+FLAGS: dict[str, dict[str, Any]] = {
     "mask": {"mask": np.array([[1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 0, 0]], bool).T},
     "lengths": {"lengths": np.array([4, 0])},
     "resets": {"resets": np.array([[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]], bool).T},

@@ -40,7 +40,7 @@ def to_onnx(
     initial_states: bool = False,
     input_shape: tuple[int, ...] | None = None,
 ) -> Any:
-    """The ONNX model of a network, for any T and B from 1 on; ``onnx.save(to_onnx(model, params), "model.onnx")`` writes it.
+    """The ONNX model of a network, for any T and B from 1 on; ``onnx.save`` writes it into a file.
 
     A layer of ``vanilla``, ``gru``, ``gru_reset_before``, ``lstm``, ``peephole_lstm``, ``cifg_lstm`` or of a
     ``general_lstm`` without layer norm, projection and clips is one node RNN, GRU or LSTM, and so are the two
