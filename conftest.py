@@ -1,19 +1,10 @@
 """Strict by default: float64, checked shapes, no silent rank or type promotion, warnings as errors."""
 
 import os
-from importlib.metadata import version
 
-# Tests compile much and compute little: without LLVM's optimisations compilation costs half as much, and without the
-# generator of fused code that jaxlib 0.10 uses, half of that. Later versions have no such choice and refuse the flag.
-# A small program is compiled in one piece: pieces for 32 threads cost a tenth more.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
-        os.environ.get("XLA_FLAGS", ""),
-    ]
-)
+from tests.quick_compilation import FLAGS
+
+os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of source in every operation, which none reads
 

@@ -18,6 +18,10 @@ os.environ["IPYTHONDIR"] = str(profile.parent)
 os.environ["PYTHONPATH"] = str(HERE.parent)  # of the kernels that execute the pages
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from tests.quick_compilation import FLAGS  # noqa: E402
+
+os.environ.setdefault("XLA_FLAGS", FLAGS)  # of the kernels, too
+
 project = "rnn_jax"
 author = "the authors of rnn_jax"
 project_copyright = f"{author}; Apache-2.0"

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.quick_compilation import FLAGS
+
 ROOT = Path(__file__).absolute().parent.parent.parent
 
 
@@ -181,8 +183,7 @@ def run_suite(name: str) -> None:
 def wrong_cases(folder: Path, suite: str) -> str:
     """What a suite finds in the library of a folder: "3 of 40", or the error that stopped it."""
     command = [sys.executable, "-c", f"from tests.conformance.faults import run_suite; run_suite({suite!r})"]
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = os.environ | {"PYTHONPATH": str(folder), "XLA_FLAGS": flags, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(folder), "XLA_FLAGS": FLAGS, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"stopped: {done.stderr.strip().splitlines()[-1][:100]}"
