@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import jax
 
 from rnn_jax import Cell, cells, combinators, dropout, input_layers, layers, readouts
+from tests.conformance.report import read_results, suites
 from tests.oracles import CHECKS
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +188,9 @@ def reference(function: Any) -> str:
 
 def checks(name: str, source: str) -> str:
     """What a cell, or for one that only begins differently the cell of its equations, was checked against, sorted."""
-    said = [f"{c.against}: {c.what}, {c.tolerance:g}" for c in CHECKS if c.cell == name]
+    said = [f"{c.against}: {c.what}, {c.tolerance:.0e}" for c in CHECKS if c.cell == name]
+    tolerance = {entry["suite"]: entry["tolerances"][-1] for entry in read_results()["suites"]}
+    said += [f"[{s.name}](conformance.md), {tolerance[s.name]:.0e}" for s in suites() if name in s.cells]
     if not said and source != name:
         return f"as `{source}`"
     return "<br>".join(sorted(set(said)))

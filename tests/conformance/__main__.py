@@ -41,10 +41,8 @@ def main(names: list[str]) -> int:
         except AssertionError as error:
             print(error)
             return 1
-        r = results[-1]
-        print(
-            f"{r.suite}: {r.cases} cases right, error below {r.bound}, {time.perf_counter() - begin:.1f} s", flush=True
-        )
+        r, seconds = results[-1], time.perf_counter() - begin
+        print(f"{r.suite}: {r.cases} cases right, largest error {r.error:.0e}, {seconds:.1f} s", flush=True)
     print(f"{sum(r.cases for r in results)} cases, all right")
     facts, measured = read_results(), {r.suite: r._asdict() for r in results}
     rows = {entry["suite"]: entry for entry in facts["suites"]} | measured

@@ -43,6 +43,8 @@ class Suite(NamedTuple):
     cases: Callable[[], Iterator[Case]]
     needs: tuple[str, ...] = ()
     """Modules of the outside libraries; none where the numbers are stored, or worked out by the suite."""
+    cells: tuple[str, ...] = ()
+    """The cells and combinators whose equations it checks, for docs/cells.md."""
 
 
 def error_of(got: Any, wanted: Any) -> float:

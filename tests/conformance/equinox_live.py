@@ -73,4 +73,5 @@ SUITE = Suite(
     "outputs, last states and all gradients, float64, with and without biases",
     cases,
     ("equinox",),
+    cells=("gru", "lstm"),
 )

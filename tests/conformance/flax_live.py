@@ -222,6 +222,20 @@ def cases(name: str, peers: Callable[[], Iterator[Peer]]) -> Iterator[Case]:
 WHAT = "outputs, last states and all gradients, float64: every recurrent cell, ragged lengths, reversed"
 
 SUITES = (
-    Suite(LINEN, "flax, `flax.linen`", f"{WHAT}, both directions", partial(cases, LINEN, linen_peers), ("flax.linen",)),
-    Suite(NNX, "flax, `flax.nnx`", WHAT, partial(cases, NNX, nnx_peers), ("flax.nnx",)),
+    Suite(
+        LINEN,
+        "flax, `flax.linen`",
+        f"{WHAT}, both directions",
+        partial(cases, LINEN, linen_peers),
+        ("flax.linen",),
+        cells=("vanilla", "gru", "lstm", "ugrnn", "conv_lstm", "bidirectional"),
+    ),
+    Suite(
+        NNX,
+        "flax, `flax.nnx`",
+        WHAT,
+        partial(cases, NNX, nnx_peers),
+        ("flax.nnx",),
+        cells=("vanilla", "gru", "lstm"),
+    ),
 )

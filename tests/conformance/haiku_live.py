@@ -135,4 +135,5 @@ SUITE = Suite(
     "outputs, last states and all gradients, float64: cores, a stack, resets at any step",
     cases,
     ("haiku",),
+    cells=("vanilla", "gru_reset_before", "lstm", "conv_lstm", "stack"),
 )

@@ -68,4 +68,5 @@ SUITE = Suite(
     "JAX, `jax.experimental.rnn.lstm_ref`",
     "outputs, last states and all gradients, float64: layers, directions, ragged lengths",
     cases,
+    cells=("lstm", "stack", "bidirectional"),
 )

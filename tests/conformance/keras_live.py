@@ -52,10 +52,10 @@ PEERS = {
     "two lstms, concatenated": Peer(bidirectional(lstm(I, H), lstm(I, H)), "LSTM", {"merge_mode": "concat"}),
     "two grus, added": Peer(bidirectional(gru(I, H), gru(I, H), merge="sum"), "GRU", {"merge_mode": "sum"}),
     "convolutional, 2D": Peer(as_layer(conv_lstm(I, H, space=(4, 3))), "ConvLSTM2D", SAME, (4, 3), False),
-    "convolutional, 2D, valid": Peer(
-        as_layer(conv_lstm(I, H, space=(4, 3), padding="valid")),
+    "convolutional, 2D, valid, sin and tanh": Peer(
+        as_layer(conv_lstm(I, H, space=(4, 3), padding="valid", activation=jnp.sin, gate_activation="tanh")),
         "ConvLSTM2D",
-        SAME | {"padding": "valid"},
+        SAME | {"padding": "valid", "activation": jnp.sin, "recurrent_activation": jnp.tanh},
         (4, 3),
         False,
     ),
@@ -163,7 +163,7 @@ def build(case: Peer, T: int) -> Any:
     if merge_mode:
         module = keras.layers.Bidirectional(module, merge_mode=merge_mode, dtype="float64")
     for way in [module.forward_layer, module.backward_layer] if merge_mode else [module]:
-        way.cell.activation = jnp.tanh  # that of Keras 3.15 casts float64 to float32
+        way.cell.activation = case.options.get("activation", jnp.tanh)  # that of Keras 3.15 casts float64 to float32
     module.build((B, T, *case.space, I))
     return module
 
@@ -201,4 +201,5 @@ SUITE = Suite(
     "outputs, last states and all gradients, float64; masks with holes, an empty sequence, NaN in our padding",
     cases,
     ("keras",),
+    cells=("vanilla", "gru", "gru_reset_before", "lstm", "conv_lstm", "bidirectional"),
 )

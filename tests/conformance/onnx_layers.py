@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnn_jax import Cell, bidirectional, general_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
+from rnn_jax import Cell, bidirectional, cifg_lstm, general_lstm, gru, gru_reset_before, lstm, peephole_lstm, vanilla
 from rnn_jax.cells import (
+    CIFGParams,
     GeneralLSTMParams,
     GRUParams,
     GRUResetBeforeParams,
@@ -85,6 +86,8 @@ def lstm_of(sizes: tuple[int, int], weights: Any, P: Any, phi: list[Any], couple
         return peephole_lstm(*sizes, **options), PeepholeLSTMParams(*params, w_ch=gates(P, "iof", "ifo"))
     pairs = [(-gates(a.T, "iofc", "i"), gates(a.T, "iofc", "oc")) for a in weights]
     params = [np.concatenate(pair, axis=-1) for pair in pairs]
+    if P is None and phi == [*DEFAULTS["LSTM"]]:
+        return cifg_lstm(*sizes), CIFGParams(*params)
     w_ch: Any = None if P is None else np.concatenate([-gates(P, "iof", "i"), gates(P, "iof", "o")])
     cell = general_lstm(*sizes, coupled=True, peepholes=P is not None, **options)
     return cell, GeneralLSTMParams(*params, w_ch=w_ch)

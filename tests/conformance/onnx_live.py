@@ -118,4 +118,5 @@ SUITE = Suite(
     "clips, eleven activations",
     cases,
     ("onnx", "onnxruntime"),
+    cells=("vanilla", "gru", "gru_reset_before", "lstm", "peephole_lstm", "cifg_lstm", "general_lstm", "bidirectional"),
 )

@@ -24,10 +24,15 @@ def corrected(name: str, output: str, numbers: np.ndarray) -> np.ndarray:
 
 
 def cases() -> Iterator[Case]:
-    """Every output of each distinct run; where theirs must fail, ours must refuse."""
+    """Every output of each distinct run; where theirs must fail, ours must refuse.
+
+    Left out is the run with an activation of an unknown name, which this suite's map would refuse, not the library.
+    """
     for number, run in enumerate(stored("onnxruntime")):
         title = f"{number} {run['name']}"
         arguments = run["op"], run["attrs"], run["ins"]
+        if "Invalid_activation" in run["attrs"].get("activations", ()):
+            continue
         if not run["ok"]:
             error = refusal_of(lambda arguments=arguments: ours(*arguments, checked))
             yield Case(NAME, f"{title}, refused", DIRECTLY, error, 0.0)
@@ -40,8 +45,10 @@ def cases() -> Iterator[Case]:
 
 SUITE = Suite(
     NAME,
-    "[microsoft/onnxruntime](https://github.com/microsoft/onnxruntime), onnxruntime/test/providers/cpu/rnn",
+    "[microsoft/onnxruntime](https://github.com/microsoft/onnxruntime), onnxruntime/test/providers/cpu/rnn, commit not "
+    "recorded",
     "Y, Y_h and Y_c of LSTM, GRU and RNN: directions, lengths, peepholes, coupled gates, clips, activations; what it "
     "refuses is refused",
     cases,
+    cells=("vanilla", "gru", "gru_reset_before", "lstm", "peephole_lstm", "cifg_lstm", "general_lstm", "bidirectional"),
 )

@@ -97,6 +97,7 @@ SUITES = (
         "[NX-AI/xlstm](https://github.com/NX-AI/xlstm) `8901ba0`, xlstm/blocks/slstm/src/vanilla, evaluated",
         "outputs, all parts of the last state and all gradients; one and two heads, sums from small to very large",
         slstm_cases,
+        cells=("slstm",),
     ),
     Suite(
         LRU,
@@ -104,5 +105,6 @@ SUITES = (
         "evaluated",
         "outputs and all gradients, step by step and by the parallel scan",
         lru_cases,
+        cells=("lru", "diagonal_skip"),
     ),
 )

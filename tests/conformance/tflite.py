@@ -206,4 +206,5 @@ SUITE = Suite(
     "RNN, GRU and LSTM of one and two directions: coupled gates, peepholes, projection and its bias, layer norm, "
     "auxiliary inputs",
     cases,
+    cells=("vanilla", "gru_reset_before", "lstm", "peephole_lstm", "general_lstm", "bidirectional", "readout"),
 )

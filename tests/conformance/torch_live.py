@@ -34,6 +34,7 @@ class Shape(NamedTuple):
     H: int
     P: int
     """Size of h: that of the projection, or H."""
+    bias: bool
 
 
 class Numbers(NamedTuple):
@@ -58,14 +59,18 @@ PEERS = {
 }
 
 
+WITHOUT_BIASES = (("relu", 1), ("gru", 1), ("projected lstm", 1))
+"""Kinds and layers of the modules that have none."""
+
+
 def shapes() -> list[Shape]:
-    """The shapes that a configuration is drawn from; sizes are random, and each is compiled once."""
+    """The shapes of the configurations; sizes are random, and each is compiled once. One layer of each is plain."""
     draw, found = np.random.default_rng(17), []
     for kind in PEERS:
-        for layers, ways in ((1, 2), (2, 2), (3, 1)) if kind in ("gru", "projected lstm") else ((1, 2), (2, 2)):
-            T, B, I, H = (int(draw.integers(1, most)) for most in (8, 5, 5, 5))
-            P = int(draw.integers(1, H + 1)) if kind == "projected lstm" else H + 1
-            found.append(Shape(kind, layers, ways, T, B, I, H + 1, P))
+        for layers, ways in ((1, 1), (2, 2), (3, 1)) if kind in ("gru", "projected lstm") else ((1, 1), (2, 2)):
+            T, B, I, H = (int(draw.integers(*range_)) for range_ in ((3, 8), (2, 5), (1, 5), (2, 6)))
+            P = int(draw.integers(1, H)) if kind == "projected lstm" else H
+            found.append(Shape(kind, layers, ways, T, B, I, H, P, bias=(kind, layers) not in WITHOUT_BIASES))
     return found
 
 
@@ -110,6 +115,12 @@ TO_PARAMS: dict[str, Callable[..., Any]] = {
 }
 
 
+def with_biases(W_ih: Any, W_hh: Any, *rest: Any) -> tuple[Any, ...]:
+    """The arrays of one direction, with biases of zero where there are none."""
+    zeros = () if rest and rest[0].ndim == 1 else (jnp.zeros(len(W_ih)),) * 2
+    return W_ih, W_hh, *zeros, *rest
+
+
 @cache
 def program(shape: Shape) -> Callable[[Numbers], Any]:
     """Outputs, last states and gradients of ours, in the order of ``QUANTITIES``."""
@@ -117,7 +128,7 @@ def program(shape: Shape) -> Callable[[Numbers], Any]:
     tree = jax.tree.structure(jax.eval_shape(layer.init, jax.random.key(0)), is_leaf=lambda node: hasattr(node, "W_xh"))
 
     def loss(weights: Any, states: Any, xs: Any, weigh: Any, lengths: Any) -> Any:
-        params = tree.unflatten([TO_PARAMS[shape.kind](*run) for run in weights])
+        params = tree.unflatten([TO_PARAMS[shape.kind](*with_biases(*run)) for run in weights])
         parts = len(states)  # h, or h and c; those of each run after those of the run before
         h0 = jax.tree.structure(layer.start(params)).unflatten([a for run in zip(*states, strict=True) for a in run])
         h_T, ys = layer.apply(params, h0, xs, lengths=lengths)
@@ -128,7 +139,8 @@ def program(shape: Shape) -> Callable[[Numbers], Any]:
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
     def quantities(numbers: Numbers) -> Any:
-        (_, (ys, last)), gradients = run(*numbers)
+        seen = np.arange(shape.T)[:, None, None] < numbers.lengths[:, None]
+        (_, (ys, last)), gradients = run(*numbers._replace(xs=np.where(seen, numbers.xs, np.nan)))
         return ys, last, *gradients
 
     return quantities
@@ -177,13 +189,12 @@ def cases() -> Iterator[Case]:
     """The quantities of each configuration."""
     torch, draws, all_shapes = peer("torch"), np.random.default_rng(0), shapes()
     for number in range(CONFIGURATIONS):
-        shape = all_shapes[draws.integers(len(all_shapes))]
-        ragged = bool(draws.integers(2))
+        shape, ragged = all_shapes[number % len(all_shapes)], bool(draws.integers(2))
         op, options = PEERS[shape.kind]
-        options = options | {"num_layers": shape.layers, "bidirectional": shape.ways == 2, "dtype": torch.float64}
+        options = options | {"num_layers": shape.layers, "bidirectional": shape.ways == 2, "bias": shape.bias}
         if shape.kind == "projected lstm":
             options |= {"proj_size": shape.P}
-        module = getattr(torch.nn, op)(shape.I, shape.H, **options)
+        module = getattr(torch.nn, op)(shape.I, shape.H, dtype=torch.float64, **options)
         numbers = draw(shape, module, draws, ragged)
         title = f"{number}: {shape.kind}, {shape.layers} layers, {shape.ways} ways{', ragged' * ragged}"
         for what, got, wanted in zip(QUANTITIES, program(shape)(numbers), theirs(module, numbers, ragged), strict=True):
@@ -193,8 +204,9 @@ def cases() -> Iterator[Case]:
 SUITE = Suite(
     NAME,
     "PyTorch, `nn.RNN`, `nn.GRU`, `nn.LSTM`",
-    f"outputs, last states and all gradients of {CONFIGURATIONS} random configurations, float64: layers, directions, "
-    "projections, ragged lengths",
+    f"outputs, last states and all gradients of {CONFIGURATIONS} random configurations of {len(shapes())} shapes, "
+    "float64: layers, directions, projections, no biases, ragged lengths with NaN in our padding",
     cases,
     ("torch",),
+    cells=("vanilla", "gru", "lstm", "projected_lstm", "stack", "bidirectional"),
 )
