@@ -201,8 +201,11 @@ def test_a_stack_that_does_not_fit_names_both_cells():
 def test_a_skip_whose_input_and_output_differ_is_refused(around):
     cell = around(gru(I, H))
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=rf"^{around.__name__} got x \[3\] and y \[4\]; want equal shapes"):
-        rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
+    equation = {"residual": "x_t + y_t", "diagonal_skip": "D ⊙ x_t + y_t"}[around.__name__]
+    for xs, kind, hint in ((jnp.zeros((5, I)), "float64[3]", ""), (jnp.zeros(5, int), "int64[]", "; ids have no fea")):
+        said = f"{around.__name__} got x {kind} and y float64[4]; want equal shapes: {equation}{hint}"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+            rollout(cell, params, cell.start(params), xs)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +237,7 @@ def test_a_skip_whose_input_and_output_differ_is_refused(around):
     ],
 )
 def test_an_impossible_cell_is_refused(make, says):
-    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
+    with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{re.escape(says)}"):
         make()
 
 
