@@ -24,6 +24,7 @@ from rnn_jax import (
     gru,
     gru_reset_before,
     janet,
+    lag_gradients,
     lru,
     lstm,
     mgu,
@@ -41,6 +42,7 @@ from rnn_jax import (
 from rnn_jax.bridges import Bridge
 from rnn_jax.cells.activations import clipped, hard_sigmoid
 from rnn_jax.decoding import greedy
+from rnn_jax.diagnostics import state_gradients
 from rnn_jax.gradients import PROGRAMS, streaming
 from tests.cases import CASES, H, I
 from tests.laboratory import as_a_user_has_it, random_params, refused
@@ -169,6 +171,21 @@ def test_marks_that_do_not_fit_are_refused(name, shape):
             pytest.raises(ValueError, match=rf"^{name} got (bool|int64) .*; want bool \(5,\), or \(5, 2\) for each"),
         ):
             rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), **{name: mark})
+
+
+@pytest.mark.parametrize(
+    "measure", [rollout, partial(lag_gradients, loss=jnp.sum), partial(state_gradients, loss=jnp.sum)]
+)
+def test_what_is_no_array_of_flags_is_refused(measure):
+    cell = vanilla(I, H)
+    params = cell.init(KEY)
+    for name, says in {
+        "mask": "'a'; want an array",
+        "resets": "'a'; want an array",
+        "lengths": "<U1; want whole",
+    }.items():
+        with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{name} got {says}"):
+            measure(cell, params, cell.start(params), jnp.zeros((5, I)), **{name: "no"})
 
 
 def test_a_mask_and_lengths_together_are_refused():

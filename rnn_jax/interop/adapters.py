@@ -61,7 +61,13 @@ def library(module: str, package: str) -> Any:
 
 
 def adapted_cell(
-    name: str, given: Any, init: Callable[[PRNGKeyArray], Params], start: Start, step: Step, x: PyTree
+    name: str,
+    given: Any,
+    init: Callable[[PRNGKeyArray], Params],
+    start: Start,
+    step: Step,
+    x: PyTree,
+    module: str,
 ) -> Cell:
     """The cell of another library's step, after one abstract step has shown that it is one.
 
@@ -72,6 +78,7 @@ def adapted_cell(
         start: ``(params, batch_shape=()) -> h``.
         step: ``(params, h, x) -> (h, y)``.
         x: shapes and types of one input.
+        module: the name of the module, which the text of the cell has.
 
     Raises:
         ValueError: for a step that fails, or that changes shapes or types of the state.
@@ -95,12 +102,20 @@ def adapted_cell(
         return with_batch(x, batch_shape, dtype, floating_type(params))
 
     if seen is None:
-        return cell_with_output(init, start, step, project, inputs_for)
+        return with_names(module, cell_with_output(init, start, step, project, inputs_for))
 
     def advance(params: Params, h: State, x_t: PyTree) -> State:
         return step(params, h, x_t)[0]
 
-    return Cell(init, start, project, advance, output_of(start, step, inputs_for, seen))
+    return with_names(module, Cell(init, start, project, advance, output_of(start, step, inputs_for, seen)))
+
+
+def with_names(module: str, cell: Cell) -> Cell:
+    """A cell whose functions are named after a module, for its text."""
+    for field, function in cell._asdict().items():
+        if callable(function):
+            function.__name__ = f"{module}.{field}"
+    return cell
 
 
 def naming_params(function: Callable[..., Any], made: Params) -> Callable[..., Any]:

@@ -61,8 +61,8 @@ def cell_from_flax(module: Any, x: PyTree = None) -> Cell:
     >>> params = jax.vmap(cell.init)(jax.random.split(jax.random.key(0), 3))
     >>> def norms(params):
     ...     return lag_gradients(cell, params, cell.start(params), jnp.ones((20, 3)), lambda y: y.sum()).log_norm
-    >>> bool((jax.vmap(norms)(params)[:, 20] < -3).all())
-    True
+    >>> print(jax.vmap(norms)(params)[:, 20].round(1))
+    [-6.7 -5.  -6.4]
 
     Reference: Heek, Levskaya, Oliver, Ritter, Rondepierre, Steiner, van Zee. Flax: a neural network library and
     ecosystem for JAX. 2024.
@@ -114,7 +114,7 @@ def linen_cell(module: Any, x: PyTree) -> Cell:
         with their_rules():
             return module.apply({"params": params}, h, x)
 
-    return adapted_cell("module", module, linen_init(module, x), start, step, x)
+    return adapted_cell("module", module, linen_init(module, x), start, step, x, named(module))
 
 
 def linen_init(module: Any, x: PyTree) -> Callable[[PRNGKeyArray], Params]:
@@ -163,7 +163,7 @@ def cell_from_nnx(module: Any, make: Callable[[Any], Any] | None, x: PyTree) -> 
             require_unchanged(module, before, nnx.state(merged))
         return h, y
 
-    return adapted_cell("module", make or module, init, start, step, x)
+    return adapted_cell("module", make or module, init, start, step, x, named(module))
 
 
 def require_unchanged(module: Any, before: dict[Any, Any], after: PyTree) -> None:
