@@ -180,8 +180,8 @@ def test_what_is_no_array_of_flags_is_refused(measure):
     cell = vanilla(I, H)
     params = cell.init(KEY)
     for name, says in {
-        "mask": "'a'; want an array",
-        "resets": "'a'; want an array",
+        "mask": "'no'; want an array",
+        "resets": "'no'; want an array",
         "lengths": "<U1; want whole",
     }.items():
         with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{name} got {says}"):

@@ -246,12 +246,12 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
     return batch_misfit(cell, params, h0, xs)
 
 
-def flag_arrays(**flags: ArrayLike | None) -> tuple[Array | None, ...]:
+def flag_arrays(**flags: Any) -> tuple[Array | None, ...]:
     """Flags and lengths as arrays; a ValueError that names the first which is none.
 
-    >>> flag_arrays(mask="a")
+    >>> flag_arrays(mask="no")
     Traceback (most recent call last):
-    ValueError: mask got 'a'; want an array of True and False
+    ValueError: mask got 'no'; want an array of True and False
     """
     arrays = []
     for name, flag in flags.items():
