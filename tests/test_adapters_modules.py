@@ -27,7 +27,9 @@ from rnn_jax import (
     readout,
     residual,
     rollout,
+    vanilla,
 )
+from rnn_jax.initializers import zeros
 from rnn_jax.interop import as_equinox, as_linen, as_nnx, cell_from_equinox, cell_from_flax
 from tests.adapted import allowing, require_one_line
 
@@ -37,7 +39,7 @@ PARAMS = jax.tree.map(lambda a: a + 0.1, CELL.init(jax.random.key(0)))
 W, b = jax.random.normal(jax.random.key(1), (H, 1)), jnp.ones(1)
 XS = jax.random.normal(jax.random.key(2), (T, B, I))
 TARGETS = XS[-3, :, :1]  # what was read three steps ago
-ADAM = optax.adam(0.05)
+ADAM, UPDATES = optax.adam(0.1), 40
 
 
 def imports_equinox():
@@ -81,7 +83,7 @@ def test_a_model_of_linen_with_a_cell_inside_has_its_gradients_and_trains():
         return optax.apply_updates(variables, updates), state, value, gradients
 
     variables, state, losses, first = {"params": own}, ADAM.init({"params": own}), [], None
-    for _ in range(150):
+    for _ in range(UPDATES):
         variables, state, value, gradients = update(variables, state)
         losses.append(value)
         first = gradients if first is None else first
@@ -120,7 +122,7 @@ def test_a_model_of_nnx_with_a_cell_inside_has_its_gradients_and_trains():
         return value, gradients
 
     first, losses = None, []
-    for _ in range(150):
+    for _ in range(UPDATES):
         value, gradients = update(model, optimizer)
         losses.append(value)
         first = gradients if first is None else first
@@ -158,7 +160,7 @@ def test_a_model_of_equinox_with_a_cell_inside_has_its_gradients_and_trains():
         return eqx.apply_updates(model, updates), state, value, gradients
 
     first, losses, state = None, [], ADAM.init(eqx.filter(model, eqx.is_inexact_array))
-    for _ in range(150):
+    for _ in range(UPDATES):
         model, state, value, gradients = update(model, state)
         losses.append(value)
         first = gradients if first is None else first
@@ -243,12 +245,60 @@ def test_a_cell_that_draws_has_its_key_inside_a_module():
     assert eqx.tree_equal(module, as_equinox(cell, params))
 
 
+DRAWING = input_dropout(vanilla(I, H, recurrent_init=zeros), 0.5)
+DRAWING_PARAMS = DRAWING.init(jax.random.key(0))
+ONES = jnp.ones((2, T, I))  # batch first
+
+
+def require_drawn(ys, again, other, mean):
+    """Outputs of equal inputs differ by step, example and key, and from those of the mean."""
+    assert (ys == again).all()
+    rows = ys.reshape(-1, H)
+    assert len({tuple(row) for row in rows.tolist()}) > 4  # of 8 that the mask of an input can make
+    assert (ys != other).any()
+    assert (ys != mean).any()
+    chex.assert_trees_all_close(mean, jnp.broadcast_to(mean[:1, :1], mean.shape), rtol=1e-14)
+
+
+def test_a_cell_draws_inside_a_recurrent_layer_of_linen():
+    drawing = as_linen(DRAWING, deterministic=False)
+    layer = nn.RNN(drawing, split_rngs={"params": False, "dropout": True})
+    variables = {"params": {"cell": {"weights": DRAWING_PARAMS}}}
+    chex.assert_trees_all_equal_shapes(layer.init(jax.random.key(0), ONES), variables)
+
+    @jax.jit
+    def run(key):
+        return layer.apply(variables, ONES, rngs={"dropout": key})
+
+    mean = nn.RNN(as_linen(DRAWING)).apply(variables, ONES, rngs={"dropout": jax.random.key(1)})
+    require_drawn(*(run(jax.random.key(seed)) for seed in (1, 1, 2)), mean)
+    require_one_line(lambda: nn.RNN(drawing).apply(variables, ONES, rngs={"dropout": jax.random.key(1)}), "rngs got no")
+
+
+def test_a_cell_draws_inside_a_recurrent_layer_of_nnx():
+    def run(seed, training=True):
+        layer = nnx.RNN(as_nnx(DRAWING, DRAWING_PARAMS, rngs=nnx.Rngs(seed)))
+        return (layer.train() if training else layer.eval()) or layer(ONES)
+
+    require_drawn(run(1), run(1), run(2), run(1, training=False))
+    layer = nnx.RNN(as_nnx(DRAWING, DRAWING_PARAMS, rngs=nnx.Rngs(1)))
+    assert (layer(ONES) != layer(ONES)).any()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: as_linen("gru"), "cell got str; want a Cell"),
         (lambda: as_linen(CELL, feature_axes=-1), "feature_axes got -1; want 1 for vectors, or 0 for ids"),
+        (lambda: as_linen(CELL, deterministic=1), "deterministic got 1; want True or False"),
         (lambda: as_nnx(None, PARAMS), "cell got NoneType; want a Cell"),
+        (lambda: as_nnx(CELL, PARAMS, rngs=3), "rngs got int, which raised .*; want nnx.Rngs with the stream dropout"),
+        (lambda: as_nnx(CELL, PARAMS, rngs=nnx.Rngs(params=0)), "rngs got Rngs, which raised .*stream dropout"),
+        (
+            lambda: as_nnx(CELL, PARAMS, feature_axes=3).initialize_carry((2, 3)),
+            "input_shape got .2, 3.; want at least",
+        ),
+        (lambda: as_equinox(CELL, jax.tree.map(jnp.int32, PARAMS)), "params got .* int32.*; want params of this cell"),
         (lambda: as_nnx(CELL, W), "params got float64.4, 1., where cell.init.key. makes"),
         (lambda: as_equinox(3, PARAMS), "cell got int; want a Cell"),
         (lambda: as_equinox(CELL, PARAMS._replace(h_0=None)), "params got .*want params of this cell"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from rnn_jax.interop import cell_from_equinox, cell_from_haiku
-from tests.adapted import B, H, I, Theirs, require_equal_lags, require_equal_rollouts, require_one_line
+from tests.adapted import B, H, I, Theirs, cells_in, require_equal_to_theirs, require_one_line
 
 hk = pytest.importorskip("haiku", reason="haiku is not installed: pip install -e .[peers]")
 eqx = pytest.importorskip("equinox", reason="equinox is not installed: pip install -e .[peers]")
@@ -27,6 +27,35 @@ class LearnedCore(hk.RNNCore):
         h = jnp.tanh(hk.Linear(H)(jnp.concatenate([state["h"], state["m"], x], -1)))
         m = 0.9 * state["m"] + 0.1 * h.mean(-1, keepdims=True)
         return hk.Linear(2)(jnp.concatenate([state["h"], x], -1)), {"h": h, "m": m}
+
+
+class Resetting(hk.RNNCore):
+    """A GRU that is reset where the last feature is near 1/2: in the batch, but not where lags are measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.core = hk.ResetCore(hk.GRU(H))
+
+    def initial_state(self, batch_size):
+        return self.core.initial_state(batch_size)
+
+    def __call__(self, x, state):
+        return self.core((x, jnp.abs(x[..., -1] - 0.5) < 0.25), state)
+
+
+class Permuted(eqx.Module):
+    """A cell whose order of units is drawn by the key."""
+
+    W: jax.Array
+    order: jax.Array
+    input_size: int = eqx.field(static=True, default=I)
+    hidden_size: int = eqx.field(static=True, default=H)
+
+    def __init__(self, key):
+        self.W, self.order = jax.random.normal(key, (H, H)), jax.random.permutation(key, H)
+
+    def __call__(self, x, h):
+        return jnp.tanh(h[self.order] @ self.W + x.sum())
 
 
 class OwnCell(eqx.Module):
@@ -92,6 +121,10 @@ EXAMPLES = {
     "haiku Conv2DLSTM": of_haiku(lambda: hk.Conv2DLSTM((3, 2), 1, 3), (3, 2, 1)),
     "haiku Conv3DLSTM": of_haiku(lambda: hk.Conv3DLSTM((2, 2, 2), 1, 2), (2, 2, 2, 1)),
     "haiku DeepRNN": of_haiku(lambda: hk.DeepRNN([hk.GRU(2), jnp.cos, hk.VanillaRNN(3), hk.Linear(2)])),
+    "haiku ResetCore": of_haiku(Resetting),
+    "haiku deep_rnn_with_skip_connections": of_haiku(
+        lambda: hk.deep_rnn_with_skip_connections([hk.GRU(2), hk.LSTM(3)])
+    ),
     "haiku, of one's own": of_haiku(LearnedCore, beside=True),
     "equinox LSTMCell": of_equinox(
         eqx.nn.LSTMCell(I, H, key=jax.random.key(0)), lambda module: (jnp.zeros(H), jnp.zeros(H)), lambda h: h[0]
@@ -105,13 +138,15 @@ one_example = pytest.mark.parametrize("theirs", EXAMPLES.values(), ids=EXAMPLES.
 
 
 @one_example
-def test_a_cell_of_haiku_or_equinox_has_the_rollout_and_the_gradients_of_its_library(theirs):
-    require_equal_rollouts(theirs)
+def test_a_cell_of_haiku_or_equinox_has_the_rollouts_gradients_and_lag_gradients_of_its_library(theirs):
+    require_equal_to_theirs(theirs)
 
 
-@one_example
-def test_a_cell_of_haiku_or_equinox_has_the_lag_gradients_of_its_own_jacobians(theirs):
-    require_equal_lags(theirs)
+def test_every_cell_of_haiku_and_equinox_is_among_the_examples():
+    names = {f"haiku {name}" for name in cells_in(hk, hk.RNNCore)} - {"haiku IdentityCore"}  # which has no state
+    names |= {f"equinox {name}" for name in vars(eqx.nn) if name.endswith("Cell")}
+    assert len(names) >= 9
+    assert names <= EXAMPLES.keys()
 
 
 def test_a_core_may_read_several_arrays_at_a_step():
@@ -168,6 +203,11 @@ KEY = jax.random.key(0)
         (lambda: cell_from_haiku("gru", I), "make got str; want a function that makes a core"),
         (lambda: cell_from_haiku(lambda: hk.Linear(H), I), "which makes Linear; want a recurrent core of haiku"),
         (lambda: cell_from_haiku(lambda: jnp.tanh, I), "which makes jax.numpy.tanh|which makes tanh; want"),
+        (
+            lambda: cell_from_haiku(hk.GRU, I),
+            "make got GRU, which raised TypeError .*; want a function that makes a rec",
+        ),
+        (lambda: hk.transform(lambda: cell_from_haiku(hk.GRU(H), I)).init(KEY), "make got GRU, which raised TypeError"),
         (lambda: cell_from_haiku(hk.IdentityCore, I), "make got IdentityCore, which has no state"),
         (lambda: cell_from_haiku(lambda: hk.GRU(H), None), "x got None; want one input: its size"),
         (lambda: cell_from_haiku(lambda: hk.GRU(H), 0), "x got 0; want a positive integer"),
@@ -175,7 +215,14 @@ KEY = jax.random.key(0)
         (lambda: cell_from_haiku(with_state, I), "whose core has a state of its own, core"),
         (lambda: cell_from_haiku(with_noise, I), "make got with_noise, which raised"),
         (lambda: cell_from_equinox(3), "module got int; want a recurrent cell of equinox"),
-        (lambda: cell_from_equinox(lambda key: 3), "module got <lambda> of int; want a recurrent cell"),
+        (lambda: cell_from_equinox(lambda key: 3), "module got <lambda>, which makes int; want a recurrent"),
+        (lambda: cell_from_equinox(Permuted), "module got Permuted, whose order depends on the key but is no param"),
+        (lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start="a"), "start got 'a'; want arrays, the first"),
+        (lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start=3), "start got 3; want arrays, the first"),
+        (
+            lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start=lambda module: module.nothing),
+            "start got <lambda>, which raised AttributeError .*; want the first state of one example",
+        ),
         (lambda: cell_from_equinox(jnp.tanh), "module got tanh, which raised"),
         (lambda: cell_from_equinox(eqx.nn.Linear(I, H, key=KEY), I), "start got None for Linear, which has no hidden"),
         (
