@@ -5,6 +5,8 @@
 # pyright: reportOperatorIssue=false
 # (modules of libraries whose attributes have no types, and wrong things on purpose)
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -51,6 +53,8 @@ def own_loss(params, W, b):
     return jnp.mean((outputs(CELL, params, hs)[-1] @ W + b - TARGETS) ** 2)
 
 
+@functools.cache
+@jax.jit
 def own_gradients():
     return jax.value_and_grad(own_loss, (0, 1, 2))(PARAMS, W, b)
 
@@ -72,7 +76,7 @@ def test_a_model_of_linen_with_a_cell_inside_has_its_gradients_and_trains():
     def loss(variables):
         return jnp.mean((model.apply(variables, XS) - TARGETS) ** 2)
 
-    drawn = model.init(jax.random.key(5), XS)
+    drawn = jax.eval_shape(model.init, jax.random.key(5), XS)
     own = {"LinenCell_0": {"weights": PARAMS}, "head": {"kernel": W, "bias": b}}
     chex.assert_trees_all_equal_shapes_and_dtypes(drawn, {"params": own})
 
@@ -200,6 +204,7 @@ def test_a_cell_that_has_been_a_module_of_another_library_is_the_same_cell(cell,
     params = cell.init(jax.random.key(0))
     back, there = through(cell, params)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def run(cell, params):
         h_T, hs = rollout(cell, params, cell.start(params, (2,)), XS[:, :2])
         return jax.tree.leaves(h_T), outputs(cell, params, hs)
@@ -220,14 +225,17 @@ def test_ids_and_both_directions_are_read_inside_models_of_flax():
     cell = embedding(gru(2, H), 5, 2)
     ids = jnp.array([[0, 4, 2], [1, 1, 3]])  # batch first
     model = nn.RNN(as_linen(cell, feature_axes=0), return_carry=True)
-    variables = model.init(jax.random.key(0), ids)
-    params = variables["params"]["cell"]["weights"]
-    h_T, hs = model.apply(variables, ids)
-    own = rollout(cell, params, cell.start(params, (2,)), ids.T)
+    params = cell.init(jax.random.key(0))
+
+    @jax.jit
+    def run(params):
+        forward, backward = (nnx.RNN(as_nnx(cell, params, feature_axes=0)) for _ in range(2))
+        ours = (rollout(cell, params, cell.start(params, (2,)), ids.T, reverse=back) for back in (False, True))
+        layer = model.apply({"params": {"cell": {"weights": params}}}, ids)
+        return layer, nnx.Bidirectional(forward, backward)(ids), *ours
+
+    (h_T, hs), both, own, (_, back) = run(params)
     chex.assert_trees_all_close((h_T, hs.swapaxes(0, 1)), own, rtol=1e-12)
-    forward, backward = (nnx.RNN(as_nnx(cell, params, feature_axes=0)) for _ in range(2))
-    both = nnx.Bidirectional(forward, backward)(ids)
-    back = rollout(cell, params, cell.start(params, (2,)), ids.T, reverse=True)[1]
     chex.assert_trees_all_close(both, jnp.concatenate([hs, back.swapaxes(0, 1)], -1), rtol=1e-12)
 
 
@@ -264,7 +272,7 @@ def test_a_cell_draws_inside_a_recurrent_layer_of_linen():
     drawing = as_linen(DRAWING, deterministic=False)
     layer = nn.RNN(drawing, split_rngs={"params": False, "dropout": True})
     variables = {"params": {"cell": {"weights": DRAWING_PARAMS}}}
-    chex.assert_trees_all_equal_shapes(layer.init(jax.random.key(0), ONES), variables)
+    chex.assert_trees_all_equal_shapes(jax.eval_shape(layer.init, jax.random.key(0), ONES), variables)
 
     @jax.jit
     def run(key):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from rnn_jax.interop import cell_from_equinox, cell_from_haiku
-from tests.adapted import B, H, I, Theirs, cells_in, require_equal_to_theirs, require_one_line
+from tests.adapted import B, H, I, Theirs, cells_in, random_params, require_equal_to_theirs, require_one_line
 
 hk = pytest.importorskip("haiku", reason="haiku is not installed: pip install -e .[peers]")
 eqx = pytest.importorskip("equinox", reason="equinox is not installed: pip install -e .[peers]")
@@ -151,30 +151,32 @@ def test_every_cell_of_haiku_and_equinox_is_among_the_examples():
 
 def test_a_core_may_read_several_arrays_at_a_step():
     cell = cell_from_haiku(lambda: hk.ResetCore(hk.GRU(H)), (jnp.zeros(I), jnp.zeros((), bool)))
-    params = cell.init(jax.random.key(0))
     h, x = jnp.ones((2, H)), jnp.ones((2, I))
-    new, first = cell.step(params, h, (x, jnp.array([False, True])))
-    of_start = cell.step(params, cell.start(params), (x[1], jnp.array(False)))
+
+    @jax.jit
+    def stepped(params):
+        both = cell.step(params, h, (x, jnp.array([False, True])))
+        return both, cell.step(params, cell.start(params), (x[1], jnp.array(False)))
+
+    (new, first), of_start = stepped(random_params(cell))
     assert jnp.allclose(first, of_start, rtol=1e-12)
     assert not jnp.allclose(new, of_start)
 
 
 def test_a_module_of_equinox_with_one_array_more_learns_its_start():
     cell = EXAMPLES["equinox, of one's own"].cell
-    params = cell.init(jax.random.key(0))
-    grad = jax.grad(lambda params: cell.output(params, cell.step(params, cell.start(params), jnp.ones(I))).sum())(
-        params
-    )
+    loss = lambda params: cell.output(params, cell.step(params, cell.start(params), jnp.ones(I))).sum()  # noqa: E731
+    grad = jax.jit(jax.grad(loss))(random_params(cell))
     assert grad.first.any()
     assert grad.order is None
 
 
 def test_a_function_that_makes_a_module_of_equinox_draws_the_weights_of_its_key():
     make = lambda key: eqx.nn.GRUCell(I, H, key=key)  # noqa: E731
-    keys = jax.random.split(jax.random.key(1), 3)
-    drawn = jax.vmap(cell_from_equinox(make).init)(keys)
-    assert (drawn.weight_hh[2] == make(keys[2]).weight_hh).all()
-    assert (drawn.weight_hh[1] != drawn.weight_hh[2]).all()
+    keys, cell = jax.random.split(jax.random.key(1), 2), cell_from_equinox(make)
+    (first, second), theirs = jax.jit(lambda keys: (jax.vmap(cell.init)(keys).weight_hh, make(keys[1]).weight_hh))(keys)
+    assert (second == theirs).all()
+    assert (first != second).all()
 
 
 def with_state():
