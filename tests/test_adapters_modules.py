@@ -191,10 +191,8 @@ def through_equinox(cell, params):
 
 
 CELLS = {
-    "readout with two heads": readout(lstm(I, H), {"policy": 2, "value": 1}),
-    "learned start": learned_start(gru(I, H)),
-    "residual": residual(gru(I, I)),
-    "lru": lru(I, H, output_size=2),
+    "learned start under two heads": readout(learned_start(lstm(I, H)), {"policy": 2, "value": 1}),
+    "lru beside its input": residual(lru(I, H, output_size=I)),
 }
 
 
