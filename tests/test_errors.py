@@ -182,7 +182,7 @@ def test_what_is_no_array_of_flags_is_refused(measure):
     for name, says in {
         "mask": "'no'; want an array",
         "resets": "'no'; want an array",
-        "lengths": "<U1; want whole",
+        "lengths": "<U2; want whole",
     }.items():
         with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{name} got {says}"):
             measure(cell, params, cell.start(params), jnp.zeros((5, I)), **{name: "no"})
