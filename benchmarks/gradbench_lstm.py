@@ -137,7 +137,7 @@ def instance_of(given: Any) -> Instance:
         try:
             arrays[name] = np.asarray(given[name], dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(f"{name} got rows of other things than numbers, or of several lengths") from None
+            raise ValueError(f"{name} got no matrix of numbers; want rows of equal length") from None
         if not np.isfinite(arrays[name]).all():
             raise ValueError(f"{name} got numbers that are not finite; want finite ones")
     instance = Instance(**arrays)
@@ -158,7 +158,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any]:
     try:
         match message.get("kind"):
             case "start":
-                response |= {"tool": "rnn_jax", "config": {"jax": jax.__version__}}
+                flags = os.environ.get("XLA_FLAGS", "")
+                response |= {"tool": "rnn_jax", "config": {"jax": jax.__version__, "XLA_FLAGS": flags}}
             case "define":
                 require_module(message.get("module"))
                 response |= {"success": True}
@@ -228,9 +229,22 @@ def serve(lines: Iterable[str]) -> Iterator[str]:
         yield json.dumps(answer(message), allow_nan=False)
 
 
+def with_option(flags: str, option: str) -> str:
+    """Flags of XLA with one more option; of those whose value is a list of options, XLA reads the last one alone.
+
+    >>> with_option("--a=1 --xla_backend_extra_options=x=2,y", "--xla_backend_extra_options=z=3")
+    '--a=1 --xla_backend_extra_options=x=2,y,z=3'
+    """
+    name, _, value = option.partition("=")
+    parts = flags.split()
+    given = [part.partition("=")[2] for part in parts if part.startswith(f"{name}=")]
+    others = [part for part in parts if not part.startswith(f"{name}=")]
+    return " ".join([*others, f"{name}={','.join([*given[-1:], value])}"])
+
+
 def main() -> None:
     """Answers messages until the end of the input; exits with 2 after a line that is none."""
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_KERNEL}"
+    os.environ["XLA_FLAGS"] = with_option(os.environ.get("XLA_FLAGS", ""), ONE_KERNEL)  # read when JAX first computes
     jax.config.update("jax_enable_x64", True)
     with wrong_use():
         for line in serve(sys.stdin):

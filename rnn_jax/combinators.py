@@ -95,7 +95,7 @@ def residual(cell: Cell) -> Cell:
     Reference: Graves. Generating sequences with recurrent neural networks. 2013, whose skip connections have weights;
     He, Zhang, Ren, Sun. Deep residual learning for image recognition. 2016.
     """
-    return input_beside("residual", cell)._replace(
+    return input_beside("residual", cell, "x_t + y_t")._replace(
         output=lambda params, state: cell.output(params, state.cell) + state.x,
     )
 
@@ -109,7 +109,7 @@ def diagonal_skip(cell: Cell, *, skip_init: Initializer = unit_normal()) -> Cell
 
     Args:
         cell: whose inputs and outputs have equal sizes.
-        skip_init: how ``D (O,)`` begins.
+        skip_init: how ``D (O,)`` begins: ``unit_normal()``, as in the paper's own listing.
 
     Raises:
         ValueError: at the first step, when the sizes differ, or when x_t is an id.
@@ -127,7 +127,7 @@ def diagonal_skip(cell: Cell, *, skip_init: Initializer = unit_normal()) -> Cell
     Reference: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De. Resurrecting recurrent neural networks for long
     sequences. 2023.
     """
-    carried = nested_cell(input_beside("diagonal_skip", cell))
+    carried = nested_cell(input_beside("diagonal_skip", cell, "D ⊙ x_t + y_t"))
 
     def init(key: PRNGKeyArray) -> DiagonalSkipParams:
         k_cell, k_D = jax.random.split(key)
@@ -142,8 +142,13 @@ def diagonal_skip(cell: Cell, *, skip_init: Initializer = unit_normal()) -> Cell
     return carried._replace(init=init, output=output)
 
 
-def input_beside(name: str, cell: Cell) -> Cell:
-    """``cell`` with the state ``ResidualState(cell, x)``, for an output that reads x_t too; ``name`` is for errors."""
+def input_beside(name: str, cell: Cell, output: str) -> Cell:
+    """``cell`` with the state ``ResidualState(cell, x)``, for an output that reads x_t too.
+
+    Args:
+        name, output: of the combinator, and its equation, for errors.
+        cell: the recurrence.
+    """
     require_cell("cell", cell)
     linear: Any = cell.coefficients
 
@@ -161,7 +166,9 @@ def input_beside(name: str, cell: Cell) -> Cell:
         h = cell.advance(params, state.cell, u)
         y = jax.eval_shape(cell.output, params, h)
         if y.shape != x.shape:
-            raise ValueError(f"{name} got x {list(x.shape)} and y {list(y.shape)}; want equal shapes: x_t + y_t")
+            hint = "" if jnp.issubdtype(x.dtype, jnp.inexact) else "; ids have no features: jax.nn.one_hot(ids, I)"
+            shapes = f"x {x.dtype}{list(x.shape)} and y {y.dtype}{list(y.shape)}"
+            raise ValueError(f"{name} got {shapes}; want equal shapes: {output}{hint}")
         return ResidualState(h, x.astype(y.dtype))
 
     def coefficients(params: Params, u: tuple[PyTree, Array]) -> tuple[ResidualState, ResidualState]:

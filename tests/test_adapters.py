@@ -3,71 +3,59 @@
 # pyright: reportAttributeAccessIssue=false
 # (modules of libraries whose attributes have no types)
 
+from typing import Any
+
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from rnn_jax import gru, lag_gradients, outputs, rollout, window_cuts
+from rnn_jax import (
+    bidirectional,
+    cell_from_step,
+    gru,
+    lag_gradients,
+    learned_start,
+    outputs,
+    readout,
+    rollout,
+    stack,
+    vanilla,
+    window_cuts,
+)
+from rnn_jax.diagnostics import leading_gain, lyapunov_spectrum, step_jacobian
+from rnn_jax.gradients import chunked
 from rnn_jax.interop import WithOutput, cell_from_flax
+from rnn_jax.layers import BothWays
 from tests.adapted import (
     H,
     I,
     T,
     Theirs,
     allowing,
-    require_equal_lags,
-    require_equal_rollouts,
+    cells_in,
+    random_array,
+    random_params,
+    require_equal_to_theirs,
     require_one_line,
 )
+from tests.own_flax_cells import (
+    F64,
+    DrawnStartNNX,
+    GatedNNX,
+    Growing,
+    LearnedLinen,
+    Narrow,
+    Reservoir,
+    WithNoise,
+    WithoutBatch,
+    WithStatistics,
+)
 
-F64 = {"param_dtype": jnp.float64}
-
-
-class LearnedLinen(nn.RNNCellBase):
-    """A cell of one's own: a learned start, two parts of different sizes, and an output of the new state."""
-
-    size: int = H
-
-    def setup(self):
-        self.W = nn.Dense(self.size, **F64)
-        self.V = nn.Dense(2, **F64)
-        self.first = self.param("first", nn.initializers.normal(), (self.size,), jnp.float64)
-
-    def initialize_carry(self, rng, input_shape):
-        batch = input_shape[:-1]
-        return {"h": jnp.broadcast_to(self.first, (*batch, self.size)), "m": jnp.zeros((*batch, 1))}
-
-    def __call__(self, carry, x):
-        h = jnp.tanh(self.W(jnp.concatenate([carry["h"], carry["m"], x], -1)))
-        m = 0.9 * carry["m"] + 0.1 * h.mean(-1, keepdims=True)
-        return {"h": h, "m": m}, {"y": self.V(h), "m": m}
-
-    @property
-    def num_feature_axes(self):
-        return 1
-
-
-class GatedNNX(nnx.RNNCellBase):
-    """A cell of one's own: a constant that is no weight, dropout, and an output of the input and the old state."""
-
-    def __init__(self, rngs, rate=0.0):
-        self.W = nnx.Linear(I + H, H, **F64, rngs=rngs)
-        self.gate = nnx.Linear(I, H, **F64, rngs=rngs)
-        self.leak = nnx.Variable(jnp.linspace(0.1, 0.9, H))
-        self.dropout = nnx.Dropout(rate, rngs=rngs)
-
-    def __call__(self, carry, x):
-        h = self.leak[...] * carry + jnp.tanh(self.W(self.dropout(jnp.concatenate([carry, x], -1))))
-        return h, h * jax.nn.sigmoid(self.gate(x)) + carry
-
-    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
-        return jnp.zeros((*input_shape[:-1], H))
-
-    @property
-    def num_feature_axes(self):
-        return 1
+QUICK: dict[str, Any] = dict.fromkeys(["kernel_init", "recurrent_kernel_init"], nnx.initializers.zeros)
+"""Weights that need no program: the examples have random ones."""
 
 
 def of_linen(module, x=(I,), beside=False):
@@ -101,7 +89,7 @@ EXAMPLES = {
     "linen ConvLSTMCell": of_linen(nn.ConvLSTMCell(2, (3, 3), **F64), (3, 2, 1)),
     "linen, of one's own": of_linen(LearnedLinen()),
     **{
-        f"nnx {of.__name__}": of_nnx(of(I, H, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0)))
+        f"nnx {of.__name__}": of_nnx(of(I, H, dtype=jnp.float64, **F64, **QUICK, rngs=nnx.Rngs(0)))
         for of in (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
     },
     "nnx, of one's own": of_nnx(GatedNNX(nnx.Rngs(0)), beside=True, x=I),
@@ -110,37 +98,105 @@ one_example = pytest.mark.parametrize("theirs", EXAMPLES.values(), ids=EXAMPLES.
 
 
 @one_example
-def test_a_cell_of_flax_has_the_rollout_and_the_gradients_of_flax(theirs):
-    require_equal_rollouts(theirs)
+def test_a_cell_of_flax_has_the_rollouts_gradients_and_lag_gradients_of_flax(theirs):
+    require_equal_to_theirs(theirs)
 
 
-@one_example
-def test_a_cell_of_flax_has_the_lag_gradients_of_its_own_jacobians(theirs):
-    require_equal_lags(theirs)
+def test_every_cell_of_flax_is_among_the_examples():
+    names = {f"linen {name}" for name in cells_in(nn, nn.RNNCellBase)}
+    names |= {f"nnx {name}" for name in cells_in(nnx, nnx.RNNCellBase)}
+    assert len(names) >= 10
+    assert names <= EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_a_drawn_start_is_that_of_the_library_the_same_for_every_seed_but_not_for_every_example(library):
+    theirs = {
+        "linen": lambda: of_linen(nn.SimpleCell(H, carry_init=nn.initializers.normal(), **F64)),
+        "nnx": lambda: of_nnx(DrawnStartNNX(I, H, dtype=jnp.float64, **F64, **QUICK, rngs=nnx.Rngs(0))),
+    }[library]()
+    cell, xs = theirs.cell, random_array(1, (1, 2, I))
+
+    @jax.jit
+    def first_steps(params):
+        start = cell.start(params, (2,))
+        return start, cell.step(params, start, xs[0]), allowing(theirs.unroll)(params, xs)[0]
+
+    (start, ours, unrolled), (again, *_) = first_steps(random_params(cell)), first_steps(random_params(cell, 7))
+    chex.assert_trees_all_close(ours, unrolled, rtol=1e-12)
+    assert (start == again).all()
+    assert (start[0] != start[1]).all()
+
+
+def stepwise(theirs):
+    """A cell of one's own whose step is that of the library."""
+    cell = theirs.cell
+    if theirs.beside:
+        step = lambda params, h, x: WithOutput(*allowing(theirs.step)(params, h.state, x))  # noqa: E731
+        return cell_from_step(cell.init, cell.start, step, lambda params, h: h.output)
+    return cell_from_step(cell.init, cell.start, lambda params, h, x: allowing(theirs.step)(params, h, x)[0])
+
+
+def measured(cell, params, xs):
+    """What instruments find of a cell."""
+    h = cell.start(params)
+    yield step_jacobian(cell, params, h, xs[0, 0]), leading_gain(cell, params, h, xs[0, 0])
+    yield lyapunov_spectrum(cell, params, h, xs[:, 0], count=2, warmup=1, blocks=2).exponents
+
+
+def wrapped(cell, params, xs):
+    """What windows and wrappers make of a cell."""
+    h, targets = cell.start(params, (2,)), jnp.ones((6, 2, H))
+    loss = lambda ys, targets: jnp.sum((ys - targets) ** 2)  # noqa: E731
+    yield jax.value_and_grad(lambda params: chunked(cell, params, h, xs, targets, loss, window=3), has_aux=True)(params)
+    deep = learned_start(readout(stack(cell, vanilla(H, 2)), 2))
+    weights = deep.init(jax.random.key(2))
+    yield outputs(deep, weights, rollout(deep, weights, deep.start(weights, (2,)), xs)[1])
+    both, twice = bidirectional(cell, cell), BothWays(params, params)
+    yield both.apply(twice, both.start(twice, (2,)), xs)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "results"), [("linen GRUCell", measured), ("nnx, of one's own", measured), ("nnx, of one's own", wrapped)]
+)
+def test_instruments_and_wrappers_act_on_a_cell_of_flax_as_on_an_own_cell(name, results):
+    theirs, xs = EXAMPLES[name], random_array(1, (6, 2, I))
+    params = random_params(theirs.cell)
+    cells = theirs.cell, stepwise(theirs)
+    found, wanted = jax.jit(lambda params, xs: [list(results(cell, params, xs)) for cell in cells])(params, xs)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_cuts_resets_and_lengths_act_on_a_cell_of_flax():
     cell = EXAMPLES["nnx, of one's own"].cell
-    params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 2, I))
+    params, xs = random_params(cell), random_array(1, (6, 2, I))
 
-    def gradients(**flags):
-        def loss(xs):
+    @jax.jit
+    def reached(xs):
+        def loss(xs, flags):
             return outputs(cell, params, rollout(cell, params, cell.start(params, (2,)), xs, **flags)[1])[-1].sum()
 
-        return (jax.grad(loss)(xs) != 0).any((1, 2)).tolist()
+        all_flags = {"cuts": window_cuts(6, 3)}, {"resets": jnp.arange(6) == 4}, {"lengths": jnp.array([2, 1])}
+        return [(jax.grad(loss)(xs, flags) != 0).any((1, 2)) for flags in all_flags]
 
-    border = jnp.arange(6) == 4
-    assert gradients(cuts=window_cuts(6, 3)) == [False] * 3 + [True] * 3
-    assert gradients(resets=border) == [False] * 4 + [True] * 2
-    assert gradients(lengths=jnp.array([2, 1])) == [True] * 2 + [False] * 4
+    of_cuts, of_resets, of_lengths = (found.tolist() for found in reached(xs))
+    assert of_cuts == [False] * 3 + [True] * 3
+    assert of_resets == [False] * 4 + [True] * 2
+    assert of_lengths == [True] * 2 + [False] * 4
 
 
 def test_a_function_that_makes_a_module_of_nnx_draws_the_weights_of_its_key():
     make = lambda rngs: nnx.GRUCell(I, H, **F64, rngs=rngs)  # noqa: E731
-    keys = jax.random.split(jax.random.key(1), 3)
-    drawn = jax.vmap(cell_from_flax(make).init)(keys)["dense_h"]["kernel"]
-    assert (drawn[2] == make(nnx.Rngs(keys[2])).dense_h.kernel[...]).all()
-    assert (drawn[1] != drawn[2]).all()
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    @jax.jit
+    def drawn(keys):
+        theirs = make(nnx.Rngs(keys[1])).dense_h.kernel[...]
+        return jax.vmap(cell_from_flax(make).init)(keys)["dense_h"]["kernel"], theirs
+
+    (first, second), theirs = drawn(keys)
+    assert (second == theirs).all()
+    assert (first != second).all()
 
 
 def test_params_are_those_of_flax_before_and_after_its_module_has_changed():
@@ -155,8 +211,9 @@ def test_params_are_those_of_flax_before_and_after_its_module_has_changed():
 
 def test_a_cell_computes_in_the_type_of_params_that_were_cast():
     cell = EXAMPLES["linen LSTMCell"].cell
-    params = jax.tree.map(lambda a: a.astype(jnp.float32), cell.init(jax.random.key(0)))
-    _, hs = rollout(cell, params, cell.start(params), jnp.ones((T, I), jnp.float32))
+    params = jax.eval_shape(lambda: jax.tree.map(lambda a: a.astype(jnp.float32), random_params(cell)))
+    xs = jax.ShapeDtypeStruct((T, I), jnp.float32)
+    _, hs = jax.eval_shape(lambda params, xs: rollout(cell, params, cell.start(params), xs), params, xs)
     assert {leaf.dtype for leaf in jax.tree.leaves(hs)} == {jnp.dtype("float32")}
 
 
@@ -167,11 +224,13 @@ def test_equal_modules_of_linen_give_one_cell_and_no_cell_is_compiled_twice():
         traced.append(x)
         return jnp.tanh(x)
 
-    assert cell_from_flax(nn.SimpleCell(H, **F64), I) is cell_from_flax(nn.SimpleCell(H, **F64), I)
-    of_nnx = nnx.SimpleCell(I, H, activation_fn=tanh, dtype=jnp.float64, **F64, rngs=nnx.Rngs(0))
+    cell = cell_from_flax(nn.SimpleCell(H, **F64), I)
+    assert cell == cell_from_flax(nn.SimpleCell(H, **F64), I)
+    assert repr(cell) == "linen_cell(module=SimpleCell(features=4, param_dtype=float64), x=float64[3])"
+    of_nnx = nnx.SimpleCell(I, H, activation_fn=tanh, dtype=jnp.float64, **F64, **QUICK, rngs=nnx.Rngs(0))
     for module in (nn.SimpleCell(H, activation_fn=tanh, **F64), of_nnx):
         cell, counts = cell_from_flax(module, I), []
-        params = cell.init(jax.random.key(0))
+        params = random_params(cell)
         h0 = cell.start(params)
         for n in range(3):
             lag_gradients(cell, params, h0, jnp.full((2, I), float(n)), jnp.sum)
@@ -182,48 +241,37 @@ def test_equal_modules_of_linen_give_one_cell_and_no_cell_is_compiled_twice():
 
 def test_an_output_that_reads_more_than_the_new_state_is_kept_beside_it():
     kept, seen = EXAMPLES["nnx, of one's own"].cell, EXAMPLES["linen, of one's own"].cell
-    assert isinstance(kept.start(kept.init(jax.random.key(0)), (2,)), WithOutput)
-    assert {*seen.start(seen.init(jax.random.key(0)))} == {"h", "m"}
+    assert isinstance(kept.start(random_params(kept), (2,)), WithOutput)
+    assert {*seen.start(random_params(seen))} == {"h", "m"}
 
 
-class WithStatistics(nn.RNNCellBase):
-    @nn.nowrap
-    def initialize_carry(self, rng, input_shape):
-        return jnp.zeros((*input_shape[:-1], H))
+def test_the_output_of_a_new_state_is_traced_once_for_all_states():
+    traced = []
 
-    @nn.compact
-    def __call__(self, carry, x):
-        h = nn.BatchNorm(use_running_average=False)(carry)
-        return h, h
+    class Counted(LearnedLinen):
+        def __call__(self, carry, x):
+            traced.append(x.shape)
+            return super().__call__(carry, x)
 
-
-class WithoutBatch(WithStatistics):
-    @nn.nowrap
-    def initialize_carry(self, rng, input_shape):
-        return jnp.zeros(H)
-
-    @nn.compact
-    def __call__(self, carry, x):
-        return carry, carry
+    cell = cell_from_flax(Counted(), I)
+    params = random_params(cell)
+    output = jax.eval_shape(cell.output, params, cell.start(params))
+    assert output["y"].shape == (2,)
+    traced.clear()
+    for batch in ((2,), (3, 2)):
+        assert jax.eval_shape(cell.output, params, cell.start(params, batch))["y"].shape == (*batch, 2)
+    assert traced == []
 
 
-class Narrow(WithStatistics):
-    @nn.compact
-    def __call__(self, carry, x):
-        return carry, carry.sum()
+def test_the_text_of_a_cell_names_its_module():
+    assert "advance=GRUCell.advance" in repr(EXAMPLES["nnx GRUCell"].cell)
 
 
-class WithNoise(WithStatistics):
-    @nn.compact
-    def __call__(self, carry, x):
-        h = nn.Dropout(0.5, deterministic=False)(carry)
-        return h, h
-
-
-class Growing(WithStatistics):
-    @nn.compact
-    def __call__(self, carry, x):
-        return jnp.concatenate([carry, carry], -1), carry
+def test_a_module_that_is_made_may_hold_what_was_drawn_and_is_no_param():
+    module = Reservoir(nnx.Rngs(3))
+    cell = cell_from_flax(module, I)
+    h, x = jnp.ones(H), jnp.ones(I)
+    assert (cell.step(cell.init(jax.random.key(7)), h, x) == module(h, x)[0]).all()
 
 
 DROPPING = GatedNNX(nnx.Rngs(0), rate=0.5)
@@ -237,6 +285,7 @@ DROPPING = GatedNNX(nnx.Rngs(0), rate=0.5)
         (lambda: cell_from_flax(jnp.tanh), "module got tanh, which raised"),
         (lambda: cell_from_flax(lambda rngs: 3), "module got <lambda>, which makes int; want"),
         (lambda: cell_from_flax(nnx.GRUCell), "module got GRUCell, which raised TypeError"),
+        (lambda: cell_from_flax(Reservoir, I), "module got Reservoir, whose fixed depends on the key but is no param"),
         (lambda: cell_from_flax(nn.Dense(H), I), "module got Dense; want a recurrent cell of flax"),
         (lambda: cell_from_flax(nn.RNN(nn.GRUCell(H)), I), "module got RNN; .*initialize_carry: its cell"),
         (lambda: cell_from_flax(nnx.RNN(nnx.GRUCell(I, H, rngs=nnx.Rngs(0)))), "module got RNN; .*: its cell"),
@@ -268,22 +317,25 @@ def test_dropout_that_is_switched_off_is_no_state():
     module = GatedNNX(nnx.Rngs(0), rate=0.5)
     module.eval()
     cell = cell_from_flax(module, I)
-    params = cell.init(jax.random.key(0))
-    assert cell.step(params, cell.start(params), jnp.ones(I)).state.shape == (H,)
+    params = jax.eval_shape(cell.init, jax.random.key(0))
+    assert jax.eval_shape(cell.step, params, jax.eval_shape(cell.start, params), jnp.ones(I)).state.shape == (H,)
 
 
 @pytest.mark.parametrize("name", ["linen GRUCell", "nnx GRUCell"])
 def test_inputs_and_params_that_do_not_fit_a_cell_of_flax_are_refused_in_one_line(name):
     cell = EXAMPLES[name].cell
-    params = cell.init(jax.random.key(0))
+    params = random_params(cell)
     h = cell.start(params)
     require_one_line(
         lambda: rollout(cell, params, h, jnp.ones((T, I + 1))), "xs got float64.4. in a step; want float64.3."
     )
     require_one_line(lambda: rollout(cell, params, h, jnp.ones((T, I), int)), "xs got int64")
+    require_one_line(lambda: rollout(cell, params, h, jnp.ones((T, I), complex)), "xs got complex128")
     require_one_line(lambda: rollout(cell, params, h, jnp.ones((T, 2, I))), "h0 got float64.4.")
-    other = EXAMPLES[name.replace("GRU", "Simple")].cell.init(jax.random.key(0))
-    require_one_line(lambda: rollout(cell, other, h, jnp.ones((T, I))), "params got .*; want params of this cell")
+    other = EXAMPLES[name.replace("GRU", "Simple")].cell
+    other = random_params(other)
+    for call in (lambda: rollout(cell, other, h, jnp.ones((T, I))), lambda: cell.step(other, h, jnp.ones(I))):
+        require_one_line(call, "params got .*; want params of this cell")
 
 
 @pytest.mark.parametrize("missing", ["flax.linen", "haiku", "equinox"])

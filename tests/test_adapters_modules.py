@@ -5,6 +5,8 @@
 # pyright: reportOperatorIssue=false
 # (modules of libraries whose attributes have no types, and wrong things on purpose)
 
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -27,7 +29,9 @@ from rnn_jax import (
     readout,
     residual,
     rollout,
+    vanilla,
 )
+from rnn_jax.initializers import zeros
 from rnn_jax.interop import as_equinox, as_linen, as_nnx, cell_from_equinox, cell_from_flax
 from tests.adapted import allowing, require_one_line
 
@@ -37,7 +41,7 @@ PARAMS = jax.tree.map(lambda a: a + 0.1, CELL.init(jax.random.key(0)))
 W, b = jax.random.normal(jax.random.key(1), (H, 1)), jnp.ones(1)
 XS = jax.random.normal(jax.random.key(2), (T, B, I))
 TARGETS = XS[-3, :, :1]  # what was read three steps ago
-ADAM = optax.adam(0.05)
+ADAM, UPDATES = optax.adam(0.1), 40
 
 
 def imports_equinox():
@@ -49,6 +53,8 @@ def own_loss(params, W, b):
     return jnp.mean((outputs(CELL, params, hs)[-1] @ W + b - TARGETS) ** 2)
 
 
+@functools.cache
+@jax.jit
 def own_gradients():
     return jax.value_and_grad(own_loss, (0, 1, 2))(PARAMS, W, b)
 
@@ -70,7 +76,7 @@ def test_a_model_of_linen_with_a_cell_inside_has_its_gradients_and_trains():
     def loss(variables):
         return jnp.mean((model.apply(variables, XS) - TARGETS) ** 2)
 
-    drawn = model.init(jax.random.key(5), XS)
+    drawn = jax.eval_shape(model.init, jax.random.key(5), XS)
     own = {"LinenCell_0": {"weights": PARAMS}, "head": {"kernel": W, "bias": b}}
     chex.assert_trees_all_equal_shapes_and_dtypes(drawn, {"params": own})
 
@@ -81,7 +87,7 @@ def test_a_model_of_linen_with_a_cell_inside_has_its_gradients_and_trains():
         return optax.apply_updates(variables, updates), state, value, gradients
 
     variables, state, losses, first = {"params": own}, ADAM.init({"params": own}), [], None
-    for _ in range(150):
+    for _ in range(UPDATES):
         variables, state, value, gradients = update(variables, state)
         losses.append(value)
         first = gradients if first is None else first
@@ -120,7 +126,7 @@ def test_a_model_of_nnx_with_a_cell_inside_has_its_gradients_and_trains():
         return value, gradients
 
     first, losses = None, []
-    for _ in range(150):
+    for _ in range(UPDATES):
         value, gradients = update(model, optimizer)
         losses.append(value)
         first = gradients if first is None else first
@@ -158,7 +164,7 @@ def test_a_model_of_equinox_with_a_cell_inside_has_its_gradients_and_trains():
         return eqx.apply_updates(model, updates), state, value, gradients
 
     first, losses, state = None, [], ADAM.init(eqx.filter(model, eqx.is_inexact_array))
-    for _ in range(150):
+    for _ in range(UPDATES):
         model, state, value, gradients = update(model, state)
         losses.append(value)
         first = gradients if first is None else first
@@ -185,10 +191,8 @@ def through_equinox(cell, params):
 
 
 CELLS = {
-    "readout with two heads": readout(lstm(I, H), {"policy": 2, "value": 1}),
-    "learned start": learned_start(gru(I, H)),
-    "residual": residual(gru(I, I)),
-    "lru": lru(I, H, output_size=2),
+    "learned start under two heads": readout(learned_start(lstm(I, H)), {"policy": 2, "value": 1}),
+    "lru beside its input": residual(lru(I, H, output_size=I)),
 }
 
 
@@ -198,6 +202,7 @@ def test_a_cell_that_has_been_a_module_of_another_library_is_the_same_cell(cell,
     params = cell.init(jax.random.key(0))
     back, there = through(cell, params)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def run(cell, params):
         h_T, hs = rollout(cell, params, cell.start(params, (2,)), XS[:, :2])
         return jax.tree.leaves(h_T), outputs(cell, params, hs)
@@ -218,14 +223,17 @@ def test_ids_and_both_directions_are_read_inside_models_of_flax():
     cell = embedding(gru(2, H), 5, 2)
     ids = jnp.array([[0, 4, 2], [1, 1, 3]])  # batch first
     model = nn.RNN(as_linen(cell, feature_axes=0), return_carry=True)
-    variables = model.init(jax.random.key(0), ids)
-    params = variables["params"]["cell"]["weights"]
-    h_T, hs = model.apply(variables, ids)
-    own = rollout(cell, params, cell.start(params, (2,)), ids.T)
+    params = cell.init(jax.random.key(0))
+
+    @jax.jit
+    def run(params):
+        forward, backward = (nnx.RNN(as_nnx(cell, params, feature_axes=0)) for _ in range(2))
+        ours = (rollout(cell, params, cell.start(params, (2,)), ids.T, reverse=back) for back in (False, True))
+        layer = model.apply({"params": {"cell": {"weights": params}}}, ids)
+        return layer, nnx.Bidirectional(forward, backward)(ids), *ours
+
+    (h_T, hs), both, own, (_, back) = run(params)
     chex.assert_trees_all_close((h_T, hs.swapaxes(0, 1)), own, rtol=1e-12)
-    forward, backward = (nnx.RNN(as_nnx(cell, params, feature_axes=0)) for _ in range(2))
-    both = nnx.Bidirectional(forward, backward)(ids)
-    back = rollout(cell, params, cell.start(params, (2,)), ids.T, reverse=True)[1]
     chex.assert_trees_all_close(both, jnp.concatenate([hs, back.swapaxes(0, 1)], -1), rtol=1e-12)
 
 
@@ -243,12 +251,60 @@ def test_a_cell_that_draws_has_its_key_inside_a_module():
     assert eqx.tree_equal(module, as_equinox(cell, params))
 
 
+DRAWING = input_dropout(vanilla(I, H, recurrent_init=zeros), 0.5)
+DRAWING_PARAMS = DRAWING.init(jax.random.key(0))
+ONES = jnp.ones((2, T, I))  # batch first
+
+
+def require_drawn(ys, again, other, mean):
+    """Outputs of equal inputs differ by step, example and key, and from those of the mean."""
+    assert (ys == again).all()
+    rows = ys.reshape(-1, H)
+    assert len({tuple(row) for row in rows.tolist()}) > 4  # of 8 that the mask of an input can make
+    assert (ys != other).any()
+    assert (ys != mean).any()
+    chex.assert_trees_all_close(mean, jnp.broadcast_to(mean[:1, :1], mean.shape), rtol=1e-14)
+
+
+def test_a_cell_draws_inside_a_recurrent_layer_of_linen():
+    drawing = as_linen(DRAWING, deterministic=False)
+    layer = nn.RNN(drawing, split_rngs={"params": False, "dropout": True})
+    variables = {"params": {"cell": {"weights": DRAWING_PARAMS}}}
+    chex.assert_trees_all_equal_shapes(jax.eval_shape(layer.init, jax.random.key(0), ONES), variables)
+
+    @jax.jit
+    def run(key):
+        return layer.apply(variables, ONES, rngs={"dropout": key})
+
+    mean = nn.RNN(as_linen(DRAWING)).apply(variables, ONES, rngs={"dropout": jax.random.key(1)})
+    require_drawn(*(run(jax.random.key(seed)) for seed in (1, 1, 2)), mean)
+    require_one_line(lambda: nn.RNN(drawing).apply(variables, ONES, rngs={"dropout": jax.random.key(1)}), "rngs got no")
+
+
+def test_a_cell_draws_inside_a_recurrent_layer_of_nnx():
+    def run(seed, training=True):
+        layer = nnx.RNN(as_nnx(DRAWING, DRAWING_PARAMS, rngs=nnx.Rngs(seed)))
+        return (layer.train() if training else layer.eval()) or layer(ONES)
+
+    require_drawn(run(1), run(1), run(2), run(1, training=False))
+    layer = nnx.RNN(as_nnx(DRAWING, DRAWING_PARAMS, rngs=nnx.Rngs(1)))
+    assert (layer(ONES) != layer(ONES)).any()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: as_linen("gru"), "cell got str; want a Cell"),
         (lambda: as_linen(CELL, feature_axes=-1), "feature_axes got -1; want 1 for vectors, or 0 for ids"),
+        (lambda: as_linen(CELL, deterministic=1), "deterministic got 1; want True or False"),
         (lambda: as_nnx(None, PARAMS), "cell got NoneType; want a Cell"),
+        (lambda: as_nnx(CELL, PARAMS, rngs=3), "rngs got int, which raised .*; want nnx.Rngs with the stream dropout"),
+        (lambda: as_nnx(CELL, PARAMS, rngs=nnx.Rngs(params=0)), "rngs got Rngs, which raised .*stream dropout"),
+        (
+            lambda: as_nnx(CELL, PARAMS, feature_axes=3).initialize_carry((2, 3)),
+            "input_shape got .2, 3.; want at least",
+        ),
+        (lambda: as_equinox(CELL, jax.tree.map(jnp.int32, PARAMS)), "params got .* int32.*; want params of this cell"),
         (lambda: as_nnx(CELL, W), "params got float64.4, 1., where cell.init.key. makes"),
         (lambda: as_equinox(3, PARAMS), "cell got int; want a Cell"),
         (lambda: as_equinox(CELL, PARAMS._replace(h_0=None)), "params got .*want params of this cell"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from rnn_jax.interop import cell_from_equinox, cell_from_haiku
-from tests.adapted import B, H, I, Theirs, require_equal_lags, require_equal_rollouts, require_one_line
+from tests.adapted import B, H, I, Theirs, cells_in, random_params, require_equal_to_theirs, require_one_line
 
 hk = pytest.importorskip("haiku", reason="haiku is not installed: pip install -e .[peers]")
 eqx = pytest.importorskip("equinox", reason="equinox is not installed: pip install -e .[peers]")
@@ -27,6 +27,35 @@ class LearnedCore(hk.RNNCore):
         h = jnp.tanh(hk.Linear(H)(jnp.concatenate([state["h"], state["m"], x], -1)))
         m = 0.9 * state["m"] + 0.1 * h.mean(-1, keepdims=True)
         return hk.Linear(2)(jnp.concatenate([state["h"], x], -1)), {"h": h, "m": m}
+
+
+class Resetting(hk.RNNCore):
+    """A GRU that is reset where the last feature is near 1/2: in the batch, but not where lags are measured."""
+
+    def __init__(self):
+        super().__init__()
+        self.core = hk.ResetCore(hk.GRU(H))
+
+    def initial_state(self, batch_size):
+        return self.core.initial_state(batch_size)
+
+    def __call__(self, x, state):
+        return self.core((x, jnp.abs(x[..., -1] - 0.5) < 0.25), state)
+
+
+class Permuted(eqx.Module):
+    """A cell whose order of units is drawn by the key."""
+
+    W: jax.Array
+    order: jax.Array
+    input_size: int = eqx.field(static=True, default=I)
+    hidden_size: int = eqx.field(static=True, default=H)
+
+    def __init__(self, key):
+        self.W, self.order = jax.random.normal(key, (H, H)), jax.random.permutation(key, H)
+
+    def __call__(self, x, h):
+        return jnp.tanh(h[self.order] @ self.W + x.sum())
 
 
 class OwnCell(eqx.Module):
@@ -92,6 +121,10 @@ EXAMPLES = {
     "haiku Conv2DLSTM": of_haiku(lambda: hk.Conv2DLSTM((3, 2), 1, 3), (3, 2, 1)),
     "haiku Conv3DLSTM": of_haiku(lambda: hk.Conv3DLSTM((2, 2, 2), 1, 2), (2, 2, 2, 1)),
     "haiku DeepRNN": of_haiku(lambda: hk.DeepRNN([hk.GRU(2), jnp.cos, hk.VanillaRNN(3), hk.Linear(2)])),
+    "haiku ResetCore": of_haiku(Resetting),
+    "haiku deep_rnn_with_skip_connections": of_haiku(
+        lambda: hk.deep_rnn_with_skip_connections([hk.GRU(2), hk.LSTM(3)])
+    ),
     "haiku, of one's own": of_haiku(LearnedCore, beside=True),
     "equinox LSTMCell": of_equinox(
         eqx.nn.LSTMCell(I, H, key=jax.random.key(0)), lambda module: (jnp.zeros(H), jnp.zeros(H)), lambda h: h[0]
@@ -105,41 +138,45 @@ one_example = pytest.mark.parametrize("theirs", EXAMPLES.values(), ids=EXAMPLES.
 
 
 @one_example
-def test_a_cell_of_haiku_or_equinox_has_the_rollout_and_the_gradients_of_its_library(theirs):
-    require_equal_rollouts(theirs)
+def test_a_cell_of_haiku_or_equinox_has_the_rollouts_gradients_and_lag_gradients_of_its_library(theirs):
+    require_equal_to_theirs(theirs)
 
 
-@one_example
-def test_a_cell_of_haiku_or_equinox_has_the_lag_gradients_of_its_own_jacobians(theirs):
-    require_equal_lags(theirs)
+def test_every_cell_of_haiku_and_equinox_is_among_the_examples():
+    names = {f"haiku {name}" for name in cells_in(hk, hk.RNNCore)} - {"haiku IdentityCore"}  # which has no state
+    names |= {f"equinox {name}" for name in vars(eqx.nn) if name.endswith("Cell")}
+    assert len(names) >= 9
+    assert names <= EXAMPLES.keys()
 
 
 def test_a_core_may_read_several_arrays_at_a_step():
     cell = cell_from_haiku(lambda: hk.ResetCore(hk.GRU(H)), (jnp.zeros(I), jnp.zeros((), bool)))
-    params = cell.init(jax.random.key(0))
     h, x = jnp.ones((2, H)), jnp.ones((2, I))
-    new, first = cell.step(params, h, (x, jnp.array([False, True])))
-    of_start = cell.step(params, cell.start(params), (x[1], jnp.array(False)))
+
+    @jax.jit
+    def stepped(params):
+        both = cell.step(params, h, (x, jnp.array([False, True])))
+        return both, cell.step(params, cell.start(params), (x[1], jnp.array(False)))
+
+    (new, first), of_start = stepped(random_params(cell))
     assert jnp.allclose(first, of_start, rtol=1e-12)
     assert not jnp.allclose(new, of_start)
 
 
 def test_a_module_of_equinox_with_one_array_more_learns_its_start():
     cell = EXAMPLES["equinox, of one's own"].cell
-    params = cell.init(jax.random.key(0))
-    grad = jax.grad(lambda params: cell.output(params, cell.step(params, cell.start(params), jnp.ones(I))).sum())(
-        params
-    )
+    loss = lambda params: cell.output(params, cell.step(params, cell.start(params), jnp.ones(I))).sum()  # noqa: E731
+    grad = jax.jit(jax.grad(loss))(random_params(cell))
     assert grad.first.any()
     assert grad.order is None
 
 
 def test_a_function_that_makes_a_module_of_equinox_draws_the_weights_of_its_key():
     make = lambda key: eqx.nn.GRUCell(I, H, key=key)  # noqa: E731
-    keys = jax.random.split(jax.random.key(1), 3)
-    drawn = jax.vmap(cell_from_equinox(make).init)(keys)
-    assert (drawn.weight_hh[2] == make(keys[2]).weight_hh).all()
-    assert (drawn.weight_hh[1] != drawn.weight_hh[2]).all()
+    keys, cell = jax.random.split(jax.random.key(1), 2), cell_from_equinox(make)
+    (first, second), theirs = jax.jit(lambda keys: (jax.vmap(cell.init)(keys).weight_hh, make(keys[1]).weight_hh))(keys)
+    assert (second == theirs).all()
+    assert (first != second).all()
 
 
 def with_state():
@@ -168,6 +205,11 @@ KEY = jax.random.key(0)
         (lambda: cell_from_haiku("gru", I), "make got str; want a function that makes a core"),
         (lambda: cell_from_haiku(lambda: hk.Linear(H), I), "which makes Linear; want a recurrent core of haiku"),
         (lambda: cell_from_haiku(lambda: jnp.tanh, I), "which makes jax.numpy.tanh|which makes tanh; want"),
+        (
+            lambda: cell_from_haiku(hk.GRU, I),
+            "make got GRU, which raised TypeError .*; want a function that makes a rec",
+        ),
+        (lambda: hk.transform(lambda: cell_from_haiku(hk.GRU(H), I)).init(KEY), "make got GRU, which raised TypeError"),
         (lambda: cell_from_haiku(hk.IdentityCore, I), "make got IdentityCore, which has no state"),
         (lambda: cell_from_haiku(lambda: hk.GRU(H), None), "x got None; want one input: its size"),
         (lambda: cell_from_haiku(lambda: hk.GRU(H), 0), "x got 0; want a positive integer"),
@@ -175,7 +217,14 @@ KEY = jax.random.key(0)
         (lambda: cell_from_haiku(with_state, I), "whose core has a state of its own, core"),
         (lambda: cell_from_haiku(with_noise, I), "make got with_noise, which raised"),
         (lambda: cell_from_equinox(3), "module got int; want a recurrent cell of equinox"),
-        (lambda: cell_from_equinox(lambda key: 3), "module got <lambda> of int; want a recurrent cell"),
+        (lambda: cell_from_equinox(lambda key: 3), "module got <lambda>, which makes int; want a recurrent"),
+        (lambda: cell_from_equinox(Permuted), "module got Permuted, whose order depends on the key but is no param"),
+        (lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start="a"), "start got 'a'; want arrays, the first"),
+        (lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start=3), "start got 3; want arrays, the first"),
+        (
+            lambda: cell_from_equinox(eqx.nn.GRUCell(I, H, key=KEY), start=lambda module: module.nothing),
+            "start got <lambda>, which raised AttributeError .*; want the first state of one example",
+        ),
         (lambda: cell_from_equinox(jnp.tanh), "module got tanh, which raised"),
         (lambda: cell_from_equinox(eqx.nn.Linear(I, H, key=KEY), I), "start got None for Linear, which has no hidden"),
         (

@@ -24,6 +24,7 @@ from rnn_jax import (
     gru,
     gru_reset_before,
     janet,
+    lag_gradients,
     lru,
     lstm,
     mgu,
@@ -41,6 +42,7 @@ from rnn_jax import (
 from rnn_jax.bridges import Bridge
 from rnn_jax.cells.activations import clipped, hard_sigmoid
 from rnn_jax.decoding import greedy
+from rnn_jax.diagnostics import state_gradients
 from rnn_jax.gradients import PROGRAMS, streaming
 from tests.cases import CASES, H, I
 from tests.laboratory import as_a_user_has_it, random_params, refused
@@ -171,6 +173,21 @@ def test_marks_that_do_not_fit_are_refused(name, shape):
             rollout(cell, params, cell.start(params, (2,)), jnp.zeros((5, 2, I)), **{name: mark})
 
 
+@pytest.mark.parametrize(
+    "measure", [rollout, partial(lag_gradients, loss=jnp.sum), partial(state_gradients, loss=jnp.sum)]
+)
+def test_what_is_no_array_of_flags_is_refused(measure):
+    cell = vanilla(I, H)
+    params = cell.init(KEY)
+    for name, says in {
+        "mask": "'no'; want an array",
+        "resets": "'no'; want an array",
+        "lengths": "<U2; want whole",
+    }.items():
+        with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{name} got {says}"):
+            measure(cell, params, cell.start(params), jnp.zeros((5, I)), **{name: "no"})
+
+
 def test_a_mask_and_lengths_together_are_refused():
     cell = vanilla(I, H)
     params = cell.init(KEY)
@@ -201,8 +218,11 @@ def test_a_stack_that_does_not_fit_names_both_cells():
 def test_a_skip_whose_input_and_output_differ_is_refused(around):
     cell = around(gru(I, H))
     params = cell.init(KEY)
-    with pytest.raises(ValueError, match=rf"^{around.__name__} got x \[3\] and y \[4\]; want equal shapes"):
-        rollout(cell, params, cell.start(params), jnp.zeros((5, I)))
+    equation = {"residual": "x_t + y_t", "diagonal_skip": "D ⊙ x_t + y_t"}[around.__name__]
+    for xs, kind, hint in ((jnp.zeros((5, I)), "float64[3]", ""), (jnp.zeros(5, int), "int64[]", "; ids have no fea")):
+        said = f"{around.__name__} got x {kind} and y float64[4]; want equal shapes: {equation}{hint}"
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+            rollout(cell, params, cell.start(params), xs)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +254,7 @@ def test_a_skip_whose_input_and_output_differ_is_refused(around):
     ],
 )
 def test_an_impossible_cell_is_refused(make, says):
-    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
+    with as_a_user_has_it(), pytest.raises(ValueError, match=f"^{re.escape(says)}"):
         make()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bench_gradbench import instances, jacobian_by_hand, objective_by_hand
-from benchmarks.gradbench_lstm import FUNCTIONS, Instance, answer, diagonal_lstm, serve
+from benchmarks.gradbench_lstm import FUNCTIONS, ONE_KERNEL, Instance, answer, diagonal_lstm, serve
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,9 +55,12 @@ def test_the_tool_answers_as_the_protocol_asks_and_finds_the_published_gradient(
     ]
     lines = "".join(json.dumps(message) + "\n" for message in messages) + "no message\n"
     line = [sys.executable, "-m", "benchmarks.gradbench_lstm"]
-    done = subprocess.run(line, cwd=ROOT, env=os.environ, input=lines, capture_output=True, text=True, timeout=120)
+    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_extra_options=xla_cpu_one_of_mine"}
+    done = subprocess.run(line, cwd=ROOT, env=env, input=lines, capture_output=True, text=True, timeout=120)
     start, lstm, gmm, objective, jacobian, analysis, hessian, misfit, later = map(json.loads, done.stdout.splitlines())
     assert (start["id"], start["tool"]) == (0, "rnn_jax")
+    name, _, value = ONE_KERNEL.partition("=")
+    assert start["config"]["XLA_FLAGS"].split()[-1] == f"{name}=xla_cpu_one_of_mine,{value}"
     assert lstm == {"id": 1, "success": True}
     assert gmm == {"id": 2, "success": False, "error": "module got 'gmm'; want 'lstm'"}
     for response in (objective, jacobian):
@@ -107,10 +110,10 @@ def test_a_function_runs_as_often_and_as_long_as_the_input_says(tiny):
     ("change", "error"),
     [
         ({"main_params": 1.0}, "main_params got shape (); want two rows for each layer"),
-        ({"main_params": [[1.0, 2.0], [3.0]]}, "main_params got rows of other things than numbers, or of several"),
+        ({"main_params": [[1.0, 2.0], [3.0]]}, "main_params got no matrix of numbers; want rows of equal length"),
         ({"main_params": [[0.0] * 8]}, "main_params got shape (1, 8); want two rows for each layer"),
         ({"extra_params": [[0.0, 0.0]]}, "extra_params got shape (1, 2); want (3, 2)"),
-        ({"state": [["a", 0.0], [0.0, 0.0]]}, "state got rows of other things than numbers, or of several lengths"),
+        ({"state": [["a", 0.0], [0.0, 0.0]]}, "state got no matrix of numbers; want rows of equal length"),
         ({"sequence": [[0.0, 1.0]]}, "sequence got shape (1, 2); want (T, H) with T of at least 2"),
         ({"sequence": [0.0, 1.0]}, "sequence got shape (2,); want (T, H) with T of at least 2"),
         ({"extra_params": [[0.0, 0.0], [0.0, 0.0], [float("nan"), 0.0]]}, "extra_params got numbers that are not fin"),

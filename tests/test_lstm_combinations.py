@@ -1,10 +1,11 @@
-"""The general LSTM against numbers worked by hand, those of TensorFlow Lite, and each cell that it contains."""
+"""The general LSTM against its equations in NumPy, TensorFlow Lite, and each cell that it contains."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from rnn_jax import (
     GeneralLSTMParams,
@@ -15,16 +16,19 @@ from rnn_jax import (
     lstm,
     peephole_lstm,
     projected_lstm,
-    rollout,
 )
+from rnn_jax.initializers import zeros
+from tests.conformance.cases import stored
+from tests.conformance.tflite import outputs_of
+from tests.laboratory import as_a_user_has_it
 from tests.oracles import checked
 from tests.test_by_hand import LN2, before, two_steps, weights
 
 BY_HAND = checked("general_lstm", "numbers worked by hand", "states and outputs of two steps, float64", 1e-12)
 TFLITE = checked(
     "general_lstm",
-    "TensorFlow Lite, its kernel test with CIFG, peepholes, projection and layer norm",
-    "outputs of three steps",
+    "TensorFlow Lite, its kernel tests with peepholes, projection, layer norm, with and without CIFG",
+    "outputs of three steps or more",
     1e-6,
 )
 
@@ -59,42 +63,70 @@ def test_coupled_gates_see_the_memory_and_a_projection_is_shifted_by_its_bias():
     chex.assert_trees_all_close(got, (LSTMState(h=h, c=c), h), rtol=0, atol=BY_HAND)
 
 
-def numbers(*shape: int, of: str) -> jax.Array:
-    """Numbers in a text, each of which is multiplied by 100 there."""
-    return jnp.asarray(np.array(of.split(), float).reshape(shape) / 100)
+@pytest.mark.parametrize("name", ["NoCifg_Peephole_Projection_NoLayerNorm", "NoCifg_Peephole_Projection_LayerNorm"])
+def test_four_gates_with_peepholes_and_a_projection_equal_tensorflow_lite(name):
+    require_equal_to_tflite(name)
 
 
-def test_layer_norm_of_each_gate_and_its_peephole_equals_tensorflow_lite():
-    """``LstmOpTest.Cifg_Peephole_Projection_LayerNorm`` of google-ai-edge/LiteRT f674577, gates f o g."""
-    f, o, g = (
-        numbers(4, 5, of="-60 -10  30  20  90  -50 -20 -40  30 -80  -40  30 -50 -40 -60   30 -40 -60 -50 -50"),
-        numbers(4, 5, of="-80 -40 -20 -90 -10  -70  30 -30 -80 -20   60 -20  40 -70 -30  -50  10  50 -60 -40"),
-        numbers(4, 5, of="-40 -30 -20 -10 -50   50 -20 -30 -20 -60   60 -10 -40 -30 -70   70 -90 -50  80  60"),
-    )
-    R_f, R_o, R_g = (
-        numbers(4, 3, of="-50 -30 -50  -20  60  40   90  30 -10   20  50  20"),
-        numbers(4, 3, of=" 30 -10  10  -20 -50 -70  -20 -60 -10  -40 -70 -20"),
-        numbers(4, 3, of="-30  20  10  -30  80  -8  -20  30  80  -60 -10  20"),
-    )
-    params = GeneralLSTMParams(
-        W_xh=jnp.concatenate([f, o, g]).T,
-        W_hh=jnp.concatenate([R_f, R_o, R_g]).T,
-        b_h=numbers(12, of="10 -30 -20 10  5 -1 20 10  -5 72 25 8"),
-        w_ch=numbers(8, of="-2 -15 -25 -3  10 -10 -50 5"),
-        scale=numbers(12, of="20 20 40 30  60 20 20 50  70 20 30 80"),
-        W_hp=numbers(3, 4, of="-10 20 1 -20  10 50 30 8  7 20 -40 20").T,
-    )
-    xs = numbers(
-        3, 2, 5, of="70 80 10 20 30 30 20 90 80 10  80 10 20 40 50 10 50 20 40 20  20 70 70 10 70 60 90 20 50 70"
-    )
-    wanted = [
-        [[0.02129706, 0.14081624, 0.011273306], [-0.022635054, 0.09169482, 0.07691758]],
-        [[0.013230234, 0.15230805, 0.034631312], [-0.026996698, 0.1497077, 0.09414922]],
-        [[-0.012368806, 0.16579011, 0.0893078], [-0.010342933, 0.17301644, 0.072050884]],
-    ]
-    cell = general_lstm(5, 4, coupled=True, peepholes=True, layer_norm=True, projection_size=3, epsilon=1e-8)
-    _, states = rollout(cell, params, cell.start(params, (2,)), xs)
-    np.testing.assert_allclose(states.h, wanted, rtol=0, atol=TFLITE)
+def test_coupled_gates_with_layer_norm_equal_tensorflow_lite():
+    require_equal_to_tflite("Cifg_Peephole_Projection_LayerNorm")
+
+
+def require_equal_to_tflite(name):
+    """Outputs of each step equal those of ``LstmOpTest`` of google-ai-edge/LiteRT f674577."""
+    (test,) = (test for test in stored("tflite") if test["name"] == f"lstm_test: LstmOpTest.{name}")
+    steps = list(outputs_of(test))
+    assert len(test["expect"]) >= 3
+    for each in test["expect"]:
+        np.testing.assert_allclose(steps[each["invocation"]][each["out"]], each["expected"], rtol=0, atol=TFLITE)
+
+
+def step_in_numpy(params, h, c, x, cell_clip, projection_clip):
+    """One step, a gate at a time."""
+    params, h, c, x = jax.tree.map(np.asarray, (params, h, c, x))
+    gates = "ifog"[-(params.b_h.size // c.shape[-1]) :]
+
+    def by_gate(a, gates=gates):
+        return {} if a is None else dict(zip(gates, np.split(a, len(gates), -1), strict=True))
+
+    W, R, b, alpha = map(by_gate, (params.W_xh, params.W_hh, params.b_h, params.scale))
+    w = by_gate(params.w_ch, gates[:-1])
+
+    def summed(gate, c):
+        a = x @ W[gate] + h @ R[gate] + w.get(gate, 0) * c
+        if alpha:
+            a = alpha[gate] * (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5)
+        return a + b[gate]
+
+    f = expit(summed("f", c))
+    i = expit(summed("i", c)) if "i" in gates else 1 - f
+    c = np.clip(f * c + i * np.tanh(summed("g", c)), -cell_clip, cell_clip)
+    h = expit(summed("o", c)) * np.tanh(c)
+    if params.W_hp is not None:
+        h = h @ params.W_hp + (0 if params.b_p is None else params.b_p)
+    return np.clip(h, -projection_clip, projection_clip), c
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("peepholes", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_every_combination_is_the_step_of_its_equations(coupled, peepholes, layer_norm):
+    for projection in ({}, {"projection_size": 2, "projection_clip": 0.3}):
+        given = {"coupled": coupled, "peepholes": peepholes, "layer_norm": layer_norm, "cell_clip": 0.5, **projection}
+        cell = general_lstm(3, 4, **given, projection_bias=bool(projection))
+        params, (h, c), x = random_step(cell)
+        new, clip = cell.step(params, LSTMState(h, c), x), given.get("projection_clip", np.inf)
+        assert (np.abs(new.c) == 0.5).any()
+        assert (np.abs(new.h) == 0.3).any() == bool(projection)
+        chex.assert_trees_all_close((new.h, new.c), step_in_numpy(params, h, c, x, 0.5, clip), rtol=1e-13)
+
+
+def random_step(cell):
+    """Random params, state and input."""
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(cell.init, jax.random.key(0))
+    shapes = params, jax.eval_shape(lambda p: cell.start(p, (2,)), params), jax.ShapeDtypeStruct((2, 3), float)
+    return jax.tree.map(lambda a: jnp.asarray(0.9 * rng.normal(size=a.shape)), shapes)
 
 
 CONTAINED = {
@@ -110,35 +142,33 @@ CONTAINED = {
 
 
 @pytest.mark.parametrize("name", CONTAINED)
-def test_each_cell_that_it_contains_makes_the_same_step_with_the_same_gradients(name):
+def test_each_cell_that_it_contains_makes_the_same_step(name):
     one, options = CONTAINED[name]
     general = general_lstm(3, 4, **options)
-    rng = np.random.default_rng(0)
-
-    def normal(tree):
-        return jax.tree.map(lambda a: jnp.asarray(0.6 * rng.normal(size=a.shape)), tree)
-
-    blank = jax.eval_shape(one.init, jax.random.key(0))
-    params, state, x = (
-        normal(blank),
-        normal(jax.eval_shape(lambda p: one.start(p, (2,)), blank)),
-        rng.normal(size=(2, 3)),
-    )
+    params, state, x = random_step(one)
     more = GeneralLSTMParams(**params._asdict())
     assert jax.tree.map(jnp.shape, jax.eval_shape(general.init, jax.random.key(0))) == jax.tree.map(jnp.shape, more)
-
-    def stepped(step, params):
-        new, pullback = jax.vjp(step, params, state, jnp.asarray(x))
-        return new, pullback(jax.tree.map(jnp.cos, new))
-
-    wanted, (weights, *others) = jax.jit(lambda p: stepped(one.step, p))(params)
-    found, (of_more, *of_others) = jax.jit(lambda p: stepped(general.step, p))(more)
-    chex.assert_trees_all_close(found, wanted, rtol=1e-14)
-    chex.assert_trees_all_close(
-        ({name: getattr(of_more, name) for name in weights._fields}, of_others), (weights._asdict(), others), rtol=1e-12
-    )
+    chex.assert_trees_all_close(general.step(more, state, x), one.step(params, state, x), rtol=1e-14)
 
 
-def test_a_bias_without_a_projection_is_refused():
-    with pytest.raises(ValueError, match=r"^projection_bias got True without a projection; want a projection_size too"):
-        general_lstm(3, 4, projection_bias=True)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 0.5}, "epsilon got 0.5 without layer_norm=True; want layer_norm=True too"),
+        ({"peephole_init": zeros}, "peephole_init got zeros without peepholes=True; want peepholes=True too"),
+        ({"projection_bias": True}, "projection_bias got True without a projection_size; want a projection_size too"),
+        ({"projection_clip": 0.5}, "projection_clip got 0.5 without a projection_size; want a projection_size too"),
+        ({"projection_init": zeros}, "projection_init got zeros without a projection_size; want a projection_size too"),
+    ],
+)
+def test_an_option_of_a_part_that_a_cell_does_not_have_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        general_lstm(3, 4, **options)
+
+
+def test_a_clip_may_be_traced():
+    cell = lambda clip: general_lstm(3, 4, cell_clip=clip, projection_size=2, projection_clip=clip)  # noqa: E731
+    params, state, x = random_step(cell(1.0))
+    with as_a_user_has_it():
+        new = jax.jit(lambda clip: cell(clip).step(params, state, x))(0.2)
+    chex.assert_trees_all_close(new, cell(0.2).step(params, state, x), rtol=1e-14)

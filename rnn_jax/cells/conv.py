@@ -1,6 +1,6 @@
 """The convolutional LSTM, over one, two or three axes of space."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,9 @@ from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
 
 __all__ = ["ConvLSTMParams", "conv_lstm"]
+
+
+Padding = Literal["same", "valid"]
 
 
 class ConvLSTMParams(NamedTuple):
@@ -54,7 +57,7 @@ def conv_lstm_advance(
     return LSTMState(h=gate_activation(o) * memory_activation(c), c=c)
 
 
-def convolve(x: Float[Array, "..."], W: Float[Array, "..."], padding: str = "same") -> Float[Array, "..."]:
+def convolve(x: Float[Array, "..."], W: Float[Array, "..."], padding: Padding = "same") -> Float[Array, "..."]:
     """W ∗ x with zeros past the border, so that space keeps its shape, or where the kernel lies inside space.
 
     Args:
@@ -67,13 +70,13 @@ def convolve(x: Float[Array, "..."], W: Float[Array, "..."], padding: str = "sam
     """
     axes = W.ndim - 2
     batch = x.shape[: -axes - 1]
-    letters = "DHW"[-axes:]
+    axis_names = "DHW"[-axes:]
     y = jax.lax.conv_general_dilated(
         widened(x.reshape(-1, *x.shape[-axes - 1 :])),
         widened(W),
         window_strides=(1,) * axes,
         padding=padding.upper(),
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        dimension_numbers=(f"N{axis_names}C", f"{axis_names}IO", f"N{axis_names}C"),
     )
     return y.reshape(*batch, *y.shape[1:]).astype(x.dtype)
 
@@ -85,7 +88,7 @@ def conv_lstm(
     *,
     space: tuple[int, ...],
     kernel_size: int = 3,
-    padding: str = "same",
+    padding: Padding = "same",
     forget_bias: float = 1.0,
     activation: str | Activation = "tanh",
     gate_activation: str | Activation = "sigmoid",
@@ -119,7 +122,7 @@ def conv_lstm(
     """
     require_positive(input_size=input_size, hidden_size=hidden_size, kernel_size=kernel_size)
     require_space(space, kernel_size)
-    seen = space_of_state(space, kernel_size, padding)
+    state_space = space_of_state(space, kernel_size, padding)
     functions = lstm_activations(activation, gate_activation, memory_activation)
     require_finite_number(forget_bias=forget_bias)
     require_dtype(dtype)
@@ -136,7 +139,7 @@ def conv_lstm(
         )
 
     def start(params: ConvLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        h, c = (zeros_before(params, batch_shape, *seen, hidden_size) for _ in range(2))  # both can be donated
+        h, c = (zeros_before(params, batch_shape, *state_space, hidden_size) for _ in range(2))  # both can be donated
         return LSTMState(h=h, c=c)
 
     def project(params: ConvLSTMParams, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -164,13 +167,13 @@ def require_space(space: tuple[int, ...], kernel_size: int) -> None:
         raise ValueError(f"kernel_size got {kernel_size}; want an odd width, for example 3")
 
 
-def space_of_state(space: tuple[int, ...], kernel_size: int, padding: str) -> tuple[int, ...]:
+def space_of_state(space: tuple[int, ...], kernel_size: int, padding: Padding) -> tuple[int, ...]:
     """The axes of space of the state; a ValueError for an unknown padding, or a kernel wider than space without it.
 
     >>> space_of_state((8, 6), 3, "valid")
     (6, 4)
     """
-    if not isinstance(padding, str) or padding not in ("same", "valid"):
+    if not isinstance(padding, str) or padding not in get_args(Padding):
         raise ValueError(f"padding got {in_one_line(padding)}; want 'same' or 'valid'")
     if padding == "same":
         return tuple(space)

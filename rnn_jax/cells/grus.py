@@ -3,7 +3,7 @@
 Gate order everywhere: r (reset), z (update), n (candidate).
 """
 
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,15 @@ class GRUResetBeforeParams(NamedTuple):
     b_h: Float[Array, " 3*H"]
 
     __repr__ = repr_of_arrays
+
+
+class GRUOptions(Inits, total=False):
+    """Initialisers and activations of a GRU."""
+
+    activation: str | Activation
+    """In the place of tanh."""
+    gate_activation: str | Activation
+    """In the place of σ."""
 
 
 def gru_advance(
@@ -170,7 +179,7 @@ def gru_reset_before(
 
 
 @factory
-def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Any) -> Cell:
+def chrono_gru(input_size: int, hidden_size: int, *, max_lag: float, **options: Unpack[GRUOptions]) -> Cell:
     """A ``gru`` whose update gates begin with retention times spread over 1 … ``max_lag`` steps.
 
     b_z ~ ln U(1, max_lag − 1); ``options`` are those of ``gru``.

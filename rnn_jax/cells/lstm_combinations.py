@@ -1,7 +1,7 @@
 """The LSTM with any combination of coupled gates, peepholes, layer norm, projection, clips and activations."""
 
 import math
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,12 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from rnn_jax.cells.activations import Activation, lstm_activations, with_complement
 from rnn_jax.cells.affine import add_bias, affine, product, project_input, recurrent_product
 from rnn_jax.cells.binding import Inits
-from rnn_jax.cells.lstm_variants import layer_norm, require_clip, require_epsilon, require_projection
 from rnn_jax.cells.lstms import LSTMState, bind_memory
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
-from rnn_jax.machinery.checks import require_switch
+from rnn_jax.machinery.checks import require_number, require_positive, require_switch
 from rnn_jax.machinery.factories import factory
-from rnn_jax.machinery.reprs import repr_of_arrays
-from rnn_jax.types import Cell, Initializer
+from rnn_jax.machinery.reprs import repr_of_arrays, short_text
+from rnn_jax.types import Cell, Initializer, Start
 
 __all__ = ["GeneralLSTMParams", "general_lstm"]
 
@@ -60,8 +59,8 @@ def general_lstm_advance(
     g_t = φ(N(u_g + W_hg h_{t−1}))
     c_t = clip(f_t ⊙ c_{t−1} + i_t ⊙ g_t)
     o_t = σ(N(u_o + W_ho h_{t−1} + w_co ⊙ c_t))
-    h_t = clip(W_hp (o_t ⊙ ψ(c_t)) + b_p),     with u_t = W_xh x_t
-    N(a) = a + b_h, or LN(a; α) + b_h with layer norm
+    h_t = clip(W_hp (o_t ⊙ ψ(c_t)) + b_p)
+    u_t = W_xh x_t + b_h and N(a) = a; with layer norm u_t = W_xh x_t and N(a) = LN(a; α) + b_h
     """
     h, c = state
     gates = "fog" if params.b_h.size == 3 * c.shape[-1] else "ifog"
@@ -71,26 +70,49 @@ def general_lstm_advance(
     biases = by_gate(gates, params.b_h)
 
     def normed(gate: str, c: Array) -> Array:
-        """N of the sum that a gate or the candidate reads; without layer norm b_h is a part of u."""
+        """N of the sum that a gate or the candidate reads."""
         a = sums[gate]
         if gate in peepholes:
             a = a + jnp.broadcast_to(peepholes[gate], c.shape) * c
-        return add_bias(layer_norm(a, scales[gate], epsilon), biases[gate]) if scales else a
+        return add_bias(normalised(a, scales[gate], epsilon), biases[gate]) if scales else a
 
     if "i" in gates:
         f, i = gate_activation(normed("f", c)), gate_activation(normed("i", c))
     else:
         f, i = with_complement(gate_activation)(normed("f", c))
-    c = jnp.clip(f * c + i * activation(normed("g", c)), -cell_clip, cell_clip)
+    c = bounded(f * c + i * activation(normed("g", c)), cell_clip)
     h = gate_activation(normed("o", c)) * memory_activation(c)
     if params.W_hp is not None:
         h = product(h, params.W_hp) if params.b_p is None else affine(h, params.W_hp, params.b_p)
-    return LSTMState(h=jnp.clip(h, -projection_clip, projection_clip), c=c)
+    return LSTMState(h=bounded(h, projection_clip), c=c)
+
+
+def bounded(a: Float[Array, "*batch H"], bound: float) -> Float[Array, "*batch H"]:
+    """a clipped to [−bound, bound]; a itself where the bound is ∞."""
+    return a if is_infinite(bound) else jnp.clip(a, -bound, bound)
+
+
+def is_infinite(bound: Any) -> bool:
+    """Whether a bound is ∞; a traced one is not."""
+    return isinstance(bound, float) and bound == math.inf
 
 
 def by_gate(gates: str, a: Array) -> dict[str, Array]:
     """The block of each gate, along the last axis."""
     return dict(zip(gates, jnp.split(a, len(gates), axis=-1), strict=True))
+
+
+def normalised(
+    a: Float[Array, "*batch H"], scale: Float[Array, " H"], epsilon: float = 1e-5
+) -> Float[Array, "*batch H"]:
+    """α ⊙ (a − mean) / √(variance + ε) over the last axis."""
+    a = a - jnp.broadcast_to(jnp.mean(a, axis=-1, keepdims=True), a.shape)
+    variance = jnp.mean(a * a, axis=-1, keepdims=True)
+    return jnp.broadcast_to(scale, a.shape) * a * jnp.broadcast_to(jax.lax.rsqrt(variance + epsilon), a.shape)
+
+
+PEEPHOLES, PROJECTION = scaled_normal(0.1), scaled_normal()
+"""How peepholes and a projection begin by default."""
 
 
 @factory
@@ -108,10 +130,10 @@ def general_lstm(
     memory_activation: str | Activation | None = None,
     cell_clip: float = math.inf,
     projection_clip: float = math.inf,
-    epsilon: float = 1e-5,
+    epsilon: float | None = None,
     forget_bias: float = 1.0,
-    peephole_init: Initializer = scaled_normal(0.1),
-    projection_init: Initializer = scaled_normal(),
+    peephole_init: Initializer = PEEPHOLES,
+    projection_init: Initializer = PROJECTION,
     **inits: Unpack[Inits],
 ) -> Cell:
     """The LSTM with any combination of its variants; the equations stand at ``general_lstm_advance``.
@@ -128,15 +150,16 @@ def general_lstm(
         projection_size: P, at most H: h_t has P numbers. None for no projection.
         projection_bias: b_p is added to the projection.
         activation, gate_activation, memory_activation: φ, σ and ψ, as in ``lstm``; ψ is φ without it.
-        cell_clip, projection_clip: bounds of c_t and of h_t; none without them.
-        epsilon: ε of the layer norm, which is added to each variance.
+        cell_clip: bound of c_t; none without it.
+        projection_clip: bound of the projection h_t; none without it.
+        epsilon: ε of the layer norm, which is added to each variance; 1e-5 without it.
         peephole_init, projection_init: how each gate's block of ``w_ch`` and how ``W_hp (H, P)`` begin; gains begin at
             1, b_p at 0.
 
     Raises:
-        ValueError: for a size below 1, a projection larger than the hidden size, a bias of no projection, a clip or an
-            epsilon that is not positive, a switch that is not True or False, a forget_bias that is not finite, or the
-            name of an unknown activation.
+        ValueError: for a size below 1, a projection larger than the hidden size, an option of a part that the cell
+            does not have, such as an epsilon without layer norm, a clip or an epsilon that is not positive, a switch
+            that is not True or False, a forget_bias that is not finite, or the name of an unknown activation.
 
     Example: the LSTM of Sak, Senior and Beaufays, with coupled gates.
 
@@ -155,17 +178,20 @@ def general_lstm(
     """
     require_switch(coupled=coupled, peepholes=peepholes, layer_norm=layer_norm, projection_bias=projection_bias)
     require_clip(cell_clip=cell_clip, projection_clip=projection_clip)
-    require_epsilon(epsilon)
-    if projection_size is not None:
+    require_epsilon(1e-5 if epsilon is None else epsilon)
+    projected = projection_size is not None
+    if projected:
         require_projection(hidden_size, projection_size)
-    elif projection_bias:
-        raise ValueError("projection_bias got True without a projection; want a projection_size too")
+    require_part("peepholes=True", peepholes, peephole_init=peephole_init)
+    require_part("layer_norm=True", layer_norm, epsilon=epsilon)
+    options = {"projection_bias": bool(projection_bias), "projection_clip": projection_clip}
+    require_part("a projection_size", projected, **options, projection_init=projection_init)
     functions = lstm_activations(activation, gate_activation, memory_activation)
     G, P = (3 if coupled else 4), (projection_size or hidden_size)
 
     def advance(params: GeneralLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
         bounds = {"cell_clip": cell_clip, "projection_clip": projection_clip}
-        return general_lstm_advance(params, state, u, *functions, **bounds, epsilon=epsilon)
+        return general_lstm_advance(params, state, u, *functions, **bounds, epsilon=epsilon or 1e-5)
 
     cell = bind_memory(GeneralLSTMParams, advance, G, input_size, hidden_size, forget_bias=forget_bias, **inits)
     recurrent_init = per_gate(inits.get("recurrent_init", orthogonal()), G)
@@ -175,19 +201,53 @@ def general_lstm(
         W_xh, W_hh, b_h, *_ = cell.init(k_cell)
         return GeneralLSTMParams(
             W_xh,
-            W_hh if projection_size is None else recurrent_init(k_h, (P, b_h.size), b_h.dtype),
+            recurrent_init(k_h, (P, b_h.size), b_h.dtype) if projected else W_hh,
             b_h,
             w_ch=per_gate(peephole_init, G - 1)(k_c, ((G - 1) * hidden_size,), b_h.dtype) if peepholes else None,
             scale=jnp.ones_like(b_h) if layer_norm else None,
-            W_hp=None if projection_size is None else projection_init(k_p, StateReader(hidden_size, P), b_h.dtype),
+            W_hp=projection_init(k_p, StateReader(hidden_size, P), b_h.dtype) if projected else None,
             b_p=jnp.zeros(P, b_h.dtype) if projection_bias else None,
         )
-
-    def start(params: GeneralLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        full = cell.start(params, batch_shape)
-        return full._replace(h=full.h[..., :P])
 
     def project(params: GeneralLSTMParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
         return project_input(x, params.W_xh, params.b_h if params.scale is None else jnp.zeros_like(params.b_h))
 
-    return cell._replace(init=init, start=start, project=project)
+    return cell._replace(init=init, start=projected_start(cell, P), project=project)
+
+
+def projected_start(cell: Cell, P: int) -> Start:
+    """The start of an LSTM whose h_t has P numbers."""
+
+    def start(params: Any, batch_shape: tuple[int, ...] = ()) -> LSTMState:
+        full = cell.start(params, batch_shape)
+        return full._replace(h=full.h[..., :P])
+
+    return start
+
+
+def require_part(part: str, present: bool, **options: Any) -> None:
+    """Raises a ValueError that names the first option with a value of its own, of a part that is not present."""
+    for name, value in options.items():
+        default = any(value is default for default in (None, False, PEEPHOLES, PROJECTION)) or is_infinite(value)
+        if not present and not default:
+            raise ValueError(f"{name} got {short_text(value)} without {part}; want {part} too")
+
+
+def require_clip(**clips: float) -> None:
+    """Raises a ValueError that names the first clip which is not positive."""
+    for name, clip in clips.items():
+        require_number(name, clip, lambda c: c > 0, "a positive bound, or none", may_be_traced=True)
+
+
+def require_projection(hidden_size: int, projection_size: int) -> None:
+    """Raises a ValueError unless a projection makes h smaller."""
+    require_positive(hidden_size=hidden_size, projection_size=projection_size)
+    if projection_size > hidden_size:
+        raise ValueError(
+            f"projection_size got {projection_size}; want at most hidden_size {hidden_size}: h gets smaller"
+        )
+
+
+def require_epsilon(epsilon: float) -> None:
+    """Raises a ValueError unless ε of a layer norm is a positive number."""
+    require_number("epsilon", epsilon, lambda e: 0 < e < math.inf, "a small positive number, such as 1e-5")

@@ -1,4 +1,8 @@
-"""Variants of the LSTM, each with its own short equation; gates i f o g, as in ``lstm``."""
+"""Variants of the LSTM, each with its own short equation; gates i f o g, as in ``lstm``.
+
+All but the layer-normalised one are computed by ``general_lstm_advance``: the compiled gradient of each has the same
+operations as that of its own equations, or fewer.
+"""
 
 import math
 from typing import NamedTuple, Unpack
@@ -8,12 +12,20 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from rnn_jax.cells.activations import Activation, complementary, lstm_activations
-from rnn_jax.cells.affine import product, project_input, recurrent_product
+from rnn_jax.cells.activations import Activation, lstm_activations
+from rnn_jax.cells.affine import project_input, recurrent_product
 from rnn_jax.cells.binding import Inits
+from rnn_jax.cells.lstm_combinations import (
+    GeneralLSTMParams,
+    general_lstm_advance,
+    normalised,
+    projected_start,
+    require_clip,
+    require_epsilon,
+    require_projection,
+)
 from rnn_jax.cells.lstms import LSTMParams, LSTMState, bind_memory, lstm
 from rnn_jax.initializers import StateReader, orthogonal, per_gate, scaled_normal
-from rnn_jax.machinery.checks import require_number, require_positive
 from rnn_jax.machinery.factories import factory
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.types import Cell, Initializer
@@ -99,11 +111,8 @@ def peephole_lstm_advance(
     o_t = σ(u_o + W_ho h_{t−1} + w_co ⊙ c_t)
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
-    h, c = state
-    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
-    w_ci, w_cf, w_co = (jnp.broadcast_to(w, c.shape) for w in jnp.split(params.w_ch, 3))
-    c = gate_activation(f + w_cf * c) * c + gate_activation(i + w_ci * c) * activation(g)
-    return LSTMState(h=gate_activation(o + w_co * c) * memory_activation(c), c=c)
+    functions = activation, gate_activation, memory_activation
+    return general_lstm_advance(GeneralLSTMParams(**params._asdict()), state, u, *functions)
 
 
 def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
@@ -115,21 +124,14 @@ def cifg_lstm_advance(params: CIFGParams, state: LSTMState, u: Float[Array, "*ba
     c_t = f_t ⊙ c_{t−1} + (1 − f_t) ⊙ g_t
     h_t = o_t ⊙ tanh(c_t),     with u_t = W_xh x_t + b_h.
     """
-    h, c = state
-    f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 3, axis=-1)
-    f, rest = complementary(f)
-    c = f * c + rest * jnp.tanh(g)
-    return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
+    return general_lstm_advance(GeneralLSTMParams(**params._asdict()), state, u)
 
 
 def clipped_lstm_advance(
     params: LSTMParams, state: LSTMState, u: Float[Array, "*batch GH"], cell_clip: float
 ) -> LSTMState:
     """The equations of ``lstm_advance``, with c_t = clip(f_t ⊙ c_{t−1} + i_t ⊙ g_t, −cell_clip, cell_clip)."""
-    h, c = state
-    i, f, o, g = jnp.split(u + recurrent_product(h, params.W_hh), 4, axis=-1)
-    c = jnp.clip(sigmoid(f) * c + sigmoid(i) * jnp.tanh(g), -cell_clip, cell_clip)
-    return LSTMState(h=sigmoid(o) * jnp.tanh(c), c=c)
+    return general_lstm_advance(GeneralLSTMParams(**params._asdict()), state, u, cell_clip=cell_clip)
 
 
 def projected_lstm_advance(
@@ -140,17 +142,8 @@ def projected_lstm_advance(
     projection_clip: float = math.inf,
 ) -> LSTMState:
     """The equations of ``clipped_lstm_advance``, with h_t = clip(W_hp (o_t ⊙ tanh(c_t))) of P < H numbers."""
-    full = clipped_lstm_advance(LSTMParams(*params[:3]), state, u, cell_clip)
-    return LSTMState(h=jnp.clip(product(full.h, params.W_hp), -projection_clip, projection_clip), c=full.c)
-
-
-def layer_norm(
-    a: Float[Array, "*batch H"], scale: Float[Array, " H"], epsilon: float = 1e-5
-) -> Float[Array, "*batch H"]:
-    """α ⊙ (a − mean) / √(variance + ε) over the last axis."""
-    a = a - jnp.broadcast_to(jnp.mean(a, axis=-1, keepdims=True), a.shape)
-    variance = jnp.mean(a * a, axis=-1, keepdims=True)
-    return jnp.broadcast_to(scale, a.shape) * a * jnp.broadcast_to(jax.lax.rsqrt(variance + epsilon), a.shape)
+    general = GeneralLSTMParams(**params._asdict())
+    return general_lstm_advance(general, state, u, cell_clip=cell_clip, projection_clip=projection_clip)
 
 
 def layer_norm_lstm_advance(
@@ -163,9 +156,9 @@ def layer_norm_lstm_advance(
     h_t = σ(o_t) ⊙ tanh(LN(c_t; α_c) + β_c).
     """
     h, c = state
-    i, f, o, g = jnp.split(u + layer_norm(recurrent_product(h, params.W_hh), params.scale_h, epsilon), 4, axis=-1)
+    i, f, o, g = jnp.split(u + normalised(recurrent_product(h, params.W_hh), params.scale_h, epsilon), 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-    normed = layer_norm(c, params.scale_c, epsilon) + jnp.broadcast_to(params.shift_c, c.shape)
+    normed = normalised(c, params.scale_c, epsilon) + jnp.broadcast_to(params.shift_c, c.shape)
     return LSTMState(h=sigmoid(o) * jnp.tanh(normed), c=c)
 
 
@@ -210,7 +203,8 @@ def peephole_lstm(
 def cifg_lstm(input_size: int, hidden_size: int, *, forget_bias: float = 1.0, **inits: Unpack[Inits]) -> Cell:
     """The LSTM with coupled input and forget gates; the equations stand at ``cifg_lstm_advance``.
 
-    Arguments and errors are those of ``lstm``; gates f o g.
+    Arguments and errors are those of ``lstm``, without its activations; gates f o g. With other activations, or with
+    peepholes, it is ``general_lstm(..., coupled=True)``.
 
     Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber. LSTM: a search space odyssey. 2017;
     without its peepholes.
@@ -224,7 +218,8 @@ def clipped_lstm(
 ) -> Cell:
     """The LSTM whose memory is clipped to [−cell_clip, cell_clip] at each step.
 
-    Arguments and errors are those of ``lstm``, and a ValueError for a cell_clip that is not positive.
+    Arguments and errors are those of ``lstm``, without its activations, and a ValueError for a cell_clip that is not
+    positive. With other activations it is ``general_lstm(..., cell_clip=cell_clip)``.
 
     Reference: Sak, Senior, Beaufays. Long short-term memory recurrent neural network architectures for large scale
     acoustic modeling. 2014; without its peepholes.
@@ -247,6 +242,8 @@ def projected_lstm(
     **inits: Unpack[Inits],
 ) -> Cell:
     """The LSTM whose output is projected to fewer numbers: W_hh is ``(P, 4·H)``, the state ``(h: P, c: H)``.
+
+    With other activations or with a bias it is ``general_lstm(..., projection_size=P)``.
 
     Args:
         input_size, hidden_size, forget_bias, inits: as in ``lstm``; ``recurrent_init`` makes blocks ``(P, H)``.
@@ -276,11 +273,7 @@ def projected_lstm(
         W_hh = recurrent_init(k_h, (projection_size, 4 * hidden_size), b_h.dtype)
         return ProjectedLSTMParams(W_xh, W_hh, b_h, projection_init(k_p, down, b_h.dtype))
 
-    def start(params: ProjectedLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMState:
-        full = cell.start(params, batch_shape)
-        return full._replace(h=full.h[..., :projection_size])
-
-    return cell._replace(init=init, start=start, advance=advance)
+    return cell._replace(init=init, start=projected_start(cell, projection_size), advance=advance)
 
 
 @factory
@@ -289,8 +282,8 @@ def layer_norm_lstm(
 ) -> Cell:
     """The layer-normalised LSTM; the equations stand at ``layer_norm_lstm_advance``.
 
-    Arguments and errors are those of ``lstm``; gains begin at 1. ``epsilon`` is ε, which is added to each variance:
-    a ValueError for one that is not positive.
+    Arguments and errors are those of ``lstm``, without its activations; gains begin at 1. ``epsilon`` is ε, which is
+    added to each variance: a ValueError for one that is not positive.
 
     Reference: Ba, Kiros, Hinton. Layer normalization. 2016.
     """
@@ -305,30 +298,10 @@ def layer_norm_lstm(
         return LayerNormLSTMParams(*params, **scales, shift_c=jnp.zeros_like(one))
 
     def project(params: LayerNormLSTMParams, x: Num[Array, "..."]) -> Float[Array, "*batch GH"]:
-        u = layer_norm(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x, epsilon)
+        u = normalised(project_input(x, params.W_xh, jnp.zeros_like(params.b_h)), params.scale_x, epsilon)
         return u + jnp.broadcast_to(params.b_h, u.shape)
 
     def advance(params: LayerNormLSTMParams, state: LSTMState, u: Float[Array, "*batch GH"]) -> LSTMState:
         return layer_norm_lstm_advance(params, state, u, epsilon)
 
     return cell._replace(init=init, project=project, advance=advance)
-
-
-def require_clip(**clips: float) -> None:
-    """Raises a ValueError that names the first clip which is not positive."""
-    for name, clip in clips.items():
-        require_number(name, clip, lambda c: c > 0, "a positive bound, or none", may_be_traced=True)
-
-
-def require_projection(hidden_size: int, projection_size: int) -> None:
-    """Raises a ValueError unless a projection makes h smaller."""
-    require_positive(hidden_size=hidden_size, projection_size=projection_size)
-    if projection_size > hidden_size:
-        raise ValueError(
-            f"projection_size got {projection_size}; want at most hidden_size {hidden_size}: h gets smaller"
-        )
-
-
-def require_epsilon(epsilon: float) -> None:
-    """Raises a ValueError unless ε of a layer norm is a positive number."""
-    require_number("epsilon", epsilon, lambda e: 0 < e < math.inf, "a small positive number, such as 1e-5")

@@ -22,7 +22,7 @@ from rnn_jax.diagnostics.states import layout_of, require_steps
 from rnn_jax.machinery.checks import require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.sharding import laid_out
-from rnn_jax.schedules.driver import batch_shape, outputs, rollout, step_flags
+from rnn_jax.schedules.driver import batch_shape, flag_arrays, outputs, rollout, step_flags
 from rnn_jax.sequences import require_lengths
 from rnn_jax.types import Cell, Params, State
 
@@ -81,8 +81,8 @@ def state_gradients(
     """
     require_steps(xs)
     T = require_sequence(xs)
-    mask, lengths, resets = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets))
     require_lengths(lengths, T)
+    mask, lengths, resets = flag_arrays(mask=mask, lengths=lengths, resets=resets)
     return _state_gradients(cell, params, h0, xs, loss, mask, lengths, resets, T, reverse)
 
 

@@ -14,7 +14,7 @@ from rnn_jax.machinery.checks import require_numbers, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.machinery.precision import widened
 from rnn_jax.machinery.sharding import laid_out, scan
-from rnn_jax.schedules.driver import Loops, batch_shape, rollout, step_flags
+from rnn_jax.schedules.driver import Loops, batch_shape, flag_arrays, rollout, step_flags
 from rnn_jax.schedules.scan import RolloutTask, StepFlags, flagged_step, idle_inputs
 from rnn_jax.sequences import require_lengths
 from rnn_jax.types import Cell, Params, State
@@ -99,8 +99,8 @@ def lag_gradients(
     """
     require_steps(xs)
     T = require_sequence(xs)
-    mask, lengths, resets = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets))
     require_lengths(lengths, T)
+    mask, lengths, resets = flag_arrays(mask=mask, lengths=lengths, resets=resets)
     return _lag_gradients(cell, params, h0, xs, loss, mask, lengths, resets, T)
 
 

@@ -1,9 +1,14 @@
-"""What the adapters of all libraries share: one cell made of another library's step, and the checks of it."""
+"""What the adapters of all libraries share: one cell made of another library's step, and the checks of it.
+
+A step of another library returns ``(h, y)``, but the output of a cell is a function of its state. Where y is a part of
+the new state, or computed from it and the params alone, as by a readout, the equations of that part are the output: so
+the gradient of a loss of y_T with respect to h_T is found, and no y is stored. Else y is kept beside the state.
+"""
 
 import contextlib
+import functools
 import importlib
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray, PyTree
 
 from rnn_jax.machinery.checks import MisfitError, in_one_line, is_whole, require_batch_shape, require_positive
-from rnn_jax.machinery.programs import equations_of, is_variable, made_and_read, needed, run, values_of, variables
+from rnn_jax.machinery.programs import (
+    dependent,
+    equations_of,
+    is_variable,
+    made_and_read,
+    needed,
+    run,
+    values_of,
+    variables,
+)
 from rnn_jax.machinery.reprs import repr_of_arrays
 from rnn_jax.schedules.driver import describe_shapes, in_words, parts_of
 from rnn_jax.types import Cell, Params, Start, State
@@ -24,7 +38,11 @@ Step = Callable[[Params, State, PyTree], tuple[State, PyTree]]
 
 
 class WithOutput(NamedTuple):
-    """The state of a cell whose output y_t cannot be computed from h_t alone: the output is then kept beside it."""
+    """The state of a cell whose output y_t cannot be computed from h_t alone: the output is then kept beside it.
+
+    A loss of y_T has no gradient with respect to h_T alone: at lag 0 ``lag_gradients`` has −∞ in ``log_norm``, and
+    ln‖∂L_T/∂y_T‖ in ``log_norm_of.output``. All other lags are those of h.
+    """
 
     state: State
     """h_t, the state as the other library has it."""
@@ -43,7 +61,13 @@ def library(module: str, package: str) -> Any:
 
 
 def adapted_cell(
-    name: str, given: Any, init: Callable[[PRNGKeyArray], Params], start: Start, step: Step, x: PyTree
+    name: str,
+    given: Any,
+    init: Callable[[PRNGKeyArray], Params],
+    start: Start,
+    step: Step,
+    x: PyTree,
+    module: str,
 ) -> Cell:
     """The cell of another library's step, after one abstract step has shown that it is one.
 
@@ -54,6 +78,7 @@ def adapted_cell(
         start: ``(params, batch_shape=()) -> h``.
         step: ``(params, h, x) -> (h, y)``.
         x: shapes and types of one input.
+        module: the name of the module, which the text of the cell has.
 
     Raises:
         ValueError: for a step that fails, or that changes shapes or types of the state.
@@ -64,8 +89,10 @@ def adapted_cell(
         start = start_of_type(start, dtype)
         for batch in ((), (2,)):
             require_step(name, given, params, start, step, x, batch)
-        h = jax.eval_shape(lambda params: start(params, (2,)), params)
-        seen = seen_output(step, params, h, with_batch(x, (2,)))
+        seen = seen_output(
+            step, params, jax.eval_shape(lambda params: start(params, (1,)), params), with_batch(x, (1,))
+        )
+    start, step = (naming_params(function, params) for function in (start, step))
 
     def project(params: Params, x_t: PyTree) -> PyTree:
         require_input(x, x_t)
@@ -75,12 +102,39 @@ def adapted_cell(
         return with_batch(x, batch_shape, dtype, floating_type(params))
 
     if seen is None:
-        return cell_with_output(init, start, step, project, inputs_for)
+        return with_names(module, cell_with_output(init, start, step, project, inputs_for))
 
     def advance(params: Params, h: State, x_t: PyTree) -> State:
         return step(params, h, x_t)[0]
 
-    return Cell(init, start, project, advance, output_of(start, step, inputs_for, seen))
+    return with_names(module, Cell(init, start, project, advance, output_of(start, step, inputs_for, seen)))
+
+
+def with_names(module: str, cell: Cell) -> Cell:
+    """A cell whose functions are named after a module, for its text."""
+    for field, function in cell._asdict().items():
+        if callable(function):
+            function.__name__ = f"{module}.{field}"
+    return cell
+
+
+def naming_params(function: Callable[..., Any], made: Params) -> Callable[..., Any]:
+    """A function of params that raises a ValueError for params of another cell, once it has failed.
+
+    Args:
+        function: ``(params, ...)``, of the code of another library.
+        made: shapes of the params that it takes.
+    """
+
+    @functools.wraps(function)
+    def checked(params: Params, *args: Any) -> Any:
+        try:
+            return function(params, *args)
+        except Exception:
+            require_same_params(params, made)
+            raise
+
+    return checked
 
 
 def start_of_type(start: Start, dtype: DTypeLike) -> Start:
@@ -154,20 +208,30 @@ def output_of(start: Start, step: Step, inputs_for: Callable, seen: Seen) -> Cal
     """The output ``(params, h) -> y`` of states with any leading axes: parts of them, or computed from them."""
     places = [[n for n, part in enumerate(seen.state) if part is y][:1] for y in seen.outputs]
 
+    @functools.cache
+    def seen_by(tree: Any, *leaves: Any) -> Seen:
+        """The equations for params of these shapes and types, and a batch of one."""
+        params = jax.tree.unflatten(tree, leaves)
+        h = jax.eval_shape(lambda params: start(params, (1,)), params)
+        found = seen_output(step, params, h, inputs_for(params, (1,)))
+        assert found is not None
+        return found
+
     def output(params: Params, h: State) -> PyTree:
         leaves = jax.tree.leaves(h)
         if all(places):
             return jax.tree.unflatten(seen.tree, [leaves[n] for (n,) in places])
-        one = jax.tree.leaves(jax.eval_shape(lambda params: start(params), params))[0]
-        leading = leaves[0].shape[: leaves[0].ndim - one.ndim]
-        rows = [leaf.reshape(math.prod(leading), *leaf.shape[len(leading) :]) for leaf in leaves]
-        shapes = jax.tree.unflatten(jax.tree.structure(h), rows)
-        now = seen_output(step, params, shapes, inputs_for(params, (math.prod(leading),)))
-        assert now is not None
-        values = zip([*now.params, *now.state], [*jax.tree.leaves(params), *rows], strict=True)
-        known = now.constants | {v: value for v, value in values if is_variable(v)}
-        ys = values_of(now.outputs, run(now.eqns, known))
-        return jax.tree.unflatten(now.tree, [y.reshape(*leading, *y.shape[1:]) for y in ys])
+        weights, tree = jax.tree.flatten(params)
+        now = seen_by(tree, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in weights))
+
+        def of_one(*leaves: Any) -> list[Any]:
+            values = zip([*now.params, *now.state], [*weights, *(leaf[None] for leaf in leaves)], strict=True)
+            known = now.constants | {v: value for v, value in values if is_variable(v)}
+            return [y[0] for y in values_of(now.outputs, run(now.eqns, known))]
+
+        for _ in range(leaves[0].ndim - jax.tree.leaves(jax.eval_shape(start, params))[0].ndim):
+            of_one = jax.vmap(of_one)
+        return jax.tree.unflatten(now.tree, of_one(*leaves))
 
     return output
 
@@ -213,19 +277,51 @@ def require_input(x: PyTree, given: PyTree) -> None:
     for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(x), strict=True):
         if a.shape[max(a.ndim - b.ndim, 0) :] != b.shape:
             raise MisfitError(f"xs got {got} in a step; want {wanted} after the batch axes")
-        kinds = jnp.inexact, jnp.integer
+        kinds = jnp.floating, jnp.complexfloating, jnp.integer
         if any(jnp.issubdtype(a.dtype, kind) != jnp.issubdtype(b.dtype, kind) for kind in kinds):
             hint = ": of ids, jax.nn.one_hot(ids, I)" if jnp.issubdtype(a.dtype, jnp.integer) else ""
             raise MisfitError(f"xs got {got} in a step; want {wanted} after the batch axes{hint}")
 
 
 def require_params(cell: Cell, params: Params) -> None:
-    """Raises a ValueError unless params have the paths and shapes of those that ``cell.init`` makes."""
-    made = parts_of(jax.eval_shape(cell.init, jax.random.key(0)))
-    for got, wanted in itertools.zip_longest(parts_of(params), made, fillvalue=("no array", "", ())):
-        if (got[0], got[2]) != (wanted[0], wanted[2]):
+    """Raises a ValueError unless params have the paths, shapes and kinds of numbers that ``cell.init`` makes."""
+    require_same_params(params, jax.eval_shape(cell.init, jax.random.key(0)))
+
+
+def require_same_params(params: Params, made: Params) -> None:
+    """Raises a ValueError unless params have the paths, shapes and kinds of numbers of others."""
+    for got, wanted in itertools.zip_longest(parts_of(params), parts_of(made), fillvalue=("no array", "", ())):
+        if (got[0], got[2]) != (wanted[0], wanted[2]) or is_inexact(got[1]) != is_inexact(wanted[1]):
             raise ValueError(f"params got {in_words(got)}, where cell.init(key) makes {in_words(wanted)}; want params "
                              "of this cell")  # fmt: skip
+
+
+def is_inexact(dtype: str) -> bool:
+    """Whether the name of a type is that of floating or complex numbers."""
+    return dtype.startswith(("float", "bfloat", "complex"))
+
+
+def require_fixed_constants(name: str, given: Any, constants_of: Callable[[PRNGKeyArray], PyTree]) -> None:
+    """Raises a ValueError where what a module holds beside its params depends on the key with which it is made.
+
+    Args:
+        name, given: of the argument that the user gave, a function that makes the module.
+        constants_of: ``(key) -> arrays`` that are no params.
+    """
+    paths = []
+
+    def flat(key: PRNGKeyArray) -> list[Any]:
+        with_paths = jax.tree.leaves_with_path(constants_of(key))
+        paths[:] = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in with_paths]
+        return [leaf for _, leaf in with_paths]
+
+    program = equations_of(flat, jax.random.key(0))
+    drawn = dependent(program.eqns, program.args)
+    for path, part in zip(paths, program.results, strict=True):
+        if is_variable(part) and part in drawn:
+            path = path.removesuffix(".value")
+            raise ValueError(f"{name} got {named(given)}, whose {path} depends on the key but is no param; want it in "
+                             "the params, or a module that is made already")  # fmt: skip
 
 
 def require_step(

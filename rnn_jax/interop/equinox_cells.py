@@ -15,9 +15,11 @@ from rnn_jax.interop.adapters import (
     library,
     named,
     one_input,
+    require_fixed_constants,
     require_params,
     their_rules,
 )
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.types import Cell, Keyed, Params, State, require_cell
 
 __all__ = ["as_equinox", "cell_from_equinox"]
@@ -30,7 +32,9 @@ def cell_from_equinox(module: Any, x: PyTree = None, *, start: State | Callable[
     adds. Without y, the output is the state, and h of the ``(h, c)`` of an ``eqx.nn.LSTMCell``. Params are
     ``eqx.filter(module, eqx.is_inexact_array)``: the module with its floating arrays alone. All else in it is
     constant. ``init`` returns the weights of the module, for any key. Of a function that makes a module, ``init(key)``
-    draws them, so that many seeds can be compared. Make the cell once: it is equal to itself alone.
+    draws them, so that many seeds can be compared; a function whose module draws constants by the key too is refused.
+    An output that is no function of the new state and the params is kept beside it, ``WithOutput(state, output)``: its
+    docstring says what lag 0 is. Make the cell once: it is equal to itself alone.
 
     Args:
         module: or a function that makes one, such as ``lambda key: eqx.nn.GRUCell(3, 4, key=key)``.
@@ -62,11 +66,17 @@ def cell_from_equinox(module: Any, x: PyTree = None, *, start: State | Callable[
         with described("module", make, wanted):
             made = make(jax.random.key(0))
     if not isinstance(made, eqx.Module) or not callable(made):
-        raise ValueError(f"module got {named(module)}{'' if make is None else f' of {named(made)}'}; want {wanted}")
-    first = first_state(made, start)
+        raise ValueError(
+            f"module got {named(module)}{'' if make is None else f', which makes {named(made)}'}; want {wanted}"
+        )
+    if make is not None:
+        with described("module", make, wanted):
+            require_fixed_constants("module", make, lambda key: eqx.filter(make(key), is_constant_array))
     weights, constants = eqx.partition(made, eqx.is_inexact_array)
     x = one_input(getattr(made, "input_size", None) if x is None else x, floating_type(weights))
-    state = jax.eval_shape(lambda params: first(eqx.combine(params, constants)), weights)
+    with described("start", start, "the first state of one example, such as jnp.zeros(4)"):
+        first = first_state(made, start)
+        state = jax.eval_shape(lambda params: first(eqx.combine(params, constants)), weights)
 
     def init(key: PRNGKeyArray) -> Params:
         return jax.tree.map(jnp.copy, weights) if make is None else eqx.filter(make(key), eqx.is_inexact_array)
@@ -86,13 +96,24 @@ def cell_from_equinox(module: Any, x: PyTree = None, *, start: State | Callable[
             function = jax.vmap(function, in_axes=(None, 0, 0))
         return function(params, h, x)
 
-    return adapted_cell("module", make or module, init, start_of, step, x)
+    return adapted_cell("module", make or module, init, start_of, step, x, named(made))
+
+
+def is_constant_array(part: Any) -> bool:
+    """Whether a part of a module is an array, but not a floating one."""
+    eqx = library("equinox", "equinox")
+    return eqx.is_array(part) and not eqx.is_inexact_array(part)
 
 
 def first_state(module: Any, start: Any) -> Callable[[Any], State]:
     """The function ``(module) -> h_0`` for one example."""
+    if callable(start):
+        return start
     if start is not None:
-        return start if callable(start) else lambda module: jax.tree.map(jnp.asarray, start)
+        if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(start)):
+            raise ValueError(f"start got {in_one_line(start)}; want arrays, the first state of one example, such as "
+                             "jnp.zeros(4)")  # fmt: skip
+        return lambda module: jax.tree.map(jnp.asarray, start)
     if isinstance(module, equinox_class()):
         return lambda module: module.start()
     size = getattr(module, "hidden_size", None)
@@ -123,10 +144,10 @@ def as_equinox(cell: Cell, params: Params) -> Any:
     It is called as ``module(x, h) -> h``, as cells of equinox are, with or without batch axes.
     ``module.start(batch_shape=())`` is the state before the first step, and ``module.output(h)`` the output of a
     state. Its arrays are those of ``module.params``. A cell that draws computes the mean, unless a key is given,
-    ``module(x, h, key=key)``.
+    ``module(x, h, key=key)``, one for each example.
 
     Args:
-        cell: the recurrence.
+        cell: the recurrence; x is ``(*batch, I)``, or one id, and h the state of the cell, such as ``(*batch, H)``.
         params: its weights, as ``cell.init`` makes them.
 
     Raises:
@@ -144,6 +165,8 @@ def as_equinox(cell: Cell, params: Params) -> Any:
 
         cell = peephole_lstm(3, 16)
         model = Classifier(as_equinox(cell, cell.init(key)), eqx.nn.Linear(16, 2, key=key))
+
+    Reference: Kidger, Garcia. Equinox: neural networks in JAX via callable PyTrees and filtered transformations. 2021.
     """
     library("equinox", "equinox")
     require_cell("cell", cell)

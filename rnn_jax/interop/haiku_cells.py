@@ -28,7 +28,9 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
     A core is called as ``core(x, state) -> (y, state)`` and has ``initial_state(batch_size)``. Params are those of
     haiku, ``{module: {name: array}}``, as ``hk.transform`` returns them; the state has the form of
     ``core.initial_state``. A start that the core learns is among the params. An output that is no function of the new
-    state is kept beside it, ``WithOutput(state, output)``.
+    state and the params is kept beside it, ``WithOutput(state, output)``: its docstring says what lag 0 is. A core has
+    one batch axis: several are one in its step, and a single example is a batch of one. Make the cell once: it is equal
+    to itself alone.
 
     Args:
         make: makes the core, such as ``lambda: hk.GRU(4)``: haiku makes modules inside of ``hk.transform`` alone.
@@ -51,16 +53,20 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
     if not callable(make):
         raise ValueError(f"make got {named(make)}; want a function that makes a core, such as lambda: hk.GRU(4)")
 
+    names = []
+
     def functions() -> tuple[Callable, tuple[Callable, Callable]]:
         core: Any = make()
+        names[:] = [named(core)]
         first = getattr(core, "initial_state", None)
         if first is None:
             raise ValueError(f"make got {named(make)}, which makes {named(core)}; want a recurrent core of haiku")
         return lambda x: core(x, first(1)), (lambda size: first(size), lambda x, h: core(x, h))
 
-    core = hk.multi_transform_with_state(functions)
-
     x = one_input(x)
+    wanted = "a function that makes a recurrent core of haiku, such as lambda: hk.GRU(4)"
+    with described("make", make, wanted):
+        core = hk.multi_transform_with_state(functions)
 
     def init(key: PRNGKeyArray) -> Params:
         with their_rules():
@@ -70,7 +76,7 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
                              "whose only state is that which it is given")  # fmt: skip
         return params
 
-    with described("make", make, "a function that makes a recurrent core of haiku, such as lambda: hk.GRU(4)"):
+    with described("make", make, wanted):
         apply_start, apply_step = core.apply
         shapes = jax.eval_shape(lambda key: apply_start(init(key), {}, None, 1)[0], jax.random.key(0))
         ndims = [leaf.ndim - 1 for leaf in jax.tree.leaves(shapes)]
@@ -90,7 +96,7 @@ def cell_from_haiku(make: Callable[[], Any], x: PyTree) -> Cell:
             return h, y
         return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), (h, y))
 
-    return adapted_cell("make", make, init, start, step, x)
+    return adapted_cell("make", make, init, start, step, x, names[0])
 
 
 def in_one_axis(tree: PyTree, batch: tuple[int, ...]) -> PyTree:

@@ -1,5 +1,6 @@
 """Short texts for models and weights: the call of a factory, and names with types and shapes."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +72,11 @@ def short_text(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return f"{type(value).__name__}({_fields(value)})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if field.repr]
+        given = {field.name: (getattr(value, field.name), field.default) for field in fields}
+        texts = [f"{name}={short_text(own)}" for name, (own, default) in given.items() if own is not default]
+        return f"{type(value).__name__}({', '.join(texts)})"
     return (
         value.__name__
         if callable(value) and hasattr(value, "__name__") and not hasattr(value, "recipe")

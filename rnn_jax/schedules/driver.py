@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Integer, PyTree
 
 from rnn_jax.keys import check_keys, require_draws, unkey
-from rnn_jax.machinery.checks import require_positive, require_sequence
+from rnn_jax.machinery.checks import in_one_line, require_positive, require_sequence
 from rnn_jax.machinery.compiling import compiled
 from rnn_jax.schedules.adjoint import adjoint
 from rnn_jax.schedules.associative import associative
@@ -92,7 +92,7 @@ def rollout(
     x, keys = unkey(xs)
     xs = x if keys is None else Keyed(x, keys)
     require_lengths(lengths, require_sequence(xs))
-    mask, lengths, resets, cuts = (None if a is None else jnp.asarray(a) for a in (mask, lengths, resets, cuts))
+    mask, lengths, resets, cuts = flag_arrays(mask=mask, lengths=lengths, resets=resets, cuts=cuts)
     return _rolled(cell, params, h0, xs, mask, lengths, resets, cuts, reverse, loops)
 
 
@@ -244,6 +244,22 @@ def likely_misfit(cell: Cell, params: Params, h0: State, xs: PyTree) -> str:
             f"jnp.moveaxis(xs, {len(batch)}, 0)"
         )
     return batch_misfit(cell, params, h0, xs)
+
+
+def flag_arrays(**flags: Any) -> tuple[Array | None, ...]:
+    """Flags and lengths as arrays; a ValueError that names the first which is none.
+
+    >>> flag_arrays(mask="no")
+    Traceback (most recent call last):
+    ValueError: mask got 'no'; want an array of True and False
+    """
+    arrays = []
+    for name, flag in flags.items():
+        try:
+            arrays.append(None if flag is None else jnp.asarray(flag))
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} got {in_one_line(flag)}; want an array of True and False") from None
+    return tuple(arrays)
 
 
 def step_flags(

@@ -46,7 +46,7 @@ FAULTS = (
     ),
     Fault(
         "layer norm: its ε ignored",
-        "cells/lstm_variants.py",
+        "cells/lstm_combinations.py",
         "variance + epsilon",
         "variance + 1e-5",
         "TensorFlow Lite, stored",
@@ -85,9 +85,9 @@ FAULTS = (
     ),
     Fault(
         "peephole: o reads c of the step before",
-        "cells/lstm_variants.py",
-        "gate_activation(o + w_co * c)",
-        "gate_activation(o + w_co * state.c)",
+        "cells/lstm_combinations.py",
+        'gate_activation(normed("o", c))',
+        'gate_activation(normed("o", state.c))',
         "ONNX Runtime, stored",
     ),
     Fault(

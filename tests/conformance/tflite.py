@@ -78,7 +78,7 @@ def lstm_of(W: Run, R: Run, peepholes: Run, biases: Run, projection: Run, scales
         coupled=coupled,
         peepholes=w_ch is not None,
         layer_norm=scale is not None,
-        epsilon=1e-8,
+        epsilon=None if scale is None else 1e-8,
         projection_size=None if W_hp is None else W_hp.shape[1],
         projection_bias=b_p is not None,
     )
