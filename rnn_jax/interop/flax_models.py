@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from rnn_jax.cells.activations import activation_named
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.flax_weights import checked_network, to_flax
 from rnn_jax.interop.models import Network, Part, gates_of
-from rnn_jax.interop.weight_files import installed
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -17,13 +17,17 @@ CELLS = {"vanilla": "SimpleCell", "gru": "GRUCell", "lstm": "OptimizedLSTMCell"}
 
 
 def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
-    """A module of flax.linen for a model, and its variables: ``module.apply(variables, xs) -> ys``, time leading.
+    """A module of linen for a model, and its variables: ``module.apply(variables, xs (T, B, I)) -> ys (T, B, O)``.
 
     It is an ``nn.RNN`` or an ``nn.Bidirectional``, or an ``nn.Sequential`` of them with ``nn.Embed`` and ``nn.Dense``,
-    with the names of ``to_flax``. Ids go in where it has an embedding, else vectors.
+    with the names of ``to_flax``. Ids ``(T, B)`` go in where it has an embedding, else
+    vectors.
 
     Args:
         model, params: as in ``to_flax``.
+
+    Returns:
+        The module, and the variables of ``to_flax``.
 
     Raises:
         ValueError: as in ``to_flax``, and where flax is not installed.
@@ -35,7 +39,7 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     >>> [type(layer).__name__ for layer in module.layers], variables["params"]["layers_1"]["kernel"].shape
     (['RNN', 'Dense'], (4, 2))
     """
-    nn = installed("flax.linen", "flax")
+    nn = library("flax.linen", "flax")
     network, variables = checked_network(model, params, "linen"), to_flax(model, params)
 
     def cell(part: Part) -> Any:
@@ -51,13 +55,17 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
 
 
 def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
-    """A module of flax.nnx with the weights of a model: ``module(xs) -> ys``, time leading.
+    """A module of nnx with the weights of a model: ``module(xs (T, B, I)) -> ys (T, B, O)``.
 
     It is an ``nnx.RNN`` or an ``nnx.Bidirectional``, or an ``nnx.Sequential`` of them with ``nnx.Embed`` and
-    ``nnx.Linear``, with the names of ``to_flax``. Ids go in where it has an embedding, else vectors.
+    ``nnx.Linear``, with the names of ``to_flax``. Ids ``(T, B)`` go in where it has an embedding, else
+    vectors.
 
     Args:
         model, params, optimized: as in ``to_flax``.
+
+    Returns:
+        The module, which ``from_flax`` reads, with activations and merge.
 
     Raises:
         ValueError: as in ``to_flax``, and where flax is not installed.
@@ -69,7 +77,7 @@ def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
     >>> [type(layer).__name__ for layer in module.layers], module.layers[1].kernel.shape
     (['RNN', 'Linear'], (4, 2))
     """
-    nnx = installed("flax.nnx", "flax")
+    nnx = library("flax.nnx", "flax")
     network, weights = checked_network(model, params, "nnx"), to_flax(model, params, api="nnx", optimized=optimized)
     rngs = nnx.Rngs(0)
 

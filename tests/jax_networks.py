@@ -1,0 +1,211 @@
+"""Twenty networks for each of linen, nnx, haiku and equinox, and live modules as functions of weights and inputs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnn_jax import bidirectional, embedding, gru, gru_reset_before, lstm, readout, stack, vanilla
+from rnn_jax.interop import (
+    equinox_module,
+    from_equinox,
+    from_flax,
+    from_haiku,
+    haiku_function,
+    linen_module,
+    nnx_module,
+    to_equinox,
+    to_flax,
+    to_haiku,
+)
+from rnn_jax.layers import as_layer
+
+T, LENGTHS = 3, (3, 2)
+
+
+def relu(input_size: int, hidden_size: int) -> Any:
+    return vanilla(input_size, hidden_size, activation="relu")
+
+
+def softsign(input_size: int, hidden_size: int) -> Any:
+    return lstm(input_size, hidden_size, activation="softsign", gate_activation="hard_sigmoid")
+
+
+LSTMS = [
+    lstm(2, 3), lstm(3, 2), readout(lstm(1, 4), 2), embedding(lstm(3, 3), 5, 3), stack(lstm(2, 3), lstm(3, 2)),
+    readout(stack(lstm(3, 2), lstm(2, 4)), 3), readout(embedding(lstm(2, 3), 4, 2), 4),
+    stack(lstm(1, 2), lstm(2, 2), lstm(2, 3)),
+]  # fmt: skip
+"""Of all libraries."""
+GATED = [gru(2, 3), readout(gru(3, 2), 1), stack(gru(2, 3), lstm(3, 2)), embedding(gru(2, 4), 4, 2)]
+"""Of flax and equinox."""
+FLAX: list[tuple[Any, dict[str, Any]]] = [
+    (vanilla(3, 4), {}),
+    (bidirectional(lstm(2, 3), gru(2, 2)), {}),
+    (readout(bidirectional(gru(3, 2), relu(3, 4)), 2), {"activation": ("tanh", "relu")}),
+    (bidirectional(vanilla(2, 3), softsign(2, 3), merge="sum"),
+     {"activation": ("tanh", "softsign"), "gate_activation": (None, "hard_sigmoid"), "merge": "sum"}),
+    (readout(stack(relu(2, 3), vanilla(3, 2)), 2), {"activation": ["relu", "tanh"]}),
+    (stack(gru(2, 3, activation="relu"), relu(3, 2)), {"activation": jax.nn.relu}),
+    (readout(embedding(stack(bidirectional(lstm(2, 2), vanilla(2, 3)), gru(5, 2)), 5, 2), 3), {}),
+    (stack(bidirectional(gru(1, 2), lstm(1, 2), merge="sum"), bidirectional(lstm(2, 3), lstm(2, 3), merge="sum")),
+     {"merge": "sum"}),
+]  # fmt: skip
+"""Of flax alone, with what its weights do not tell."""
+EQUINOX = [
+    gru(4, 2), readout(lstm(2, 2), 2), stack(gru(1, 2), gru(2, 3)), embedding(lstm(2, 3), 3, 2),
+    readout(stack(lstm(2, 3), gru(3, 3)), 2), readout(embedding(gru(3, 2), 2, 3), 5), readout(gru(2, 2), 2),
+    stack(gru(2, 2), lstm(2, 2), gru(2, 2)),
+]  # fmt: skip
+HAIKU = [
+    gru_reset_before(2, 3), gru_reset_before(4, 2), relu(3, 2), readout(relu(2, 4), 1),
+    readout(gru_reset_before(1, 3), 2),
+    embedding(gru_reset_before(2, 2), 3, 2), readout(embedding(relu(2, 3), 4, 2), 2), stack(relu(2, 3), relu(3, 2)),
+    stack(gru_reset_before(2, 3), gru_reset_before(3, 3)), stack(lstm(2, 3), relu(3, 2)),
+    readout(stack(gru_reset_before(3, 2), lstm(2, 3)), 4), stack(relu(1, 2), gru_reset_before(2, 2), lstm(2, 2)),
+]  # fmt: skip
+
+
+class Library(NamedTuple):
+    """A library: its weights there and back, and its live modules."""
+
+    there: Callable[..., Any]
+    back: Callable[..., Any]
+    live: Callable[..., tuple[Callable[[Any, Any], Any], Any]]
+    """A live module as a function ``(weights, xs) -> ys``, and what it gives to ``back``."""
+    networks: list[tuple[Any, dict[str, Any]]]
+    ragged: bool = False
+    """Whether it has lengths; else each sequence is cut."""
+
+
+def linen_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    module, variables = linen_module(model, params)
+
+    def run(variables: Any, xs: Any) -> Any:
+        bound = module.bind(variables)
+        return through_layers(getattr(bound, "layers", [bound]), xs)
+
+    return run, module.bind(variables).variables
+
+
+def nnx_live(model: Any, params: Any, **options: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    nnx = pytest.importorskip("flax.nnx")
+    whole = nnx_module(model, params, **options)
+    graph, state = nnx.split(whole)
+
+    def run(weights: Any, xs: Any) -> Any:
+        module = nnx.merge(graph, jax.tree.map(lambda a: a, state))  # variables of this trace
+        nnx.update(module, weights)
+        return through_layers(getattr(module, "layers", [module]), xs)
+
+    return run, whole
+
+
+def through_layers(layers: Any, xs: Any) -> Any:
+    """The outputs of layers of flax, of which recurrent ones take lengths."""
+    for layer in layers:
+        xs = layer(xs, seq_lengths=jnp.array(LENGTHS)) if hasattr(layer, "time_major") else layer(xs)
+    return xs
+
+
+def haiku_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    pytest.importorskip("haiku", reason="haiku is not installed: pip install dm-haiku")
+    return haiku_function(model, params)[0], to_haiku(model, params, exact=True)
+
+
+def equinox_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    pytest.importorskip("equinox", reason="equinox is not installed: pip install equinox")
+    module = equinox_module(model, params)
+    leaves, tree = jax.tree.flatten_with_path(module)
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return lambda weights, xs: jax.tree.unflatten(tree, [weights[path] for path in paths])(xs), module
+
+
+PLAIN = [(model, {}) for model in LSTMS + GATED]
+LIBRARIES = {
+    "linen": Library(to_flax, from_flax, linen_live, PLAIN + FLAX, ragged=True),
+    "nnx": Library(lambda *pair: to_flax(*pair, api="nnx"), from_flax, nnx_live, PLAIN + FLAX, ragged=True),
+    "nnx, LSTMCell": Library(
+        lambda *pair: to_flax(*pair, api="nnx", optimized=False), from_flax,
+        lambda *pair: nnx_live(*pair, optimized=False), [PLAIN[0], FLAX[3]], ragged=True,
+    ),
+    "haiku": Library(to_haiku, from_haiku, haiku_live, [(model, {}) for model in LSTMS + HAIKU]),
+    "equinox": Library(to_equinox, from_equinox, equinox_live, [(model, {}) for model in LSTMS + GATED + EQUINOX]),
+}  # fmt: skip
+CASES = [(name, number) for name, library in LIBRARIES.items() for number in range(len(library.networks))]
+
+
+def random_params(name: str, model: Any, seed: int, dtype: str) -> Any:
+    """Params of a model, all of them random, but ``b_n`` of a GRU of nnx, which has no such bias."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, a: Any) -> Any:
+        absent = name.startswith("nnx") and jax.tree_util.keystr(path[-1:]) == ".b_n"
+        return jnp.asarray(0.7 * rng.standard_normal(a.shape) * (not absent), dtype)
+
+    return jax.tree.map_with_path(draw, shapes_of(model))
+
+
+@functools.cache
+def shapes_of(model: Any) -> Any:
+    """The shapes of the params of a model."""
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def random_inputs(params: Any, dtype: str) -> tuple[Any, Any]:
+    """Vectors or ids ``(T, B, …)``, and weights of at most 8 outputs in a loss, 0 behind the end of each sequence."""
+    rng, shape, E = np.random.default_rng(1), (T, len(LENGTHS)), embedding_of(params)
+    if E is not None:
+        xs = jnp.asarray(rng.integers(len(E), size=shape))
+    else:
+        xs = jnp.asarray(rng.standard_normal((*shape, first_kernel(params).shape[0])), dtype)
+    inside = np.arange(T)[:, None] < np.array(LENGTHS)
+    return xs, jnp.asarray(rng.standard_normal((*shape, 8)) * inside[..., None], dtype)
+
+
+def embedding_of(params: Any) -> Any:
+    """The vectors of the ids, or None."""
+    return getattr(params.cell if hasattr(params, "W_hy") else params, "E", None)
+
+
+def first_kernel(params: Any) -> Any:
+    """``W_xh`` of the lowest cell."""
+    return next(leaf for path, leaf in jax.tree.leaves_with_path(params) if jax.tree_util.keystr(path[-1:]) == ".W_xh")
+
+
+def measured(run: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """A compiled function ``(weights, xs, weigh)`` for outputs, and gradients of Σ weigh ⊙ ys by weights and inputs."""
+
+    def loss(weights: Any, xs: Any, weigh: Any) -> Any:
+        ys = run(weights, xs)
+        weigh = weigh[..., : ys.shape[-1]]
+        ys = jnp.where(weigh != 0, ys, jnp.zeros_like(ys))
+        return jnp.sum(weigh * ys), ys
+
+    def both(weights: Any, xs: Any, weigh: Any) -> Any:
+        by = (0, 1) if jnp.issubdtype(xs.dtype, jnp.floating) else (0,)
+        (_, ys), gradients = jax.value_and_grad(loss, by, has_aux=True)(weights, xs, weigh)
+        return ys, gradients
+
+    return jax.jit(both)
+
+
+@functools.cache
+def ours(model: Any) -> Callable[..., Any]:
+    """What ``measured`` returns for a model of ours, with lengths; compiled once for all libraries."""
+    layer, lengths = as_layer(model), jnp.array(LENGTHS)
+    return measured(lambda p, xs: layer.apply(p, layer.start(p, xs.shape[1:2]), xs, lengths=lengths)[1])
+
+
+def cut(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The outputs of each sequence cut to its length, with zeros behind it."""
+
+    def outputs(weights: Any, xs: Any) -> Any:
+        rows = [run(weights, xs[:length, number]) for number, length in enumerate(LENGTHS)]
+        return jnp.stack([jnp.pad(ys, ((0, T - len(ys)), (0, 0))) for ys in rows], 1)
+
+    return outputs
