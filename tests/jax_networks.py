@@ -18,8 +18,6 @@ from rnn_jax.interop import (
     haiku_function,
     linen_module,
     nnx_module,
-    to_equinox,
-    to_flax,
     to_haiku,
 )
 from rnn_jax.layers import as_layer
@@ -70,29 +68,38 @@ HAIKU = [
 ]  # fmt: skip
 
 
-class Library(NamedTuple):
-    """A library: its weights there and back, and its live modules."""
+class Live(NamedTuple):
+    """A live module of a model."""
 
-    there: Callable[..., Any]
+    run: Callable[[Any, Any], Any]
+    """``(weights, xs) -> ys``"""
+    weights: Any
+    """Its own."""
+    whole: Any
+    """What tells the model, too."""
+
+
+class Library(NamedTuple):
+    """A library: what reads its weights, its live modules, and networks with what their weights do not tell."""
+
     back: Callable[..., Any]
-    live: Callable[..., tuple[Callable[[Any, Any], Any], Any]]
-    """A live module as a function ``(weights, xs) -> ys``, and what it gives to ``back``."""
+    live: Callable[..., Live]
     networks: list[tuple[Any, dict[str, Any]]]
     ragged: bool = False
     """Whether it has lengths; else each sequence is cut."""
 
 
-def linen_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+def linen_live(model: Any, params: Any) -> Live:
     module, variables = linen_module(model, params)
 
     def run(variables: Any, xs: Any) -> Any:
         bound = module.bind(variables)
         return through_layers(getattr(bound, "layers", [bound]), xs)
 
-    return run, module.bind(variables).variables
+    return Live(run, variables, module.bind(variables).variables)
 
 
-def nnx_live(model: Any, params: Any, **options: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+def nnx_live(model: Any, params: Any, **options: Any) -> Live:
     nnx = pytest.importorskip("flax.nnx")
     whole = nnx_module(model, params, **options)
     graph, state = nnx.split(whole)
@@ -102,7 +109,7 @@ def nnx_live(model: Any, params: Any, **options: Any) -> tuple[Callable[[Any, An
         nnx.update(module, weights)
         return through_layers(getattr(module, "layers", [module]), xs)
 
-    return run, whole
+    return Live(run, nnx.to_pure_dict(nnx.state(whole, nnx.Param)), whole)
 
 
 def through_layers(layers: Any, xs: Any) -> Any:
@@ -112,29 +119,28 @@ def through_layers(layers: Any, xs: Any) -> Any:
     return xs
 
 
-def haiku_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+def haiku_live(model: Any, params: Any) -> Live:
     pytest.importorskip("haiku", reason="haiku is not installed: pip install dm-haiku")
-    return haiku_function(model, params)[0], to_haiku(model, params, exact=True)
+    return Live(*haiku_function(model, params), to_haiku(model, params, exact=True))
 
 
-def equinox_live(model: Any, params: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+def equinox_live(model: Any, params: Any) -> Live:
     pytest.importorskip("equinox", reason="equinox is not installed: pip install equinox")
     module = equinox_module(model, params)
     leaves, tree = jax.tree.flatten_with_path(module)
-    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    return lambda weights, xs: jax.tree.unflatten(tree, [weights[path] for path in paths])(xs), module
+    weights = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    return Live(lambda own, xs: jax.tree.unflatten(tree, [own[path] for path in weights])(xs), weights, module)
 
 
 PLAIN = [(model, {}) for model in LSTMS + GATED]
 LIBRARIES = {
-    "linen": Library(to_flax, from_flax, linen_live, PLAIN + FLAX, ragged=True),
-    "nnx": Library(lambda *pair: to_flax(*pair, api="nnx"), from_flax, nnx_live, PLAIN + FLAX, ragged=True),
+    "linen": Library(from_flax, linen_live, PLAIN + FLAX, ragged=True),
+    "nnx": Library(from_flax, nnx_live, PLAIN + FLAX, ragged=True),
     "nnx, LSTMCell": Library(
-        lambda *pair: to_flax(*pair, api="nnx", optimized=False), from_flax,
-        lambda *pair: nnx_live(*pair, optimized=False), [PLAIN[0], FLAX[3]], ragged=True,
+        from_flax, lambda *pair: nnx_live(*pair, optimized=False), [PLAIN[0], FLAX[3]], ragged=True
     ),
-    "haiku": Library(to_haiku, from_haiku, haiku_live, [(model, {}) for model in LSTMS + HAIKU]),
-    "equinox": Library(to_equinox, from_equinox, equinox_live, [(model, {}) for model in LSTMS + GATED + EQUINOX]),
+    "haiku": Library(from_haiku, haiku_live, [(model, {}) for model in LSTMS + HAIKU]),
+    "equinox": Library(from_equinox, equinox_live, [(model, {}) for model in LSTMS + GATED + EQUINOX]),
 }  # fmt: skip
 CASES = [(name, number) for name, library in LIBRARIES.items() for number in range(len(library.networks))]
 
@@ -201,11 +207,13 @@ def ours(model: Any) -> Callable[..., Any]:
     return measured(lambda p, xs: layer.apply(p, layer.start(p, xs.shape[1:2]), xs, lengths=lengths)[1])
 
 
-def cut(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The outputs of each sequence cut to its length, with zeros behind it."""
+def cut(run: Callable[[Any, Any], Any], rows: tuple[int, ...]) -> Callable[[Any, Any], Any]:
+    """The outputs of some sequences, each cut to its length, with zeros behind it and in the places of the others."""
 
     def outputs(weights: Any, xs: Any) -> Any:
-        rows = [run(weights, xs[:length, number]) for number, length in enumerate(LENGTHS)]
-        return jnp.stack([jnp.pad(ys, ((0, T - len(ys)), (0, 0))) for ys in rows], 1)
+        found = {row: run(weights, xs[: LENGTHS[row], row]) for row in rows}
+        nothing = jnp.zeros_like(found[rows[0]], shape=(0, found[rows[0]].shape[1]))
+        every = [found.get(row, nothing) for row in range(len(LENGTHS))]
+        return jnp.stack([jnp.pad(ys, ((0, T - len(ys)), (0, 0))) for ys in every], 1)
 
     return outputs

@@ -237,7 +237,11 @@ def to_equinox(model: Model, params: Params) -> dict[str, Any]:
 
     Reference: Kidger, Garcia. Equinox: neural networks in JAX via callable PyTrees and filtered transformations. 2021.
     """
-    network = checked_network(model, params)
+    return weights_of_network(checked_network(model, params))
+
+
+def weights_of_network(network: Network) -> dict[str, Any]:
+    """The arrays of equinox of a network that it has."""
     found: dict[str, Any] = {}
     for number, (part,) in enumerate(network.layers):
         p, (theirs, ours) = part.params, ORDERS[gates_of(part)]
@@ -282,7 +286,8 @@ def equinox_module(model: Model, params: Params) -> Any:
         ys = jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3)))
     """
     eqx = library("equinox", "equinox")
-    network, weights = checked_network(model, params), to_equinox(model, params)
+    network = checked_network(model, params)
+    weights = weights_of_network(network)
 
     def blank() -> Any:
         more: dict[str, Any] = {"dtype": next(iter(weights.values())).dtype, "key": jax.random.key(0)}

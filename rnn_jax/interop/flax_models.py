@@ -6,9 +6,10 @@ import jax.numpy as jnp
 
 from rnn_jax.cells.activations import activation_named
 from rnn_jax.interop.adapters import library
-from rnn_jax.interop.flax_weights import checked_network, to_flax
+from rnn_jax.interop.flax_weights import checked_network, weights_of_network
 from rnn_jax.interop.models import Network, Part, gates_of
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import require_switch
 from rnn_jax.types import Params
 
 __all__ = ["linen_module", "nnx_module"]
@@ -40,7 +41,7 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     (['RNN', 'Dense'], (4, 2))
     """
     nn = library("flax.linen", "flax")
-    network, variables = checked_network(model, params, "linen"), to_flax(model, params)
+    network = checked_network(model, params, "linen")
 
     def cell(part: Part) -> Any:
         H, options = sizes_and_options(part)
@@ -51,7 +52,7 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     if network.readout is not None:
         b = network.readout[1]
         layers.append(nn.Dense(b.size, dtype=b.dtype, param_dtype=b.dtype))
-    return (layers[0] if len(layers) == 1 else nn.Sequential(layers)), variables
+    return (layers[0] if len(layers) == 1 else nn.Sequential(layers)), weights_of_network(network, "linen")
 
 
 def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
@@ -78,25 +79,25 @@ def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
     (['RNN', 'Linear'], (4, 2))
     """
     nnx = library("flax.nnx", "flax")
-    network, weights = checked_network(model, params, "nnx"), to_flax(model, params, api="nnx", optimized=optimized)
-    rngs = nnx.Rngs(0)
+    require_switch(optimized=optimized)
+    network = checked_network(model, params, "nnx")
+    zeros, rngs = nnx.initializers.zeros_init(), nnx.Rngs(0)  # weights of zeros are made fast, and replaced
 
     def cell(part: Part) -> Any:
         sizes, options = sizes_and_options(part)
         name = CELLS[part.name].removeprefix("" if optimized else "Optimized")
-        return getattr(nnx, name)(*sizes, **options, rngs=rngs)
+        return getattr(nnx, name)(*sizes, **options, kernel_init=zeros, recurrent_kernel_init=zeros, rngs=rngs)
 
-    layers = [
-        nnx.Embed(*E.shape, dtype=E.dtype, param_dtype=E.dtype, rngs=rngs)
-        for E in (network.embedding,)
-        if E is not None
-    ]
+    layers: list[Any] = []
+    if network.embedding is not None:
+        E = network.embedding
+        layers.append(nnx.Embed(*E.shape, dtype=E.dtype, param_dtype=E.dtype, embedding_init=zeros, rngs=rngs))
     layers += recurrent_layers(nnx, network, cell)
     if network.readout is not None:
         W, b = network.readout
-        layers.append(nnx.Linear(*W.shape, dtype=b.dtype, param_dtype=b.dtype, rngs=rngs))
+        layers.append(nnx.Linear(*W.shape, dtype=b.dtype, param_dtype=b.dtype, kernel_init=zeros, rngs=rngs))
     module = layers[0] if len(layers) == 1 else nnx.Sequential(*layers)
-    nnx.update(module, weights)
+    nnx.update(module, weights_of_network(network, "nnx", optimized))
     return module
 
 

@@ -288,7 +288,11 @@ def to_flax(model: Model, params: Params, *, api: str = "linen", optimized: bool
                 1: {'bias': (2,), 'kernel': (5, 2)}}}
     """
     require_switch(optimized=optimized)
-    network = checked_network(model, params, api)
+    return weights_of_network(checked_network(model, params, api), api, optimized)
+
+
+def weights_of_network(network: Network, api: str, optimized: bool = True) -> dict[str, Any]:
+    """The weights of flax of a network that it has."""
     whole: list[Any] = [] if network.embedding is None else [{"embedding": network.embedding}]
     for layer in network.layers:
         cells = [{"cell": weights_of_part(part, api, optimized)} for part in layer]

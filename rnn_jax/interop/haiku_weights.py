@@ -181,7 +181,11 @@ def to_haiku(model: Model, params: Params, *, exact: bool = False) -> dict[str, 
     Reference: Hennigan, Cai, Norman, Martens, Babuschkin. Haiku: sonnet for JAX. 2020.
     """
     require_switch(exact=exact)
-    network = checked_network(model, params)
+    return weights_of_network(checked_network(model, params), exact)
+
+
+def weights_of_network(network: Network, exact: bool = False) -> dict[str, dict[str, Any]]:
+    """The weights of haiku of a network that it has."""
     found: dict[str, dict[str, np.ndarray]] = {}
     if network.embedding is not None:
         found["embed"] = {"embeddings": network.embedding}
@@ -256,7 +260,7 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
         ys = apply(weights, jnp.ones((7, 2, 3)))
     """
     hk = library("haiku", "dm-haiku")
-    network, weights = checked_network(model, params), to_haiku(model, params)
+    network = checked_network(model, params)
 
     def unrolled(xs: PyTree) -> Any:
         if network.embedding is not None:
@@ -271,4 +275,4 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
         start = core.initial_state(xs.shape[1] if xs.ndim == 3 else None)
         return hk.dynamic_unroll(core, xs, jax.tree.map(lambda h: h.astype(xs.dtype), start))[0]
 
-    return hk.without_apply_rng(hk.transform(unrolled)).apply, weights
+    return hk.without_apply_rng(hk.transform(unrolled)).apply, weights_of_network(network)
