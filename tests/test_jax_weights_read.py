@@ -124,8 +124,10 @@ def test_weights_of_float64_need_x64():
     equinox = {"weight_ih": np.ones((6, 3)), "weight_hh": np.ones((6, 2))}
     with jax.enable_x64(False):
         for back, weights, name in [
-            (from_haiku, arrays, "lstm/linear/w"), (from_flax, flax, "cell/i/kernel"), (from_equinox, equinox, "weight_ih")
-        ]:  # fmt: skip
+            (from_haiku, arrays, "lstm/linear/w"),
+            (from_flax, flax, "cell/i/kernel"),
+            (from_equinox, equinox, "weight_hh"),
+        ]:
             with pytest.raises(ValueError, match=f"^{name} got float64; want jax_enable_x64, or float32 arrays$"):
                 back(weights)
             _, params = back(jax.tree.map(np.float32, weights))
@@ -140,14 +142,14 @@ def test_the_tree_of_haiku_is_that_of_its_init_and_weights_of_its_own_are_read()
         core = hk.DeepRNN([hk.LSTM(3), hk.LSTM(2), hk.Linear(3)])
         return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
-    xs = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 2)), "float32")
+    xs = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2, 2)))
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         own = hk.transform(network)
         weights = own.init(jax.random.key(0), xs)
         ys = own.apply(weights, None, xs)
     again, params = from_haiku(weights)
     layer = as_layer(again)
-    np.testing.assert_allclose(layer.apply(params, layer.start(params, (2,)), xs)[1], ys, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(layer.apply(params, layer.start(params, (2,)), xs)[1], ys, rtol=1e-12, atol=1e-12)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (to_haiku(model, random_params(model)), weights)]
     assert shapes[0] == shapes[1]
 
@@ -194,18 +196,18 @@ def test_the_example_of_equinox_is_read():
             self.hidden_size, self.squash = 4, jax.nn.sigmoid
             self.cell = eqx.nn.GRUCell(2, 4, key=key)
             self.linear = eqx.nn.Linear(4, 2, use_bias=False, key=key)
-            self.bias = jnp.array([1.0, 2.0], "float32")
+            self.bias = jnp.array([1.0, 2.0])
 
         def __call__(self, xs):
             h, _ = jax.lax.scan(lambda h, x: (self.cell(x, h), None), jnp.zeros(4, xs.dtype), xs)
             return self.linear(h) + self.bias
 
-    module, xs = RNN(key=jax.random.key(0)), jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)), "float32")
+    module, xs = RNN(key=jax.random.key(0)), jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)))
     model, params = from_equinox(module)
-    assert model == readout(gru(2, 4, dtype="float32"), 2)
+    assert model == readout(gru(2, 4), 2)
     layer = as_layer(model)
     found = layer.apply(params, layer.start(params), xs)[1][-1]
-    np.testing.assert_allclose(found, jax.jit(lambda: module(xs))(), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found, jax.jit(lambda: module(xs))(), rtol=1e-12, atol=1e-12)
 
 
 def test_a_linear_layer_of_equinox_is_read_by_its_place_and_never_as_an_embedding():
@@ -219,11 +221,11 @@ def test_a_linear_layer_of_equinox_is_read_by_its_place_and_never_as_an_embeddin
     cell = eqx.nn.GRUCell(4, 4, key=key)
     square = eqx.nn.Linear(4, 4, use_bias=False, key=key)
     behind, _ = from_equinox(made(cell=cell, head=square))
-    assert behind == readout(gru(4, 4, dtype="float32"), 4)
+    assert behind == readout(gru(4, 4), 4)
     with pytest.raises(ValueError, match=r"^module got a linear layer, lift, before a cell; want it behind all cells$"):
         from_equinox(made(lift=square, cell=cell))
     vectors, _ = from_equinox(made(cell=cell, vectors=eqx.nn.Embedding(4, 4, key=key)))
-    assert repr(vectors).startswith("embedding(gru(input_size=4, hidden_size=4, dtype='float32'), ")
+    assert repr(vectors).startswith("embedding(gru(input_size=4, hidden_size=4), ")
     with pytest.raises(
         ValueError, match=r"^norm got the arrays of a LayerNorm; want cells, an Embedding and a Linear alone$"
     ):
@@ -244,7 +246,6 @@ def test_each_cell_of_flax_may_have_its_own_activations():
         ({"activation": ("tanh", "relu")}, "activation got 2 activations; want 1, or 3, one for each cell"),
         ({"activation": ("tanh", "swoosh", "relu")}, "activation got 'swoosh'; want one of tanh"),
         ({"gate_activation": ""}, "gate_activation got ''; want one of tanh"),
-        ({"activation": 3}, "activation got 3; want one of tanh"),
         ({"merge": ""}, "merge got ''; want 'concatenate' or 'sum'"),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -261,7 +262,8 @@ def test_each_cell_of_flax_may_have_its_own_activations():
 def test_what_a_live_module_of_nnx_does_and_our_model_does_not_is_refused():
     nnx = pytest.importorskip("flax.nnx")
     rngs = nnx.Rngs(0)
-    start = {"carry_init": nnx.initializers.ones_init()}
+    with pytest.warns(UserWarning, match="carry_init"):
+        started = nnx.RNN(nnx.SimpleCell(3, 2, carry_init=nnx.initializers.ones_init(), rngs=rngs))
 
     def both(size, **merge):
         return nnx.Bidirectional(*(nnx.RNN(nnx.SimpleCell(size, 2, rngs=rngs)) for _ in range(2)), **merge)
@@ -273,30 +275,33 @@ def test_what_a_live_module_of_nnx_does_and_our_model_does_not_is_refused():
          "variables got the merge_fn maximum; want jnp.add, or that of flax, which concatenates"),
         (nnx.Sequential(both(3), nnx.relu, nnx.Linear(4, 2, rngs=rngs)),
          "variables got relu in a Sequential; want modules alone"),
-        (nnx.RNN(nnx.SimpleCell(3, 2, rngs=rngs, **start)), "cell got the carry_init ones; want a start of zeros"),
+        (started, "cell got the carry_init ones; want a start of zeros"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             from_flax(module)
     module = nnx_module(lstm(2, 3), random_params(lstm(2, 3)))
-    for options in ({"activation": "relu"}, {"gate_activation": "relu"}, {"merge": "sum"}):
-        ((name, value),) = options.items()
+    given: dict[str, Any] = {"activation": "relu", "gate_activation": "relu", "merge": "sum"}
+    for name, value in given.items():
         with pytest.raises(ValueError, match=f"^{name} got '{value}'; want None: a live module has its own$"):
-            from_flax(module, **options)
+            from_flax(module, **{name: value})
 
 
 def wrong_arguments() -> list[Any]:
     """What a user may give in the place of weights."""
     ones, model = np.ones((2, 2)), lstm(2, 3)
     return [
-        None, 3, "", "weights.pt", "a\0b", b"weights", [], (), [ones], {1.5: ones}, {None: ones}, {"": ones}, {}, {"a": {}},
+        None, 3, "", "weights.pt", b"weights", [], (), [ones], {1.5: ones}, {None: ones}, {"": ones}, {}, {"a": {}},
         {"a": None}, {"a": [ones]}, {"a": {"b": {"c": 3}}}, {"lstm": ones}, {"lstm/linear": {"w": ones}, "gru": ones},
-        {"lstm/linear": {"w": np.ones((0, 0)), "b": np.ones(0)}}, {"gru": {"w_i": ones[0], "w_h": ones, "b": np.ones(())}},
+        {"lstm/linear": {"w": np.ones((0, 0)), "b": np.ones(0)}},
+        {"gru": {"w_i": ones[0], "w_h": ones, "b": np.ones(())}},
         {"cell": {"dense_i": {"kernel": np.ones((0, 0))}, "dense_h": {"kernel": np.ones((0, 0))}}},
         {"cell": {"i": {"kernel": np.ones((0, 0)), "bias": np.ones(0)}, "h": {"kernel": np.ones((0, 0))}}},
         {"weight_hh": np.ones((0, 0)), "weight_ih": np.ones((0, 0))}, {"weight_ih": "ones", "weight_hh": ones},
-        {"weight_hh": np.ones((8, 2)), "weight_ih": ones[0]}, {"weight": np.ones(())}, ones, jnp.ones(3), lambda: 0, model,
-        model.init(jax.random.key(0)), {"cell.weight_ih": np.ones((6, 2)), "cell.weight_hh": np.ones((6, 2)), "bias": ones},
-        {"a/b": ones, "a": {"b": ones}}, {"a": ones, "a/b": ones}, {"params": ones}, {"params": {"cell": ones}, "x": ones},
+        {"weight_hh": np.ones((8, 2)), "weight_ih": ones[0]}, {"weight": np.ones(())}, ones, jnp.ones(3), lambda: 0,
+        {"cell.weight_ih": np.ones((6, 2)), "cell.weight_hh": np.ones((6, 2)), "bias": ones},
+        model, model.init(jax.random.key(0)),
+        {"a/b": ones, "a": {"b": ones}}, {"a": ones, "a/b": ones}, {"params": ones},
+        {"params": {"cell": ones}, "x": ones},
     ]  # fmt: skip
 
 

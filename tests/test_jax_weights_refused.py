@@ -75,7 +75,7 @@ WRONG_EQUINOX = [
     ({"1.weight": ones(4, 4), "0.weight_ih": ones(12, 4), "0.weight_hh": ones(12, 4), "2.weight_ih": ones(12, 4),
       "2.weight_hh": ones(12, 4)},
      "module got a linear layer, 1, before a cell; want it behind all cells"),
-    (CELL | {"mlp.0.weight": ones(5, 4), "mlp.1.weight": ones(3, 5)},
+    (CELL | {"mlp.0.weight": ones(5, 4), "mlp.0.bias": ones(5), "mlp.1.weight": ones(3, 5)},
      "mlp.1.weight got [3, 5]; want an Embedding [V, 4] or a Linear [O, 4]"),
     (CELL | {"a.weight": ones(5, 4), "a.bias": ones(5), "b.weight": ones(3, 4), "b.bias": ones(3)},
      "module got a, b, each as a readout; want one alone"),

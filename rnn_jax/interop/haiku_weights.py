@@ -73,7 +73,7 @@ def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Mod
     require_paths(layers)
     modules: dict[str, dict[str, np.ndarray]] = {}
     for path, array in arrays_by_path("params", params, "those of haiku, {module: {name: array}}").items():
-        module, _, name = re.sub(r"[.](?=[^./]*$)", "/", path).rpartition("/")
+        module, _, name = path.replace(".", "/").rpartition("/")
         if not module:
             raise ValueError(f"params got {name} outside a module; want {{module: {{name: array}}}}")
         modules.setdefault(module, {})[name] = array
