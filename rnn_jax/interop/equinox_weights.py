@@ -280,10 +280,11 @@ def equinox_module(model: Model, params: Params) -> Any:
     Raises:
         ValueError: as in ``to_equinox``, and where equinox is not installed.
 
-    Example, where equinox is installed:
-
-        module = equinox_module(model, params)
-        ys = jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3)))
+    >>> from rnn_jax import lstm, readout
+    >>> model = readout(lstm(3, 4), 2)
+    >>> module = equinox_module(model, model.init(jax.random.key(0)))
+    >>> jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3))).shape
+    (7, 2, 2)
     """
     eqx = library("equinox", "equinox")
     network = checked_network(model, params)

@@ -254,10 +254,12 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
     Raises:
         ValueError: as in ``to_haiku``, and where haiku is not installed.
 
-    Example, where haiku is installed:
-
-        apply, weights = haiku_function(model, params)
-        ys = apply(weights, jnp.ones((7, 2, 3)))
+    >>> from rnn_jax import lstm, readout
+    >>> model = readout(lstm(3, 4), 2)
+    >>> apply, weights = haiku_function(model, model.init(jax.random.key(0)))
+    >>> with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as JAX is without settings
+    ...     apply(weights, jnp.ones((7, 2, 3))).shape
+    (7, 2, 2)
     """
     hk = library("haiku", "dm-haiku")
     network = checked_network(model, params)
