@@ -35,7 +35,7 @@ def softsign(input_size: int, hidden_size: int) -> Any:
 
 LSTMS = [
     lstm(2, 3), lstm(3, 2), readout(lstm(1, 4), 2), embedding(lstm(3, 3), 5, 3), stack(lstm(2, 3), lstm(3, 2)),
-    readout(stack(lstm(3, 2), lstm(2, 4)), 3), readout(embedding(lstm(2, 3), 4, 2), 4),
+    readout(lstm(3, 4), 3), readout(embedding(lstm(2, 3), 4, 2), 4),
     stack(lstm(1, 2), lstm(2, 2), lstm(2, 3)),
 ]  # fmt: skip
 """Of all libraries."""
@@ -48,7 +48,7 @@ FLAX: list[tuple[Any, dict[str, Any]]] = [
     (bidirectional(vanilla(2, 3), softsign(2, 3), merge="sum"),
      {"activation": ("tanh", "softsign"), "gate_activation": (None, "hard_sigmoid"), "merge": "sum"}),
     (readout(stack(relu(2, 3), vanilla(3, 2)), 2), {"activation": ["relu", "tanh"]}),
-    (stack(gru(2, 3, activation="relu"), relu(3, 2)), {"activation": jax.nn.relu}),
+    (gru(2, 3, activation="relu"), {"activation": jax.nn.relu}),
     (readout(embedding(stack(bidirectional(lstm(2, 2), vanilla(2, 3)), gru(5, 2)), 5, 2), 3), {}),
     (stack(bidirectional(gru(1, 2), lstm(1, 2), merge="sum"), bidirectional(lstm(2, 3), lstm(2, 3), merge="sum")),
      {"merge": "sum"}),
@@ -56,7 +56,7 @@ FLAX: list[tuple[Any, dict[str, Any]]] = [
 """Of flax alone, with what its weights do not tell."""
 EQUINOX = [
     gru(4, 2), readout(lstm(2, 2), 2), stack(gru(1, 2), gru(2, 3)), embedding(lstm(2, 3), 3, 2),
-    readout(stack(lstm(2, 3), gru(3, 3)), 2), readout(embedding(gru(3, 2), 2, 3), 5), readout(gru(2, 2), 2),
+    readout(lstm(4, 3), 4), readout(embedding(gru(3, 2), 2, 3), 5), readout(gru(2, 2), 2),
     stack(gru(2, 2), lstm(2, 2), gru(2, 2)),
 ]  # fmt: skip
 HAIKU = [
@@ -64,7 +64,7 @@ HAIKU = [
     readout(gru_reset_before(1, 3), 2),
     embedding(gru_reset_before(2, 2), 3, 2), readout(embedding(relu(2, 3), 4, 2), 2), stack(relu(2, 3), relu(3, 2)),
     stack(gru_reset_before(2, 3), gru_reset_before(3, 3)), stack(lstm(2, 3), relu(3, 2)),
-    readout(stack(gru_reset_before(3, 2), lstm(2, 3)), 4), stack(relu(1, 2), gru_reset_before(2, 2), lstm(2, 2)),
+    readout(gru_reset_before(3, 4), 3), stack(relu(1, 2), gru_reset_before(2, 2), lstm(2, 2)),
 ]  # fmt: skip
 
 

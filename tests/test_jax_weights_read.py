@@ -170,12 +170,13 @@ def test_weights_that_flax_initialises_are_read_and_ours_have_the_tree_of_its_ow
     )  # fmt: skip
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         ys, variables = jax.jit(module.init_with_output)(jax.random.key(0), xs)
-        pairs = [(variables, ys), (live, live(xs)), (nnx.state(live), live(xs))]
-    for weights, wanted in pairs:
+        their_ys = live(xs)
+    layer = as_layer(from_flax(live)[0])
+    run = jax.jit(lambda params: layer.apply(params, layer.start(params, (2,)), xs)[1])
+    for weights, wanted in [(variables, ys), (live, their_ys), (nnx.state(live), their_ys)]:
         again, params = from_flax(weights)
-        layer = as_layer(again)
-        found = jax.jit(layer.apply)(params, layer.start(params, (2,)), xs)[1]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+        assert as_layer(again) == layer
+        np.testing.assert_allclose(run(params), wanted, rtol=1e-6, atol=1e-6)
     params = jax.tree.map(jnp.zeros_like, random_params(model))
     state = nnx.to_pure_dict(nnx.state(live, nnx.Param))
     for tree, own in [(to_flax(model, params), variables), (to_flax(model, params, api="nnx"), state)]:

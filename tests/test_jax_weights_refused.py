@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnn_jax import bidirectional, gru, gru_reset_before, initializers, lstm, peephole_lstm, vanilla
+from rnn_jax import bidirectional, gru, gru_reset_before, lstm, peephole_lstm, vanilla
 from rnn_jax.interop import from_equinox, from_flax, from_haiku, to_equinox, to_flax, to_haiku
 from rnn_jax.layers import as_layer
 
@@ -100,7 +100,7 @@ def test_models_that_a_library_does_not_have_are_refused_with_the_reason():
         (to_flax, gru_reset_before(3, 4), "model got gru_reset_before; want gru: the GRUCell of flax resets after"),
         (to_flax, back, "model got a layer that only reads backward; want bidirectional"),
         (to_flax, lstm(3, 4, memory_activation="relu"), "memory_activation got 'relu'; want 'tanh': flax has one"),
-        (nnx, gru(3, 4, bias_init=initializers.scaled_normal()), "b_n got numbers beside 0; want zeros"),
+        (nnx, gru(3, 4), "b_n got numbers beside 0; want zeros"),
         (to_haiku, gru(3, 4), "model got gru; want gru_reset_before: the GRU of haiku resets before"),
         (to_haiku, vanilla(3, 4), "activation got 'tanh'; want 'relu': VanillaRNN of haiku has no other"),
         (to_haiku, both, "model got a bidirectional layer; want one direction: haiku has no other"),
@@ -109,6 +109,6 @@ def test_models_that_a_library_does_not_have_are_refused_with_the_reason():
         (to_equinox, peephole_lstm(3, 4), "model got peephole_lstm; want lstm: that of equinox has no peepholes"),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-            there(model, model.init(jax.random.key(0)))
+            there(model, jax.tree.map(lambda a: np.ones(a.shape), jax.eval_shape(model.init, jax.random.key(0))))
     with pytest.raises(ValueError, match=r"^api got 'jax'; want 'linen' or 'nnx'$"):
         to_flax(gru(3, 4), (), api="jax")
