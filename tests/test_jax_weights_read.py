@@ -281,6 +281,19 @@ def test_what_a_live_module_of_nnx_does_and_our_model_does_not_is_refused():
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             from_flax(module)
     module = nnx_module(lstm(2, 3), random_params(lstm(2, 3)))
+
+    def holding(**parts):
+        whole = nnx.Module()
+        for name, part in parts.items():
+            setattr(whole, name, part)
+        return whole
+
+    linear, cell = nnx.Linear(4, 3, rngs=rngs), nnx.RNN(nnx.SimpleCell(3, 4, rngs=rngs))
+    outer = holding(net=holding(head=linear, rnn=cell))
+    with pytest.raises(ValueError, match=r"^variables got a linear layer, net/head, before the cells; want it behind"):
+        from_flax(outer)
+    read = [from_flax(each)[0] for each in (nnx.state(outer), holding(rnn=cell, head=linear))]
+    assert read == 2 * [readout(vanilla(3, 4, dtype="float32"), 3)]
     given: dict[str, Any] = {"activation": "relu", "gate_activation": "relu", "merge": "sum"}
     for name, value in given.items():
         with pytest.raises(ValueError, match=f"^{name} got '{value}'; want None: a live module has its own$"):
@@ -301,7 +314,7 @@ def wrong_arguments() -> list[Any]:
         {"weight_hh": np.ones((8, 2)), "weight_ih": ones[0]}, {"weight": np.ones(())}, ones, jnp.ones(3), lambda: 0,
         {"cell.weight_ih": np.ones((6, 2)), "cell.weight_hh": np.ones((6, 2)), "bias": ones},
         model, model.init(jax.random.key(0)),
-        {"a/b": ones, "a": {"b": ones}}, {"a": ones, "a/b": ones}, {"params": ones},
+        {"a": {1: ones, "b": ones}}, {"a/b": ones, "a": {"b": ones}}, {"a": ones, "a/b": ones}, {"params": ones},
         {"params": {"cell": ones}, "x": ones},
     ]  # fmt: skip
 

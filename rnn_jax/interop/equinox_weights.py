@@ -97,7 +97,11 @@ def groups_of(module: Any) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, 
         raise ValueError(f"module got the keys {listed(module)}; want paths, such as layers.0.weight_ih")
     groups: dict[str, dict[str, np.ndarray]] = {}
     kinds: dict[str, str] = {}
-    for path, leaf in jax.tree.leaves_with_path(module):
+    try:
+        leaves = jax.tree.leaves_with_path(module)
+    except ValueError as error:
+        raise ValueError(f"module got no pytree ({' '.join(str(error).split())[:100]}); want a module") from None
+    for path, leaf in leaves:
         whole = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
         above, _, name = whole.rpartition(".")
         is_array = isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)

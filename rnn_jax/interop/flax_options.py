@@ -1,5 +1,6 @@
 """What weights of flax do not tell: the activations of cells, and how both directions become one output."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rnn_jax.interop.named_layers import listed
 from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.machinery.reprs import short_text
 
-__all__ = ["Activations", "merge_of", "options_of", "state_of_module"]
+__all__ = ["Activations", "is_before", "merge_of", "options_of", "state_of_module"]
 
 Activations = str | Activation | Sequence[str | Activation | None] | None
 """One activation for all cells, one for each, or None for the usual one."""
@@ -82,6 +83,18 @@ def state_of_module(module: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
             }
             own[where] = {option: name_of(function) for option, function in functions.items()}
     return nnx.state(module, nnx.Param), own
+
+
+def is_before(module: Any, path: str, others: list[str]) -> bool:
+    """Whether the attributes of a live module have a path before all others."""
+    paths = [each.split("/") for each in (path, *others)]
+    alike = (len({*names}) == 1 for names in zip(*paths, strict=False))
+    depth = sum(itertools.takewhile(bool, alike))
+    for name in paths[0][:depth]:
+        module = module[int(name)] if name.isdigit() else getattr(module, name)
+    order = [*vars(module)]
+    found = [order.index(each[depth]) for each in paths if each[depth:] and each[depth] in order]
+    return len(found) == len(paths) and found[0] < min(found[1:])
 
 
 def name_of(activation: Activation) -> str | Activation:

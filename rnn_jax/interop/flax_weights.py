@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.cells import GRUParams, LSTMParams, VanillaParams
-from rnn_jax.interop.flax_options import Activations, merge_of, options_of, state_of_module
+from rnn_jax.interop.flax_options import Activations, is_before, merge_of, options_of, state_of_module
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
 from rnn_jax.interop.weight_trees import (
@@ -65,7 +65,7 @@ def from_flax(
     Recurrent cells are recognised by the names of their arrays, at any depth: ``SimpleCell``, ``GRUCell``, ``LSTMCell``
     and ``OptimizedLSTMCell``, under ``RNN`` and ``Bidirectional`` or not. Numbers in their paths tell their order, as
     in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module
-    whose number does not tell its place is read as the one behind. Biases that a cell of nnx does not have are zeros.
+    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases that a cell of nnx does not have are zeros.
     Time leads, so a module without ``time_major=True`` needs ``xs`` and ``ys`` with two axes exchanged. A carry
     ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
 
@@ -99,8 +99,8 @@ def from_flax(
     """
     require_paths(layers)
     require_switch(pairs=pairs)
-    own: dict[str, dict[str, Any]] | None = None
-    if not isinstance(variables, Mapping) and not is_path(variables):
+    own, module = None, None if isinstance(variables, Mapping) or is_path(variables) else variables
+    if module is not None or variables is None:
         variables, own = state_of_module(variables)
     found: dict[str, dict[str, Any]] = {"cell": {}, "embedding": {}, "readout": {}}
     for kind, path, node in modules_in(params_of(variables)):
@@ -114,7 +114,8 @@ def from_flax(
     recurrent = [
         (path, tuple(parts[each]._replace(reverse=way > 0) for way, each in enumerate(paths))) for path, paths in order
     ]
-    around = embedding_of(found["embedding"]), readout_of(found["readout"], [path for path, _ in order])
+    I, outermost = parts[cells[0]].params.W_xh.shape[0], [path for path, _ in order]
+    around = embedding_of(found["embedding"]), readout_of(found["readout"], outermost, module, I)
     both = any(len(paths) == 2 for _, paths in order)
     return model_of_layers("variables", Layers(recurrent, *around), merge_of(own, merge, both))
 
@@ -237,8 +238,13 @@ def embedding_of(found: Mapping[str, Any]) -> tuple[str, np.ndarray] | None:
     return None if path is None else (path, require_shape(f"{path}/embedding", found[path]["embedding"], None, None))
 
 
-def readout_of(found: Mapping[str, Any], recurrent: list[str]) -> tuple[str, tuple[np.ndarray, np.ndarray]] | None:
-    """The linear layer behind the recurrent ones, and its path; a ValueError where its number puts it before one."""
+def readout_of(
+    found: Mapping[str, Any], recurrent: list[str], module: Any, I: int
+) -> tuple[str, tuple[np.ndarray, np.ndarray]] | None:
+    """The linear layer behind the recurrent ones, and its path; a ValueError where it is before one.
+
+    Its number tells, or the order of attributes of a live module where it could make the I inputs of the first cell.
+    """
     path = one_path("variables", "a linear layer", found)
     if path is None:
         return None
@@ -246,6 +252,8 @@ def readout_of(found: Mapping[str, Any], recurrent: list[str]) -> tuple[str, tup
     if ordered is not None and ordered[-1] != path:
         raise ValueError(f"variables got a linear layer, {path}, before {ordered[-1]}; want it behind all others")
     W = require_shape(f"{path}/kernel", found[path]["kernel"], None, None)
+    if ordered is None and module is not None and W.shape[1] == I and is_before(module, path, recurrent):
+        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind, or the state alone")
     b = found[path].get("bias", np.zeros(W.shape[1], W.dtype))
     return path, (W, require_shape(f"{path}/bias", b, W.shape[1]))
 
