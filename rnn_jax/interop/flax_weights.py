@@ -65,9 +65,9 @@ def from_flax(
     Recurrent cells are recognised by the names of their arrays, at any depth: ``SimpleCell``, ``GRUCell``, ``LSTMCell``
     and ``OptimizedLSTMCell``, under ``RNN`` and ``Bidirectional`` or not. Numbers in their paths tell their order, as
     in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module
-    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases that a cell of nnx does not have are zeros.
-    Time leads, so a module without ``time_major=True`` needs ``xs`` and ``ys`` with two axes exchanged. A carry
-    ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
+    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases
+    that a cell of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and
+    ``ys`` with two axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
 
     Args:
         variables: of linen, ``{"params": …}``, or these params; of nnx, ``nnx.state(module)`` or a live module; or the
