@@ -203,8 +203,8 @@ def measured(run: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 @functools.cache
 def ours(model: Any) -> Callable[..., Any]:
     """What ``measured`` returns for a model of ours, with lengths; compiled once for all libraries."""
-    layer, lengths = as_layer(model), jnp.array(LENGTHS)
-    return measured(lambda p, xs: layer.apply(p, layer.start(p, xs.shape[1:2]), xs, lengths=lengths, schedule="scan")[1])
+    layer, options = as_layer(model), {"lengths": jnp.array(LENGTHS), "schedule": "scan"}
+    return measured(lambda p, xs: layer.apply(p, layer.start(p, xs.shape[1:2]), xs, **options)[1])
 
 
 def cut(run: Callable[[Any, Any], Any], rows: tuple[int, ...]) -> Callable[[Any, Any], Any]:
