@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnn_jax import bidirectional, gru, gru_reset_before, initializers, lstm, peephole_lstm, vanilla
+from rnn_jax import bidirectional, gru, gru_reset_before, lstm, peephole_lstm, vanilla
 from rnn_jax.interop import from_equinox, from_flax, from_haiku, to_equinox, to_flax, to_haiku
 from rnn_jax.layers import as_layer
 
@@ -21,10 +21,12 @@ def dense(*shape: int, bias: bool = False) -> dict[str, np.ndarray]:
 
 SIMPLE = {"i": dense(3, 4, bias=True), "h": dense(4, 4)}
 GRU = {f"i{gate}": dense(3, 4, bias=True) for gate in "rzn"} | {f"h{g}": dense(4, 4, bias=g == "n") for g in "rzn"}
+CELL = {"cell.weight_ih": ones(12, 4), "cell.weight_hh": ones(12, 4)}
 LSTM = {"w": ones(7, 16), "b": ones(16)}
 WRONG_FLAX = [
     ({}, "variables got no recurrent cell; want the weights of at least one"),
-    (3, "variables got int; want variables of linen, a state of nnx, or a module of nnx"),
+    (3, "variables got int; want variables of linen, a state of nnx, a module of nnx, or the path of a "
+     "safetensors file"),
     ({"cell": {name: module for name, module in GRU.items() if name != "hn"}},
      "cell got no hn; want it beside hr, hz, in, ir, iz"),
     ({"cell": GRU | {"hn": dense(4, 4)}}, "cell/hn got no bias; want it beside kernel"),
@@ -65,8 +67,20 @@ WRONG_EQUINOX = [
     ({"weight_ih": ones(16, 3)}, "module got no weight_hh; want it beside weight_ih"),
     ({"weight_ih": ones(12, 3), "weight_hh": ones(11, 4)},
      "weight_hh got [11, 4]; want 3 or 4 times as many rows as columns, of a GRUCell or an LSTMCell"),
-    ({"0.weight_ih": ones(12, 4), "0.weight_hh": ones(12, 4), "1.weight": ones(4, 4)},
-     "module got 1; want one embedding and one readout, with these names where shapes do not tell"),
+    (CELL | {"out.weight": ones(4, 4)},
+     "out.weight got [4, 4], which fits as embedding or readout or linear layer in front; want one of the names "
+     "embedding and readout"),
+    ({"0.weight": ones(4, 5), "0.bias": ones(4), "1.weight_ih": ones(20, 4), "1.weight_hh": ones(20, 5)},
+     "module got a linear layer, 0, before a cell; want it behind all cells"),
+    ({"1.weight": ones(4, 4), "0.weight_ih": ones(12, 4), "0.weight_hh": ones(12, 4), "2.weight_ih": ones(12, 4),
+      "2.weight_hh": ones(12, 4)},
+     "module got a linear layer, 1, before a cell; want it behind all cells"),
+    (CELL | {"mlp.0.weight": ones(5, 4), "mlp.0.bias": ones(5), "mlp.1.weight": ones(3, 5)},
+     "mlp.1.weight got [3, 5]; want an Embedding [V, 4] or a Linear [O, 4]"),
+    (CELL | {"a.weight": ones(5, 4), "a.bias": ones(5), "b.weight": ones(3, 4), "b.bias": ones(3)},
+     "module got a, b, each as a readout; want one alone"),
+    (CELL | {"cell.weight_hh": np.ones((12, 4), int)},
+     "cell.weight_hh got int64[12, 4]; want an array of floating numbers"),
 ]  # fmt: skip
 
 
@@ -86,7 +100,7 @@ def test_models_that_a_library_does_not_have_are_refused_with_the_reason():
         (to_flax, gru_reset_before(3, 4), "model got gru_reset_before; want gru: the GRUCell of flax resets after"),
         (to_flax, back, "model got a layer that only reads backward; want bidirectional"),
         (to_flax, lstm(3, 4, memory_activation="relu"), "memory_activation got 'relu'; want 'tanh': flax has one"),
-        (nnx, gru(3, 4, bias_init=initializers.scaled_normal()), "b_n got numbers beside 0; want zeros"),
+        (nnx, gru(3, 4), "b_n got numbers beside 0; want zeros"),
         (to_haiku, gru(3, 4), "model got gru; want gru_reset_before: the GRU of haiku resets before"),
         (to_haiku, vanilla(3, 4), "activation got 'tanh'; want 'relu': VanillaRNN of haiku has no other"),
         (to_haiku, both, "model got a bidirectional layer; want one direction: haiku has no other"),
@@ -95,6 +109,6 @@ def test_models_that_a_library_does_not_have_are_refused_with_the_reason():
         (to_equinox, peephole_lstm(3, 4), "model got peephole_lstm; want lstm: that of equinox has no peepholes"),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-            there(model, model.init(jax.random.key(0)))
+            there(model, jax.tree.map(lambda a: np.ones(a.shape), jax.eval_shape(model.init, jax.random.key(0))))
     with pytest.raises(ValueError, match=r"^api got 'jax'; want 'linen' or 'nnx'$"):
         to_flax(gru(3, 4), (), api="jax")

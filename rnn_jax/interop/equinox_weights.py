@@ -4,18 +4,26 @@ A cell has its gates along the first axis, r z n or i f g o, and one bias; that 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from rnn_jax.cells import GRUParams, LSTMParams
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, gates_of, reordered
-from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
+from rnn_jax.interop.weight_files import read_weights
+from rnn_jax.interop.weight_trees import (
+    is_path,
+    lstms_missing,
+    one_path,
+    require_paths,
+    require_shape,
+    usable_array,
+)
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -27,25 +35,26 @@ KINDS = {"gru": "GRUCell", "lstm": "LSTMCell"}
 MISSING = {
     "vanilla": "want gru or lstm: equinox has no vanilla cell",
     "gru_reset_before": "want gru: the GRUCell of equinox resets after the recurrent product",
-    "projected_lstm": "want lstm: that of equinox has no projection",
-    "peephole_lstm": "want lstm: that of equinox has no peepholes",
-    "clipped_lstm": "want lstm: that of equinox clips nothing",
-    "general_lstm": "want lstm: that of equinox has no other option",
-}
+} | lstms_missing("equinox")
 """Why a cell has no place in equinox."""
+PLACES = {"embedding": "front", "readout": "behind", "linear layer in front": "front"}
+"""What a module with ``weight`` may be, and its side of the cells; a linear layer in front has no place here."""
 CELL = ("weight_ih", "weight_hh", "bias", "bias_n")
 
 
-def from_equinox(module: PyTree, *, layers: Sequence[str] | None = None) -> tuple[Model, Params]:
+def from_equinox(module: Any, *, layers: Sequence[str] | None = None) -> tuple[Model, Params]:
     """The model and the params of a module of equinox, or of its arrays by their paths.
 
     It may be a ``GRUCell`` or an ``LSTMCell``, or any module that holds them, whose numbers tell their order, as in
-    ``self.layers = [cell, cell]``. An ``nn.Embedding`` may be in front and an ``nn.Linear`` behind: their shapes tell,
-    and where they do not, the names ``embedding`` and ``readout``. Missing biases are zeros. Equinox reads one example;
-    here batch axes stand behind time.
+    ``self.layers = [cell, cell]``. An ``nn.Embedding`` may be in front and an ``nn.Linear`` behind. A live module tells
+    which is which, and by numbers, or by the order of its fields, where a linear layer is. Of arrays alone numbers and
+    shapes tell; where they fit several places, the names ``embedding`` and ``readout`` are needed. A field ``bias``
+    beside a linear layer without its own is that of the readout. Missing biases are zeros. What is no floating array,
+    such as sizes and functions, is left out. Equinox reads one example; here batch axes stand behind time.
 
     Args:
-        module: a module, or arrays by path, such as ``{"layers.0.weight_ih": …}``.
+        module: a module, arrays by path, such as ``{"layers.0.weight_ih": …}``, or the path of a safetensors file with
+            these names. float64 needs ``jax_enable_x64``.
         layers: the paths of the cells from the bottom up, where numbers do not tell, such as ``("first", "second")``.
 
     Returns:
@@ -59,37 +68,71 @@ def from_equinox(module: PyTree, *, layers: Sequence[str] | None = None) -> tupl
     >>> from_equinox(arrays)[0]
     lstm(input_size=3, hidden_size=5)
     """
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for path, value in arrays_by_path(module).items():
-        above, _, name = path.rpartition(".")
-        groups.setdefault(above, {})[name] = array_of(path or "module", value)
+    require_paths(layers)
+    groups, kinds = groups_of(module)
     cells = {path: group for path, group in groups.items() if group.keys() & {"weight_ih", "weight_hh", "bias_n"}}
     order = in_order("module", cells, layers)
     recurrent = [(path, (part_of(path, cells[path]),)) for path in order]
-    I, H = recurrent[0][1][0].params.W_xh.shape[0], recurrent[-1][1][0].params.W_hh.shape[0]
-    place: dict[str, str] = {}
-    others = {path: group for path, group in groups.items() if path not in cells}
-    possible = {path: places_of(path, group, I, H) for path, group in others.items()}
-    for path, places in sorted(possible.items(), key=lambda pair: len(pair[1])):
-        left = [each for each in places if len(places) == 1 or each not in place]
-        if len(left) != 1 or left[0] in place:
-            wanted = "one embedding and one readout, with these names where shapes do not tell"
-            raise ValueError(f"module got {listed(sorted(others))}; want {wanted}")
-        place[left[0]] = path
+    sizes = recurrent[0][1][0].params.W_xh.shape[0], recurrent[-1][1][0].params.W_hh.shape[0]
+    others = with_lone_bias({path: group for path, group in groups.items() if path not in cells}, kinds)
+    fields = [] if isinstance(module, Mapping) or is_path(module) else [*groups]
+    found: dict[str, list[str]] = {"embedding": [], "readout": []}
+    for path, group in others.items():
+        sides = side_of(path, order, numbered([*order, path]) or []), side_of(path, order, fields)
+        found[place_of(path, group, kinds[path], sides, sizes)].append(path)
     embedding = readout = None
-    if "embedding" in place:
-        embedding = place["embedding"], others[place["embedding"]]["weight"]
-    if "readout" in place:
-        group = others[place["readout"]]
-        W = group["weight"]
-        readout = place["readout"], (W.T, group.get("bias", np.zeros(len(W), W.dtype)))
+    if (path := one_path("module", "an embedding", found["embedding"])) is not None:
+        embedding = path, others[path]["weight"]
+    if (path := one_path("module", "a readout", found["readout"])) is not None:
+        W = others[path]["weight"]
+        readout = path, (W.T, others[path].get("bias", np.zeros(len(W), W.dtype)))
     return model_of_layers("module", Layers(recurrent, embedding, readout))
 
 
-def arrays_by_path(module: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their paths, such as ``layers.0.weight_ih``."""
-    leaves, _ = jax.tree.flatten_with_path(module)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+def groups_of(module: Any) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
+    """The arrays of each module by its path, in the order of fields, and the class of equinox that each has, or ""."""
+    if is_path(module):
+        module, _ = read_weights(module)
+    if isinstance(module, Mapping) and not all(isinstance(path, str) for path in module):
+        raise ValueError(f"module got the keys {listed(module)}; want paths, such as layers.0.weight_ih")
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    kinds: dict[str, str] = {}
+    try:
+        leaves = jax.tree.leaves_with_path(module)
+    except ValueError as error:
+        raise ValueError(f"module got no pytree ({' '.join(str(error).split())[:100]}); want a module") from None
+    for path, leaf in leaves:
+        whole = jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".")
+        above, _, name = whole.rpartition(".")
+        is_array = isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        if is_array or name in (*CELL, "weight"):
+            groups.setdefault(above, {})[name] = usable_array(whole or "module", leaf)
+            kinds[above] = class_at(module, path[:-1])
+    return groups, kinds
+
+
+def class_at(tree: Any, path: Sequence[Any]) -> str:
+    """The class of equinox of what lies at a path, or "" where it is of no such class."""
+    for entry in path:
+        if isinstance(entry, jax.tree_util.GetAttrKey):
+            tree = getattr(tree, entry.name)
+        elif isinstance(entry, jax.tree_util.SequenceKey | jax.tree_util.DictKey):
+            tree = tree[entry.idx if isinstance(entry, jax.tree_util.SequenceKey) else entry.key]
+        else:
+            return ""
+    return next((kind.__name__ for kind in type(tree).__mro__ if kind.__module__.startswith("equinox.nn")), "")
+
+
+def with_lone_bias(groups: dict[str, dict[str, np.ndarray]], kinds: dict[str, str]) -> dict[str, dict[str, np.ndarray]]:
+    """The modules, where a bias alone is that of the only linear layer beside it that has none."""
+    for above in [path for path, group in groups.items() if group.keys() == {"bias"}]:
+        without = [path for path, group in groups.items() if group.keys() == {"weight"} and kinds[path] != "Embedding"]
+        fit = [path for path in without if path.rpartition(".")[0] == above
+               and groups[path]["weight"].shape[:1] == groups[above]["bias"].shape]  # fmt: skip
+        if len(fit) == 1:
+            groups = groups | {fit[0]: groups[fit[0]] | groups[above]}
+            del groups[above]
+    return groups
 
 
 def part_of(path: str, group: dict[str, np.ndarray]) -> Part:
@@ -105,14 +148,13 @@ def part_of(path: str, group: dict[str, np.ndarray]) -> Part:
         raise ValueError(
             f"module got {listed(extra)}; want {', '.join(CELL)} of a GRUCell, or the first 3 of an LSTMCell"
         )
-    if not is_gru and (len(shape) != 2 or shape[0] != 4 * shape[1]):
+    if len(shape) != 2 or not shape[1] or shape[0] not in (3 * shape[1], 4 * shape[1]):
         want = "3 or 4 times as many rows as columns, of a GRUCell or an LSTMCell"
         raise ValueError(f"{where}weight_hh got {list(shape)}; want {want}")
     GH, H = shape
-    I = (*group["weight_ih"].shape, 1, 1)[1]
-    for name, expected in {"weight_ih": (GH, I), "bias": (GH,), "bias_n": (H,)}.items():
-        if name in group and group[name].shape != expected:
-            raise ValueError(f"{where}{name} got {list(group[name].shape)}; want {list(expected)}")
+    for name, wanted in {"weight_ih": (GH, None), "bias": (GH,), "bias_n": (H,)}.items():
+        if name in group:
+            require_shape(f"{where}{name}", group[name], *wanted)
     zeros = {"bias": np.zeros(GH, group["weight_hh"].dtype), "bias_n": np.zeros(H, group["weight_hh"].dtype)}
     group = zeros | group
     whole: list[Any] = [reordered(group[name], *ORDERS[GH // H], axis=0).T for name in CELL[:3]]
@@ -122,19 +164,54 @@ def part_of(path: str, group: dict[str, np.ndarray]) -> Part:
     return Part("lstm", {}, LSTMParams(*whole))
 
 
-def places_of(path: str, group: dict[str, np.ndarray], I: int, H: int) -> list[str]:
-    """The places that a module with these arrays may have: embedding, readout, or either."""
-    W, b = group.get("weight"), group.get("bias")
-    if W is None or group.keys() - {"weight", "bias"}:
-        raise ValueError(f"{path or 'module'} got {listed(group)}; want weight and bias, of an Embedding or a Linear")
-    fits = W.ndim == 2 and (b is None or b.shape == W.shape[:1])
-    places = ["embedding"] if fits and b is None and W.shape[1] == I else []
-    places += ["readout"] if fits and W.shape[1] == H else []
-    if not places:
+def side_of(path: str, cells: list[str], ordered: list[str]) -> str:
+    """Where a module is in an order of paths: in ``"front"`` of the cells, ``"behind"`` or ``"between"`` them.
+
+    It is "" for a module with the name of its place, and where the cells have another order.
+    """
+    inside = [each for each in ordered if each in (path, *cells)]
+    if path.rpartition(".")[2] in PLACES or [each for each in inside if each != path] != cells:
+        return ""
+    return {0: "front", len(cells): "behind"}.get(inside.index(path), "between")
+
+
+def place_of(path: str, group: dict[str, np.ndarray], kind: str, sides: tuple[str, str], sizes: tuple[int, int]) -> str:
+    """The place of a module around the cells, ``"embedding"`` or ``"readout"``.
+
+    Args:
+        path, group: where it is, and its arrays.
+        kind: its class of equinox, if it is known.
+        sides: where it is by its number, and by the order of fields, which counts where the shape fits several places.
+        sizes: I of the first cell and H of the last.
+    """
+    W, b, (I, H) = group.get("weight"), group.get("bias"), sizes
+    known = kind in ("", "Embedding", "Linear")
+    if W is None or group.keys() - {"weight", "bias"} or not known:
+        got = listed(sorted(group)) if known else f"the arrays of a {kind}"
+        raise ValueError(f"{path or 'module'} got {got}; want cells, an Embedding and a Linear alone")
+    linear = W.ndim == 2 and (b is None or b.shape == W.shape[:1]) and kind != "Embedding"
+    fits = {
+        "embedding": W.ndim == 2 and b is None and kind != "Linear" and W.shape[1] == I,
+        "readout": linear and W.shape[1] == H,
+        "linear layer in front": linear and W.shape[0] == I,
+    }
+    places, own = (
+        [place for place, fit in fits.items() if fit and sides[0] in ("", PLACES[place])],
+        path.rpartition(".")[2],
+    )
+    if own in places:
+        return own
+    if len(places) > 1 and sides[1]:
+        places = [place for place in places if PLACES[place] == sides[1]]
+    if len(places) > 1:
+        wanted = "one of the names embedding and readout"
+        raise ValueError(f"{path}.weight got {list(W.shape)}, which fits as {' or '.join(places)}; want {wanted}")
+    if not places and not any(fits.values()):
         shapes = f"{list(W.shape)}" if b is None else f"{list(W.shape)} and bias {list(b.shape)}"
         raise ValueError(f"{path}.weight got {shapes}; want an Embedding [V, {I}] or a Linear [O, {H}]")
-    own = path.rpartition(".")[2]
-    return [own] if own in places else places
+    if places in ([], ["linear layer in front"]):
+        raise ValueError(f"module got a linear layer, {path}, before a cell; want it behind all cells")
+    return places[0]
 
 
 def to_equinox(model: Model, params: Params) -> dict[str, Any]:
@@ -149,6 +226,11 @@ def to_equinox(model: Model, params: Params) -> dict[str, Any]:
         model: of ``gru``, ``lstm`` or ``cifg_lstm`` cells, their stacks, a linear ``readout`` and an ``embedding``.
         params: its params.
 
+    Returns:
+        Arrays in the order of equinox: of each cell ``weight_ih (G H, I)``, ``weight_hh (G H, H)`` and ``bias (G H,)``,
+        gates r z n or i f g o, and ``bias_n (H,)`` of a GRU; ``embedding.weight (V, E)``; ``readout.weight (O, H)`` and
+        ``readout.bias (O,)``.
+
     Raises:
         ValueError: for a part that equinox does not have, with the reason; for params that are not those of the model.
 
@@ -159,7 +241,11 @@ def to_equinox(model: Model, params: Params) -> dict[str, Any]:
 
     Reference: Kidger, Garcia. Equinox: neural networks in JAX via callable PyTrees and filtered transformations. 2021.
     """
-    network = checked_network(model, params)
+    return weights_of_network(checked_network(model, params))
+
+
+def weights_of_network(network: Network) -> dict[str, Any]:
+    """The arrays of equinox of a network that it has."""
     found: dict[str, Any] = {}
     for number, (part,) in enumerate(network.layers):
         p, (theirs, ours) = part.params, ORDERS[gates_of(part)]
@@ -183,24 +269,30 @@ def checked_network(model: Model, params: Params) -> Network:
 
 
 def equinox_module(model: Model, params: Params) -> Any:
-    """A module of equinox with the weights of a model: ``module(xs) -> ys`` for one example, time leading.
+    """A module of equinox with the weights of a model: ``module(xs (T, I)) -> ys (T, O)`` for one example.
 
     Its parts are ``module.layers``, a tuple of ``GRUCell`` and ``LSTMCell``, ``module.embedding`` and
-    ``module.readout``, which are None where the model has none. Ids go in where it has an embedding, else vectors.
+    ``module.readout``, which are None where the model has none. Ids ``(T,)`` go in where it has an embedding, else
+    vectors.
 
     Args:
         model, params: as in ``to_equinox``.
 
+    Returns:
+        The module; ``from_equinox`` reads it.
+
     Raises:
         ValueError: as in ``to_equinox``, and where equinox is not installed.
 
-    Example, where equinox is installed:
-
-        module = equinox_module(model, params)
-        ys = jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3)))
+    >>> from rnn_jax import lstm, readout
+    >>> model = readout(lstm(3, 4), 2)
+    >>> module = equinox_module(model, model.init(jax.random.key(0)))
+    >>> jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3))).shape
+    (7, 2, 2)
     """
-    eqx = installed("equinox", "equinox")
-    network, weights = checked_network(model, params), to_equinox(model, params)
+    eqx = library("equinox", "equinox")
+    network = checked_network(model, params)
+    weights = weights_of_network(network)
 
     def blank() -> Any:
         more: dict[str, Any] = {"dtype": next(iter(weights.values())).dtype, "key": jax.random.key(0)}
@@ -212,14 +304,15 @@ def equinox_module(model: Model, params: Params) -> Any:
         readout = None if network.readout is None else eqx.nn.Linear(*network.readout[0].shape, **more)
         return network_class()(cells, embedding, readout)
 
-    module = jax.eval_shape(blank)
-    return jax.tree.unflatten(jax.tree.structure(module), [weights[path] for path in arrays_by_path(module)])
+    leaves, tree = jax.tree.flatten_with_path(jax.eval_shape(blank))
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return jax.tree.unflatten(tree, [weights[path] for path in paths])
 
 
 @functools.cache
 def network_class() -> Any:
     """The module of an embedding, cells and a readout."""
-    eqx = installed("equinox", "equinox")
+    eqx = library("equinox", "equinox")
 
     def outputs_of(cell: Any, start: Any, xs: Any) -> Any:
         def step(state: Any, x: Any) -> tuple[Any, Any]:

@@ -5,10 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from rnn_jax.cells.activations import activation_named
-from rnn_jax.interop.flax_weights import checked_network, to_flax
+from rnn_jax.interop.adapters import library
+from rnn_jax.interop.flax_weights import checked_network, weights_of_network
 from rnn_jax.interop.models import Network, Part, gates_of
-from rnn_jax.interop.weight_files import installed
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import require_switch
 from rnn_jax.types import Params
 
 __all__ = ["linen_module", "nnx_module"]
@@ -17,13 +18,17 @@ CELLS = {"vanilla": "SimpleCell", "gru": "GRUCell", "lstm": "OptimizedLSTMCell"}
 
 
 def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
-    """A module of flax.linen for a model, and its variables: ``module.apply(variables, xs) -> ys``, time leading.
+    """A module of linen for a model, and its variables: ``module.apply(variables, xs (T, B, I)) -> ys (T, B, O)``.
 
     It is an ``nn.RNN`` or an ``nn.Bidirectional``, or an ``nn.Sequential`` of them with ``nn.Embed`` and ``nn.Dense``,
-    with the names of ``to_flax``. Ids go in where it has an embedding, else vectors.
+    with the names of ``to_flax``. Ids ``(T, B)`` go in where it has an embedding, else
+    vectors.
 
     Args:
         model, params: as in ``to_flax``.
+
+    Returns:
+        The module, and the variables of ``to_flax``.
 
     Raises:
         ValueError: as in ``to_flax``, and where flax is not installed.
@@ -35,8 +40,8 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     >>> [type(layer).__name__ for layer in module.layers], variables["params"]["layers_1"]["kernel"].shape
     (['RNN', 'Dense'], (4, 2))
     """
-    nn = installed("flax.linen", "flax")
-    network, variables = checked_network(model, params, "linen"), to_flax(model, params)
+    nn = library("flax.linen", "flax")
+    network = checked_network(model, params, "linen")
 
     def cell(part: Part) -> Any:
         H, options = sizes_and_options(part)
@@ -47,17 +52,21 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     if network.readout is not None:
         b = network.readout[1]
         layers.append(nn.Dense(b.size, dtype=b.dtype, param_dtype=b.dtype))
-    return (layers[0] if len(layers) == 1 else nn.Sequential(layers)), variables
+    return (layers[0] if len(layers) == 1 else nn.Sequential(layers)), weights_of_network(network, "linen")
 
 
 def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
-    """A module of flax.nnx with the weights of a model: ``module(xs) -> ys``, time leading.
+    """A module of nnx with the weights of a model: ``module(xs (T, B, I)) -> ys (T, B, O)``.
 
     It is an ``nnx.RNN`` or an ``nnx.Bidirectional``, or an ``nnx.Sequential`` of them with ``nnx.Embed`` and
-    ``nnx.Linear``, with the names of ``to_flax``. Ids go in where it has an embedding, else vectors.
+    ``nnx.Linear``, with the names of ``to_flax``. Ids ``(T, B)`` go in where it has an embedding, else
+    vectors.
 
     Args:
         model, params, optimized: as in ``to_flax``.
+
+    Returns:
+        The module, which ``from_flax`` reads, with activations and merge.
 
     Raises:
         ValueError: as in ``to_flax``, and where flax is not installed.
@@ -69,26 +78,26 @@ def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
     >>> [type(layer).__name__ for layer in module.layers], module.layers[1].kernel.shape
     (['RNN', 'Linear'], (4, 2))
     """
-    nnx = installed("flax.nnx", "flax")
-    network, weights = checked_network(model, params, "nnx"), to_flax(model, params, api="nnx", optimized=optimized)
-    rngs = nnx.Rngs(0)
+    nnx = library("flax.nnx", "flax")
+    require_switch(optimized=optimized)
+    network = checked_network(model, params, "nnx")
+    zeros, rngs = nnx.initializers.zeros_init(), nnx.Rngs(0)  # weights of zeros are made fast, and replaced
 
     def cell(part: Part) -> Any:
         sizes, options = sizes_and_options(part)
         name = CELLS[part.name].removeprefix("" if optimized else "Optimized")
-        return getattr(nnx, name)(*sizes, **options, rngs=rngs)
+        return getattr(nnx, name)(*sizes, **options, kernel_init=zeros, recurrent_kernel_init=zeros, rngs=rngs)
 
-    layers = [
-        nnx.Embed(*E.shape, dtype=E.dtype, param_dtype=E.dtype, rngs=rngs)
-        for E in (network.embedding,)
-        if E is not None
-    ]
+    layers: list[Any] = []
+    if network.embedding is not None:
+        E = network.embedding
+        layers.append(nnx.Embed(*E.shape, dtype=E.dtype, param_dtype=E.dtype, embedding_init=zeros, rngs=rngs))
     layers += recurrent_layers(nnx, network, cell)
     if network.readout is not None:
         W, b = network.readout
-        layers.append(nnx.Linear(*W.shape, dtype=b.dtype, param_dtype=b.dtype, rngs=rngs))
+        layers.append(nnx.Linear(*W.shape, dtype=b.dtype, param_dtype=b.dtype, kernel_init=zeros, rngs=rngs))
     module = layers[0] if len(layers) == 1 else nnx.Sequential(*layers)
-    nnx.update(module, weights)
+    nnx.update(module, weights_of_network(network, "nnx", optimized))
     return module
 
 

@@ -12,11 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax.cells import GRUParams, LSTMParams, VanillaParams
-from rnn_jax.cells.activations import ACTIVATIONS, Activation
+from rnn_jax.interop.flax_options import Activations, is_before, merge_of, options_of, state_of_module
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.weight_trees import (
+    arrays_by_path,
+    is_path,
+    lstms_missing,
+    nested,
+    one_path,
+    require_names,
+    require_paths,
+    require_shape,
+)
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import in_one_line, require_switch
+from rnn_jax.machinery.reprs import short_text
 from rnn_jax.types import Params
 
 __all__ = ["from_flax", "to_flax"]
@@ -34,21 +45,17 @@ REFUSED = {
     frozenset(("ih", "hh")): "a ConvLSTMCell, which has kernels of images",
 }
 """Cells without a counterpart here, with the reason; of an ``MGUCell`` it is that ``mgu`` writes, and resets before."""
-MISSING = {
-    "gru_reset_before": "want gru: the GRUCell of flax resets after the recurrent product",
-    "projected_lstm": "want lstm: that of flax has no projection",
-    "peephole_lstm": "want lstm: that of flax has no peepholes",
-    "clipped_lstm": "want lstm: that of flax clips nothing",
-    "general_lstm": "want lstm: that of flax has no other option",
-}
+MISSING = {"gru_reset_before": "want gru: the GRUCell of flax resets after the recurrent product"} | lstms_missing(
+    "flax"
+)
 """Why a cell has no place in flax."""
 
 
 def from_flax(
     variables: Any,
     *,
-    activation: str | Activation | None = None,
-    gate_activation: str | Activation | None = None,
+    activation: Activations = None,
+    gate_activation: Activations = None,
     merge: str | None = None,
     layers: Sequence[str] | None = None,
     pairs: bool = False,
@@ -57,17 +64,19 @@ def from_flax(
 
     Recurrent cells are recognised by the names of their arrays, at any depth: ``SimpleCell``, ``GRUCell``, ``LSTMCell``
     and ``OptimizedLSTMCell``, under ``RNN`` and ``Bidirectional`` or not. Numbers in their paths tell their order, as
-    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind. Biases that a cell
-    of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and ``ys`` with two
-    axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``. float64 needs ``jax_enable_x64``, as
-    everywhere in JAX.
+    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module
+    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases
+    that a cell of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and
+    ``ys`` with two axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
 
     Args:
-        variables: of linen, ``{"params": …}``, or these params; of nnx, ``nnx.state(module)`` or a live module.
-        activation, gate_activation: ``activation_fn`` and ``gate_fn`` of all cells, names or functions, which weights
-            do not tell. When None, those of a live module of nnx, else tanh and σ.
-        merge: ``"concatenate"`` or ``"sum"``, of ``Bidirectional`` layers. When None, that of a live module of nnx,
-            else ``"concatenate"``.
+        variables: of linen, ``{"params": …}``, or these params; of nnx, ``nnx.state(module)`` or a live module; or the
+            path of a safetensors file, whose names are paths such as ``params/layers_0/cell/i/kernel``. float64 needs
+            ``jax_enable_x64``.
+        activation, gate_activation: ``activation_fn`` and ``gate_fn``, names or functions, which weights do not tell:
+            one for all cells, or a sequence with one for each cell from the bottom up, forward before backward. When
+            None, tanh and σ. A live module of nnx has its own, so they must be None there.
+        merge: ``"concatenate"`` (when None) or ``"sum"``, of all ``Bidirectional`` layers; None for a live module.
         layers: the paths of the cells from the bottom up, where numbers do not tell, such as ``("first", "second")``;
             of a ``Bidirectional`` layer, that without ``forward_rnn``.
         pairs: whether the cells are forward and backward in turn. linen names them ``LSTMCell_0`` and ``LSTMCell_1``
@@ -78,7 +87,8 @@ def from_flax(
 
     Raises:
         ValueError: for names that are missing or not of such a model, shapes that do not fit, cells without a
-            counterpart (``MGUCell``, ``ConvLSTMCell``, a residual ``SimpleCell``), or an unknown activation.
+            counterpart (``MGUCell``, ``ConvLSTMCell``, a residual ``SimpleCell``), an unknown activation, or options
+            that have no place in the model.
 
     >>> kernels = {"i": {"kernel": np.ones((3, 5)), "bias": np.ones(5)}, "h": {"kernel": np.ones((5, 5))}}
     >>> from_flax({"params": {"cell": kernels}}, activation="relu")[0]
@@ -87,52 +97,38 @@ def from_flax(
     Reference: Heek, Levskaya, Oliver, Ritter, Rondepierre, Steiner, van Zee. Flax: a neural network library and
     ecosystem for JAX. 2024.
     """
-    own: dict[str, dict[str, Any]] = {}
-    if not isinstance(variables, Mapping):
+    require_paths(layers)
+    require_switch(pairs=pairs)
+    own, module = None, None if isinstance(variables, Mapping) or is_path(variables) else variables
+    if module is not None or variables is None:
         variables, own = state_of_module(variables)
-    tree = params_of(variables)
-    options = {"activation": activation, "gate_activation": gate_activation, "merge": merge}
-    cells: dict[str, Part] = {}
-    around: dict[str, tuple[str, dict[str, np.ndarray]]] = {}
-    for kind, path, node in modules_in(tree):
-        if kind == "cell":
-            given = {"activation": "tanh", "gate_activation": "sigmoid"} | own.get(path, {})
-            given |= {name: value for name, value in options.items() if value is not None}
-            cells[path] = part_of(path, node, given)
-        elif kind in around:
-            raise ValueError(f"variables got {around[kind][0]} and {path}; want one {kind} alone")
-        else:
-            around[kind] = path, node
-    recurrent = paired(cells, layers, pairs)
-    embedding = readout = None
-    if "embedding" in around:
-        path, node = around["embedding"]
-        embedding = path, checked(path, node, {"embedding": 2})["embedding"]
-    if "readout" in around:
-        path, node = around["readout"]
-        require_behind(path, [name for name, _ in recurrent])
-        W = checked(path, {"bias": node.get("bias", np.zeros(node["kernel"].shape[-1:], node["kernel"].dtype))} | node,
-                    {"kernel": 2, "bias": 1})  # fmt: skip
-        readout = path, (W["kernel"], W["bias"])
-    merges = {found["merge"] for found in own.values() if "merge" in found}
-    return model_of_layers("variables", Layers(recurrent, embedding, readout), merge or (*merges, "concatenate")[0])
+    found: dict[str, dict[str, Any]] = {"cell": {}, "embedding": {}, "readout": {}}
+    for kind, path, node in modules_in(params_of(variables)):
+        found[kind][path] = node
+    order = directions(found["cell"], layers, pairs)
+    cells = [path for _, paths in order for path in paths]
+    options = options_of(cells, own, {"activation": activation, "gate_activation": gate_activation})
+    parts = {path: part_of(path, found["cell"][path], options[path]) for path in cells}
+    if gate_activation is not None and all(part.name == "vanilla" for part in parts.values()):
+        raise ValueError(f"gate_activation got {short_text(gate_activation)}; want None: no cell has gates")
+    recurrent = [
+        (path, tuple(parts[each]._replace(reverse=way > 0) for way, each in enumerate(paths))) for path, paths in order
+    ]
+    I, outermost = parts[cells[0]].params.W_xh.shape[0], [path for path, _ in order]
+    around = embedding_of(found["embedding"]), readout_of(found["readout"], outermost, module, I)
+    both = any(len(paths) == 2 for _, paths in order)
+    return model_of_layers("variables", Layers(recurrent, *around), merge_of(own, merge, both))
 
 
-def params_of(variables: Mapping[Any, Any]) -> dict[str, Any]:
+def params_of(variables: Any) -> dict[str, Any]:
     """The params among variables, as nested dicts of arrays of NumPy."""
-    if isinstance(variables.get("params"), Mapping):
-        others = [name for name, value in variables.items() if name != "params" and value]
-        if others:
+    wanted = "variables of linen, a state of nnx, a module of nnx"
+    tree = nested("variables", arrays_by_path("variables", variables, wanted, without={"rngs"}))
+    if isinstance(tree.get("params"), Mapping):
+        if others := sorted(tree.keys() - {"params"}):
             raise ValueError(f"variables got the collections {listed(others)} beside params; want params alone")
-        variables = variables["params"]
-
-    def arrays(path: str, node: Any) -> Any:
-        if isinstance(node, Mapping):
-            inner = {str(name): value for name, value in node.items() if name != "rngs"}
-            return {name: arrays(f"{path}/{name}".lstrip("/"), value) for name, value in inner.items()}
-        return array_of(path, node.unbox() if hasattr(node, "unbox") else node)
-
-    return arrays("", variables)
+        return tree["params"]
+    return tree
 
 
 def modules_in(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -160,6 +156,28 @@ def is_cell(node: dict[str, Any]) -> bool:
     return any(names <= each or len(names & each) > 1 for each in known)
 
 
+def directions(
+    cells: Mapping[str, Any], layers: Sequence[str] | None, pairs: bool
+) -> list[tuple[str, tuple[str, ...]]]:
+    """The layers from the bottom up: a path, and the paths of their cells, two of a bidirectional layer."""
+    if pairs:
+        paths = in_order("variables", cells, layers)
+        if len(paths) % 2:
+            raise ValueError(f"pairs got {len(paths)} cells; want an even number, forward and backward in turn")
+        return [(forward, (forward, backward)) for forward, backward in zip(paths[::2], paths[1::2], strict=True)]
+    found: dict[str, dict[str, str]] = {}
+    for path in cells:
+        components = path.split("/")
+        direction = next((d for d in ("forward_rnn", "backward_rnn") if d in components), "a cell")
+        above = "/".join(component for component in components if component != direction)
+        found.setdefault(above, {})[direction] = path
+    for path, ways in found.items():
+        if ways.keys() not in ({"a cell"}, {"forward_rnn", "backward_rnn"}):
+            raise ValueError(f"{path or 'variables'} got {listed(ways)}; want forward_rnn and backward_rnn")
+    ordered = in_order("variables", found, layers)
+    return [(path, tuple(found[path][way] for way in sorted(found[path], reverse=True))) for path in ordered]
+
+
 def part_of(path: str, node: dict[str, Any], options: Mapping[str, Any]) -> Part:
     """The cell of a node."""
     modules = {name.removesuffix("_"): value for name, value in node.items()}
@@ -167,20 +185,19 @@ def part_of(path: str, node: dict[str, Any], options: Mapping[str, Any]) -> Part
     for names, reason in REFUSED.items():
         if modules.keys() == names:
             raise ValueError(f"{where} got {reason}; want a SimpleCell, a GRUCell or an LSTM cell")
-    if options.get("residual"):
-        raise ValueError(f"{where} got a residual SimpleCell; want one that adds no state to its sum")
     if modules.keys() & {"dense_i", "dense_h"}:
         modules = separated(where, modules)
     name = max(MODULES, key=lambda kind: (len(modules.keys() & MODULES[kind]), -len(MODULES[kind])))
     require_names(where, modules, MODULES[name])
     for module, found in modules.items():
         require_names(f"{where}/{module}", found, {"kernel", "bias"} if module in BIASED[name] else {"kernel"})
-    (I, *_), (H, *_) = (modules[f"{side}{GATES[name][0]}"]["kernel"].shape or (0,) for side in "ih")
-    for module, found in modules.items():
-        for leaf, wanted in {"kernel": (I if module[0] == "i" else H, H), "bias": (H,)}.items():
-            if leaf in found and found[leaf].shape != wanted:
-                raise ValueError(f"{where}/{module}/{leaf} got {list(found[leaf].shape)}; want {list(wanted)}")
     gates = GATES[name]
+    H = (*modules[f"h{gates[0]}"]["kernel"].shape, 0)[0]
+    I = (*modules[f"i{gates[0]}"]["kernel"].shape, 0)[0]
+    for module, found in modules.items():
+        for leaf, shape in {"kernel": (I if module[0] == "i" else H, H), "bias": (H,)}.items():
+            if leaf in found:
+                require_shape(f"{where}/{module}/{leaf}", found[leaf], *(size or 1 for size in shape))
     biases = [modules[module]["bias"] for module in BIASED[name]]
     whole: Any = [np.concatenate([modules[f"{side}{g}"]["kernel"] for g in gates], -1) for side in "ih"]
     whole.append(np.concatenate(biases[:3] if name == "gru" else biases))
@@ -195,7 +212,7 @@ def separated(where: str, modules: dict[str, Any]) -> dict[str, dict[str, np.nda
     """The modules of each gate of a cell of nnx whose gates stand side by side."""
     require_names(where, modules, {"dense_i", "dense_h"})
     shape = np.shape(modules["dense_h"].get("kernel", ()))
-    if len(shape) != 2 or shape[1] not in (shape[0], 3 * shape[0], 4 * shape[0]):
+    if len(shape) != 2 or not shape[0] or shape[1] not in (shape[0], 3 * shape[0], 4 * shape[0]):
         wanted = "1, 3 or 4 times as many columns as rows, of a SimpleCell, a GRUCell or an OptimizedLSTMCell"
         raise ValueError(f"{where}/dense_h/kernel got {list(shape)}; want {wanted}")
     H, columns = shape
@@ -215,75 +232,30 @@ def separated(where: str, modules: dict[str, Any]) -> dict[str, dict[str, np.nda
     return found
 
 
-def require_names(where: str, found: Mapping[str, Any], wanted: set[str]) -> None:
-    """Raises a ValueError unless a node has these names."""
-    if missing := sorted(wanted - found.keys()):
-        raise ValueError(f"{where} got no {listed(missing)}; want it beside {listed(sorted(found)) or 'nothing'}")
-    if extra := sorted(found.keys() - wanted):
-        raise ValueError(f"{where} got {listed(extra)}; want {', '.join(sorted(wanted))} alone")
+def embedding_of(found: Mapping[str, Any]) -> tuple[str, np.ndarray] | None:
+    """The embedding in front, and its path."""
+    path = one_path("variables", "an embedding", found)
+    return None if path is None else (path, require_shape(f"{path}/embedding", found[path]["embedding"], None, None))
 
 
-def checked(path: str, node: dict[str, np.ndarray], axes: dict[str, int]) -> dict[str, np.ndarray]:
-    """The arrays of a node, each with its number of axes, and as many columns as the first."""
-    columns = node[next(iter(axes))].shape[-1:]
-    for name, count in axes.items():
-        if node[name].ndim != count or node[name].shape[-1:] != columns:
-            wanted = f"{count} axes" if node[name].ndim != count else f"{columns[0]} columns"
-            raise ValueError(f"{path}/{name} got {list(node[name].shape)}; want {wanted}")
-    return node
+def readout_of(
+    found: Mapping[str, Any], recurrent: list[str], module: Any, I: int
+) -> tuple[str, tuple[np.ndarray, np.ndarray]] | None:
+    """The linear layer behind the recurrent ones, and its path; a ValueError where it is before one.
 
-
-def paired(cells: dict[str, Part], layers: Sequence[str] | None, pairs: bool) -> list[tuple[str, tuple[Part, ...]]]:
-    """The cells of each layer, from the bottom up: two of a bidirectional one."""
-    if pairs:
-        paths = in_order("variables", cells, layers)
-        if len(paths) % 2:
-            raise ValueError(f"pairs got {len(paths)} cells; want an even number, forward and backward in turn")
-        found = [(there, cells[there], cells[back]) for there, back in zip(paths[::2], paths[1::2], strict=True)]
-        return [(path, (there, back._replace(reverse=True))) for path, there, back in found]
-    ways: dict[str, dict[str, Part]] = {}
-    for path, part in cells.items():
-        components = path.split("/")
-        direction = next((d for d in ("forward", "backward") if f"{d}_rnn" in components), "")
-        above = "/".join(component for component in components if component != f"{direction}_rnn")
-        ways.setdefault(above, {})[direction] = part._replace(reverse=direction == "backward")
-    for path, found in ways.items():
-        if found.keys() not in ({""}, {"forward", "backward"}):
-            got = listed(f"{direction}_rnn" if direction else "a cell" for direction in found)
-            raise ValueError(f"{path or 'variables'} got {got}; want forward_rnn and backward_rnn")
-    ordered = in_order("variables", ways, layers)
-    return [
-        (path, tuple(ways[path][way] for way in ("", "forward", "backward") if way in ways[path])) for path in ordered
-    ]
-
-
-def require_behind(path: str, recurrent: list[str]) -> None:
-    """Raises a ValueError where the number of a readout puts it before a recurrent layer."""
+    Its number tells, or the order of attributes of a live module where it could make the I inputs of the first cell.
+    """
+    path = one_path("variables", "a linear layer", found)
+    if path is None:
+        return None
     ordered = numbered([*recurrent, path])
     if ordered is not None and ordered[-1] != path:
         raise ValueError(f"variables got a linear layer, {path}, before {ordered[-1]}; want it behind all others")
-
-
-def state_of_module(module: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
-    """The weights of a live module of nnx, and what they do not tell, by the paths of cells and of directions."""
-    wanted = "variables of linen, a state of nnx, or a module of nnx"
-    nnx = installed("flax.nnx", "flax")
-    if not isinstance(module, nnx.Module):
-        raise ValueError(f"variables got {type(module).__name__}; want {wanted}")
-    names: dict[Any, str] = {function: name for name, function in ACTIVATIONS.items()}
-    merges = {jnp.add: "sum", nnx.Bidirectional.merge_fn: "concatenate"}
-    own: dict[str, dict[str, Any]] = {}
-    for path, inner in nnx.iter_modules(module):
-        where = "/".join(map(str, path))
-        if isinstance(inner, nnx.Bidirectional):
-            own[where] = {"merge": merges.get(inner.merge_fn, inner.merge_fn)}
-        elif isinstance(inner, nnx.RNN) and inner.reverse and path[-1:] != ("backward_rnn",):
-            raise ValueError(f"{where or 'variables'} got an RNN with reverse=True; want a Bidirectional layer")
-        elif hasattr(inner, "activation_fn"):
-            own[where] = {"activation": inner.activation_fn, "gate_activation": getattr(inner, "gate_fn", "sigmoid")}
-            own[where] = {option: names.get(value, value) for option, value in own[where].items()}
-            own[where]["residual"] = getattr(inner, "residual", False)
-    return nnx.state(module, nnx.Param), own
+    W = require_shape(f"{path}/kernel", found[path]["kernel"], None, None)
+    if ordered is None and module is not None and W.shape[1] == I and is_before(module, path, recurrent):
+        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind, or the state alone")
+    b = found[path].get("bias", np.zeros(W.shape[1], W.dtype))
+    return path, (W, require_shape(f"{path}/bias", b, W.shape[1]))
 
 
 def to_flax(model: Model, params: Params, *, api: str = "linen", optimized: bool = True) -> dict[str, Any]:
@@ -308,6 +280,11 @@ def to_flax(model: Model, params: Params, *, api: str = "linen", optimized: bool
         api: ``"linen"`` or ``"nnx"``.
         optimized: whether an LSTM of nnx is an ``OptimizedLSTMCell`` or an ``LSTMCell``; in linen they are the same.
 
+    Returns:
+        Arrays in the order of flax. Of each gate ``kernel (I, H)`` under ``i…``, ``kernel (H, H)`` under ``h…``, and
+        ``bias (H,)`` in one of both; of nnx, G gates side by side, ``kernel (I, G H)`` and ``kernel (H, G H)``, r z n
+        or i f g o. ``embedding (V, E)``; of the readout ``kernel (H, O)`` and ``bias (O,)``.
+
     Raises:
         ValueError: for a part that flax does not have, with the reason; for params that are not those of the model.
 
@@ -318,7 +295,12 @@ def to_flax(model: Model, params: Params, *, api: str = "linen", optimized: bool
     {'layers': {0: {'cell': {'dense_h': {'kernel': (5, 5)}, 'dense_i': {'bias': (5,), 'kernel': (3, 5)}}},
                 1: {'bias': (2,), 'kernel': (5, 2)}}}
     """
-    network = checked_network(model, params, api)
+    require_switch(optimized=optimized)
+    return weights_of_network(checked_network(model, params, api), api, optimized)
+
+
+def weights_of_network(network: Network, api: str, optimized: bool = True) -> dict[str, Any]:
+    """The weights of flax of a network that it has."""
     whole: list[Any] = [] if network.embedding is None else [{"embedding": network.embedding}]
     for layer in network.layers:
         cells = [{"cell": weights_of_part(part, api, optimized)} for part in layer]
@@ -338,12 +320,13 @@ def to_flax(model: Model, params: Params, *, api: str = "linen", optimized: bool
 def checked_network(model: Model, params: Params, api: str) -> Network:
     """The network of a model, with cells that flax has; a ValueError for others."""
     if api not in ("linen", "nnx"):
-        raise ValueError(f"api got {api!r}; want 'linen' or 'nnx'")
+        raise ValueError(f"api got {in_one_line(api)}; want 'linen' or 'nnx'")
     network = network_for("flax", model, params, THEIRS, MISSING, both_ways=True)
     for part in (part for layer in network.layers for part in layer):
         phi = part.options.get("activation", "tanh")
         if part.options.get("memory_activation", phi) != phi:
-            raise ValueError(f"memory_activation got {part.options['memory_activation']!r}; want {phi!r}: flax has one")
+            got, wanted = short_text(part.options["memory_activation"]), short_text(phi)
+            raise ValueError(f"memory_activation got {got}; want {wanted}: flax has one")
         if api == "nnx" and part.name == "gru" and np.any(part.params.b_n):
             raise ValueError(
                 "b_n got numbers beside 0; want zeros: the GRUCell of nnx has no such bias, that of linen has"

@@ -14,10 +14,19 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rnn_jax.cells import GRUResetBeforeParams, LSTMParams, VanillaParams
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.weight_trees import (
+    arrays_by_path,
+    lstms_missing,
+    one_path,
+    require_names,
+    require_paths,
+    require_shape,
+)
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import require_switch
 from rnn_jax.types import Params
 
 __all__ = ["from_haiku", "haiku_function", "to_haiku"]
@@ -27,30 +36,27 @@ KINDS = {"vanilla": "vanilla_rnn", "gru_reset_before": "gru", "lstm": "lstm"}
 THEIRS = {"vanilla": "VanillaRNN", "gru_reset_before": "GRU", "lstm": "LSTM"}
 NAME = re.compile(r"(?:.*/)?(?:lstm|vanilla_rnn|layer)(?:_\d+)?")
 """The path of a cell that is recognised by its name; of a GRU, its arrays tell."""
-MISSING = {
-    "gru": "want gru_reset_before: the GRU of haiku resets before the recurrent product",
-    "projected_lstm": "want lstm: that of haiku has no projection",
-    "peephole_lstm": "want lstm: that of haiku has no peepholes",
-    "clipped_lstm": "want lstm: that of haiku clips nothing",
-    "general_lstm": "want lstm: that of haiku has no other option",
-}
+MISSING = {"gru": "want gru_reset_before: the GRU of haiku resets before the recurrent product"} | lstms_missing(
+    "haiku"
+)
 """Why a cell has no place in haiku."""
 REST = "b_rest"
 """The name of what an LSTM's ``b_f − 1`` rounds away."""
 
 
-def from_haiku(params: Mapping[str, Mapping[str, Any]], *, layers: Sequence[str] | None = None) -> tuple[Model, Params]:
+def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Model, Params]:
     """The model and the params of weights of haiku, ``{module: {name: array}}``.
 
     Cells are recognised by the names that haiku gives them, under any module: ``lstm/linear``, ``gru``,
     ``vanilla_rnn/linear`` and ``vanilla_rnn/linear_1``. Numbers tell their order, ``lstm``, ``lstm_1``, …; the names of
     a stack of several kinds do not, unless they are ``layer_0``, ``layer_1``, …, as ``to_haiku`` writes them. Beside
-    them may be an ``hk.Embed`` in front and an ``hk.Linear`` behind. Two biases of a vanilla cell become their sum.
-    The forget gate's bias is that of haiku plus the 1 that it adds itself. float64 needs ``jax_enable_x64``, as
-    everywhere in JAX.
+    them may be an ``hk.Embed`` in front and an ``hk.Linear``, which is read as the readout behind: names do not tell
+    its place. Two biases of a vanilla cell become their sum. The forget gate's bias is that of haiku plus the 1
+    that it adds itself, plus ``b_rest`` where ``to_haiku(…, exact=True)`` wrote one.
 
     Args:
-        params: as ``init`` of haiku makes them.
+        params: as ``init`` of haiku makes them; or the path of a safetensors file, whose names are paths such as
+            ``lstm/linear/w``. float64 needs ``jax_enable_x64``.
         layers: the paths of the cells from the bottom up, where names do not tell, such as ``("encoder", "lstm")``.
 
     Returns:
@@ -64,33 +70,31 @@ def from_haiku(params: Mapping[str, Mapping[str, Any]], *, layers: Sequence[str]
     >>> model, params.b_h.reshape(4, 5)[:, 0].tolist()
     (lstm(input_size=3, hidden_size=5), [0.0, 1.0, 0.0, 0.0])
     """
-    if not isinstance(params, Mapping) or not all(isinstance(module, Mapping) for module in params.values()):
-        raise ValueError(f"params got {type(params).__name__}; want those of haiku, {{module: {{name: array}}}}")
-    modules = {
-        path: {name: array_of(f"{path}/{name}", value) for name, value in module.items()}
-        for path, module in params.items()
-    }
-    paths = cells_among(modules, layers)
-    if not paths:
+    require_paths(layers)
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in arrays_by_path("params", params, "those of haiku, {module: {name: array}}").items():
+        module, _, name = path.replace(".", "/").rpartition("/")
+        if not module:
+            raise ValueError(f"params got {name} outside a module; want {{module: {{name: array}}}}")
+        modules.setdefault(module, {})[name] = array
+    cells = cells_among(modules, layers)
+    if not cells:
         wanted = "a cell with the name lstm, gru or vanilla_rnn, or layers"
         raise ValueError(f"params got {listed(modules) or 'nothing'}; want {wanted}")
-    recurrent = [(path, (part_of(path, paths[path]),)) for path in in_order("params", paths, layers)]
-    taken = {module for path in paths for module in modules if module in (path, f"{path}/linear", f"{path}/linear_1")}
-    embedding = readout = None
-    for path in modules.keys() - taken:
-        module = modules[path]
-        kind = "embedding" if module.keys() == {"embeddings"} else "readout"
-        if kind == "readout" and module.keys() not in ({"w"}, {"w", "b"}):
+    recurrent = [(path, (part_of(path, cells[path]),)) for path in in_order("params", cells, layers)]
+    taken = {module for path in cells for module in (path, f"{path}/linear", f"{path}/linear_1")}
+    others = {path: modules[path] for path in sorted(modules.keys() - taken)}
+    for path, module in others.items():
+        if module.keys() not in ({"embeddings"}, {"w"}, {"w", "b"}):
             wanted = "cells, an Embed and a Linear alone"
-            raise ValueError(f"{path} got {listed(sorted(module)) or 'nothing'}; want {wanted}")
-        if (embedding if kind == "embedding" else readout) is not None:
-            raise ValueError(f"params got {path} as another {kind}; want one alone, or the cell among layers")
-        if kind == "embedding":
-            embedding = path, require_shape(f"{path}/embeddings", module["embeddings"], None, None)
-        else:
-            W = require_shape(f"{path}/w", module["w"], None, None)
-            b = module.get("b", np.zeros(W.shape[1], W.dtype))
-            readout = path, (W, require_shape(f"{path}/b", b, W.shape[1]))
+            raise ValueError(f"{path} got {listed(sorted(module))}; want {wanted}")
+    embedding = readout = None
+    if path := one_path("params", "an embedding", [path for path in others if "embeddings" in others[path]]):
+        embedding = path, require_shape(f"{path}/embeddings", others[path]["embeddings"], None, None)
+    if path := one_path("params", "a linear layer", [path for path in others if "w" in others[path]]):
+        W = require_shape(f"{path}/w", others[path]["w"], None, None)
+        b = others[path].get("b", np.zeros(W.shape[1], W.dtype))
+        readout = path, (W, require_shape(f"{path}/b", b, W.shape[1]))
     return model_of_layers("params", Layers(recurrent, embedding, readout))
 
 
@@ -111,7 +115,7 @@ def cells_among(
 def part_of(path: str, arrays: dict[str, Any]) -> Part:
     """The cell with these arrays."""
     if "w_i" in arrays or "w_h" in arrays:
-        require_names(path, arrays, {"w_i", "w_h", "b"}, set())
+        require_names(path, arrays, {"w_i", "w_h", "b"})
         H = arrays["b"].size // 3
         w_i, w_h, b = (require_shape(f"{path}/{name}", arrays[name], *shape)
                        for name, shape in (("w_i", (None, 3 * H)), ("w_h", (H, 3 * H)), ("b", (3 * H,))))  # fmt: skip
@@ -126,7 +130,7 @@ def part_of(path: str, arrays: dict[str, Any]) -> Part:
         return Part("vanilla", {"activation": "relu"}, VanillaParams(w_i, w_h, b + b_2))
     require_names(path, arrays, {"linear/w", "linear/b"}, {f"linear/{REST}"})
     H = arrays["linear/b"].size // 4
-    w = require_shape(f"{path}/linear/w", arrays["linear/w"], None, 4 * H)
+    w: Any = require_shape(f"{path}/linear/w", arrays["linear/w"], None, 4 * H)
     if not len(w) > H:
         raise ValueError(f"{path}/linear/w got {list(w.shape)}; want more than {H} rows, of inputs and of the state")
     b: Any = reordered(require_shape(f"{path}/linear/b", arrays["linear/b"], 4 * H), "igfo", "ifog")
@@ -136,29 +140,13 @@ def part_of(path: str, arrays: dict[str, Any]) -> Part:
     return Part("lstm", {}, LSTMParams(W[:-H], W[-H:], b))
 
 
-def require_names(path: str, found: Mapping[str, Any], wanted: set[str], may_be: set[str]) -> None:
-    """Raises a ValueError unless a cell has these arrays."""
-    if missing := sorted(wanted - found.keys()):
-        raise ValueError(f"{path} got no {listed(missing)}; want it beside {listed(sorted(found))}")
-    if extra := sorted(found.keys() - wanted - may_be):
-        raise ValueError(f"{path} got {listed(extra)}; want {', '.join(sorted(wanted))} alone")
-
-
-def require_shape(name: str, array: np.ndarray, *shape: int | None) -> Any:
-    """The array; a ValueError for another shape, in which None is any positive size."""
-    if len(shape) != array.ndim or any(n != (m or n) or not n for n, m in zip(array.shape, shape, strict=True)):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} got {list(array.shape)}; want [{wanted}]")
-    return array
-
-
 def negated(W: np.ndarray) -> np.ndarray:
     """The weights of gates r z n with those of z negated: σ(−a) = 1 − σ(a)."""
     r, z, n = np.split(W, 3, -1)
     return np.concatenate([r, -z, n], -1)
 
 
-def to_haiku(model: Model, params: Params, *, exact: bool = True) -> dict[str, dict[str, Any]]:
+def to_haiku(model: Model, params: Params, *, exact: bool = False) -> dict[str, dict[str, Any]]:
     """The weights of haiku of a model, ``{module: {name: array}}``.
 
     The modules have the names that haiku gives to those of an ``hk.DeepRNN``: ``lstm/linear``, ``lstm_1/linear``,
@@ -167,15 +155,20 @@ def to_haiku(model: Model, params: Params, *, exact: bool = True) -> dict[str, d
     A ``cifg_lstm`` becomes an LSTM with the negated weights of the forget gate in its input gate: equal outputs, but
     training no longer couples them.
 
-    haiku adds 1 to the forget gate, so its bias is b_f − 1, which has fewer digits than b_f where that is small. What
-    is lost, in float32 at most 6e-8 for |b_f| ≤ 1, is kept as ``b_rest`` beside ``w`` and ``b``: ``apply`` of haiku
-    does not read it, ``from_haiku`` does. It is written only where it is not 0.
-
     Args:
         model: of ``vanilla`` (ReLU), ``gru_reset_before``, ``lstm`` or ``cifg_lstm`` cells, their stacks, with a linear
             ``readout`` and an ``embedding``.
         params: its params.
-        exact: whether ``b_rest`` is written. Without it the tree is always that of ``init`` of haiku.
+        exact: whether ``from_haiku`` gets back every bit. haiku adds 1 to the forget gate, so its bias is b_f − 1. It
+            has fewer digits than b_f where that is small: in float32 up to 6e-8 is lost for |b_f| ≤ 1. With True
+            this is kept as ``b_rest`` beside ``w`` and ``b``, where it is not 0; ``apply`` of haiku does not read it,
+            and it belongs to these weights, not to those after more training. Without it the tree is that of ``init``
+            of haiku, as optimizers and checkpoints need it.
+
+    Returns:
+        Arrays in the order of haiku: of an LSTM ``w (I + H, 4 H)`` and ``b (4 H,)``, gates i g f o; of a GRU
+        ``w_i (I, 3 H)``, ``w_h (H, 3 H)`` and ``b (3 H,)``, gates z r n; of a vanilla cell ``w (I, H)`` and ``b (H,)``,
+        then ``w (H, H)`` and ``b (H,)``; ``embeddings (V, E)``; of the readout ``w (H, O)`` and ``b (O,)``.
 
     Raises:
         ValueError: for a part that haiku does not have, with the reason; for params that are not those of the model.
@@ -187,7 +180,12 @@ def to_haiku(model: Model, params: Params, *, exact: bool = True) -> dict[str, d
 
     Reference: Hennigan, Cai, Norman, Martens, Babuschkin. Haiku: sonnet for JAX. 2020.
     """
-    network = checked_network(model, params)
+    require_switch(exact=exact)
+    return weights_of_network(checked_network(model, params), exact)
+
+
+def weights_of_network(network: Network, exact: bool = False) -> dict[str, dict[str, Any]]:
+    """The weights of haiku of a network that it has."""
     found: dict[str, dict[str, np.ndarray]] = {}
     if network.embedding is not None:
         found["embed"] = {"embeddings": network.embedding}
@@ -242,24 +240,29 @@ def modules_of_part(part: Part, exact: bool) -> dict[str, dict[str, np.ndarray]]
 
 
 def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree], Any], dict[str, dict[str, Any]]]:
-    """A function of haiku for a model, and its params: ``apply(params, xs) -> ys``, time leading.
+    """A function of haiku for a model, and its params: ``apply(params, xs (T, B, I)) -> ys (T, B, O)``.
 
-    It unrolls an ``hk.DeepRNN`` of the cells and the ``hk.Linear``, behind the ``hk.Embed``. Ids go in where it has an
-    embedding, else vectors.
+    It unrolls an ``hk.DeepRNN`` of the cells and the ``hk.Linear``, behind the ``hk.Embed``. Ids ``(T, B)`` go in where
+    it has an embedding, else vectors; without a batch, ``(T, I)`` or ``(T,)``.
 
     Args:
         model, params: as in ``to_haiku``.
 
+    Returns:
+        The function, and the weights of ``to_haiku``, whose tree is that of ``init`` of haiku.
+
     Raises:
         ValueError: as in ``to_haiku``, and where haiku is not installed.
 
-    Example, where haiku is installed:
-
-        apply, weights = haiku_function(model, params)
-        ys = apply(weights, jnp.ones((7, 2, 3)))
+    >>> from rnn_jax import lstm, readout
+    >>> model = readout(lstm(3, 4), 2)
+    >>> apply, weights = haiku_function(model, model.init(jax.random.key(0)))
+    >>> with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as JAX is without settings
+    ...     apply(weights, jnp.ones((7, 2, 3))).shape
+    (7, 2, 2)
     """
-    hk = installed("haiku", "dm-haiku")
-    network, weights = checked_network(model, params), to_haiku(model, params)
+    hk = library("haiku", "dm-haiku")
+    network = checked_network(model, params)
 
     def unrolled(xs: PyTree) -> Any:
         if network.embedding is not None:
@@ -274,4 +277,4 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
         start = core.initial_state(xs.shape[1] if xs.ndim == 3 else None)
         return hk.dynamic_unroll(core, xs, jax.tree.map(lambda h: h.astype(xs.dtype), start))[0]
 
-    return hk.without_apply_rng(hk.transform(unrolled)).apply, weights
+    return hk.without_apply_rng(hk.transform(unrolled)).apply, weights_of_network(network)
