@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnn_jax import bidirectional, embedding, length_mask, readout, stack
-from rnn_jax.interop import Network, put_together, taken_apart
+from rnn_jax.interop import Network, model_of_network, network_of_model
 from rnn_jax.layers import Model, as_layer
 from rnn_jax.types import Cell, Params
 
@@ -50,24 +50,24 @@ def random_params(model: Model, rng: np.random.Generator, dtype: Any = np.float6
 
 def cast(model: Model, params: Params, dtype: Any) -> tuple[Model, Params]:
     """The same model and params in another floating type."""
-    network = taken_apart(model, params)
+    network = network_of_model(model, params)
     layers = tuple(
         tuple(part._replace(params=jax.tree.map(lambda a: a.astype(dtype), part.params)) for part in layer)
         for layer in network.layers
     )
     E = None if network.embedding is None else network.embedding.astype(dtype)
     W = None if network.readout is None else (network.readout[0].astype(dtype), network.readout[1].astype(dtype))
-    return put_together(Network(layers, network.merge, E, W))
+    return model_of_network(Network(layers, network.merge, E, W))
 
 
 def canonical(model: Any, params: Any) -> Any:
     """The model without initialisers and names of defaults."""
-    return put_together(taken_apart(model, params))
+    return model_of_network(network_of_model(model, params))
 
 
 def random_inputs(model: Model, params: Params, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """Vectors or ids ``(T, B, …)``, and weights of the outputs in a loss: 0 past the end of each sequence."""
-    rng, network = np.random.default_rng(0), taken_apart(model, params)
+    rng, network = np.random.default_rng(0), network_of_model(model, params)
     layer, shape = as_layer(model), (T, len(LENGTHS))
     if network.embedding is not None:
         xs = rng.integers(len(network.embedding), size=shape).astype(np.int32)

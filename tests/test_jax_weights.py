@@ -24,7 +24,7 @@ from rnn_jax.interop import (
     haiku_function,
     linen_module,
     nnx_module,
-    put_together,
+    model_of_network,
     to_equinox,
     to_flax,
     to_haiku,
@@ -186,7 +186,7 @@ def of_library(name: str, number: int, dtype: str = "float64") -> tuple[Any, Any
     if name == "haiku":
         layers = [[p if p.name == "vanilla" else p._replace(options={}) for p in layer] for layer in network.layers]
         network = network._replace(layers=tuple(map(tuple, layers)))
-    return put_together(network)
+    return model_of_network(network)
 
 
 def drawn_again(params: Any, rng: np.random.Generator) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from rnn_jax import bidirectional, gru, lstm, mgu, projected_lstm, readout, stack, vanilla
 from rnn_jax.cells import cifg_lstm, clipped_lstm, general_lstm, gru_reset_before, peephole_lstm
-from rnn_jax.interop import from_keras, from_keras_model, from_torch, keras_model, taken_apart, to_keras, to_torch
+from rnn_jax.interop import from_keras, from_keras_model, from_torch, keras_model, network_of_model, to_keras, to_torch
 from tests.networks import LENGTHS, T, canonical, cast, equal, ours, random_inputs, random_network, random_params
 
 MAKERS = [
@@ -75,8 +75,8 @@ def theirs(keras: Any, live: Any, xs: np.ndarray, weigh: np.ndarray) -> list[np.
 @pytest.mark.parametrize("seed", SEEDS)
 def test_weights_go_to_keras_and_back_bit_for_bit(seed):
     model, params = network(seed)
-    options = [part.options for layer in taken_apart(model, params).layers for part in layer]
-    again = from_keras(to_keras(model, params), merge=taken_apart(model, params).merge, **options[0])
+    options = [part.options for layer in network_of_model(model, params).layers for part in layer]
+    again = from_keras(to_keras(model, params), merge=network_of_model(model, params).merge, **options[0])
     assert equal(again, canonical(model, params))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rnn_jax import bidirectional, embedding, gru, lstm, mgu, projected_lstm, readout, vanilla
 from rnn_jax.cells import clipped_lstm, general_lstm, gru_reset_before, peephole_lstm
-from rnn_jax.interop import from_torch, read_weights, taken_apart, to_torch, torch_module, write_weights
+from rnn_jax.interop import from_torch, read_weights, network_of_model, to_torch, torch_module, write_weights
 from rnn_jax.interop.weight_files import array_of
 from tests.networks import LENGTHS, T, canonical, cast, equal, ours, random_inputs, random_network, random_params
 
@@ -113,7 +113,7 @@ def test_modules_with_numbers_are_a_stack_and_cells_without_a_layer_are_read(tor
     modules = [torch.nn.LSTMCell(2, 4), torch.nn.GRUCell(4, 3), torch.nn.RNNCell(3, 2)]
     numbered = torch.nn.ModuleList([modules[0], torch.nn.Dropout(), *modules[1:]])
     model, params = from_torch(numbered.state_dict())
-    assert [part.name for (part,) in taken_apart(model, params).layers] == ["lstm", "gru", "vanilla"]
+    assert [part.name for (part,) in network_of_model(model, params).layers] == ["lstm", "gru", "vanilla"]
     assert list(to_torch(model, params))[:4] == [
         f"rnn.0.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     ]

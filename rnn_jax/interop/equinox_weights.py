@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rnn_jax.cells import GRUParams, LSTMParams
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, gates_of, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.weight_files import array_of
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -199,7 +200,7 @@ def equinox_module(model: Model, params: Params) -> Any:
         module = equinox_module(model, params)
         ys = jax.vmap(module, in_axes=1, out_axes=1)(jnp.ones((7, 2, 3)))
     """
-    eqx = installed("equinox", "equinox")
+    eqx = library("equinox", "equinox")
     network, weights = checked_network(model, params), to_equinox(model, params)
 
     def blank() -> Any:
@@ -219,7 +220,7 @@ def equinox_module(model: Model, params: Params) -> Any:
 @functools.cache
 def network_class() -> Any:
     """The module of an embedding, cells and a readout."""
-    eqx = installed("equinox", "equinox")
+    eqx = library("equinox", "equinox")
 
     def outputs_of(cell: Any, start: Any, xs: Any) -> Any:
         def step(state: Any, x: Any) -> tuple[Any, Any]:

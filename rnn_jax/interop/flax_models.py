@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from rnn_jax.cells.activations import activation_named
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.flax_weights import checked_network, to_flax
 from rnn_jax.interop.models import Network, Part, gates_of
-from rnn_jax.interop.weight_files import installed
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -35,7 +35,7 @@ def linen_module(model: Model, params: Params) -> tuple[Any, dict[str, Any]]:
     >>> [type(layer).__name__ for layer in module.layers], variables["params"]["layers_1"]["kernel"].shape
     (['RNN', 'Dense'], (4, 2))
     """
-    nn = installed("flax.linen", "flax")
+    nn = library("flax.linen", "flax")
     network, variables = checked_network(model, params, "linen"), to_flax(model, params)
 
     def cell(part: Part) -> Any:
@@ -69,7 +69,7 @@ def nnx_module(model: Model, params: Params, *, optimized: bool = True) -> Any:
     >>> [type(layer).__name__ for layer in module.layers], module.layers[1].kernel.shape
     (['RNN', 'Linear'], (4, 2))
     """
-    nnx = installed("flax.nnx", "flax")
+    nnx = library("flax.nnx", "flax")
     network, weights = checked_network(model, params, "nnx"), to_flax(model, params, api="nnx", optimized=optimized)
     rngs = nnx.Rngs(0)
 

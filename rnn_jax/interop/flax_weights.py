@@ -13,9 +13,10 @@ import numpy as np
 
 from rnn_jax.cells import GRUParams, LSTMParams, VanillaParams
 from rnn_jax.cells.activations import ACTIVATIONS, Activation
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.weight_files import array_of
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -267,7 +268,7 @@ def require_behind(path: str, recurrent: list[str]) -> None:
 def state_of_module(module: Any) -> tuple[Any, dict[str, dict[str, Any]]]:
     """The weights of a live module of nnx, and what they do not tell, by the paths of cells and of directions."""
     wanted = "variables of linen, a state of nnx, or a module of nnx"
-    nnx = installed("flax.nnx", "flax")
+    nnx = library("flax.nnx", "flax")
     if not isinstance(module, nnx.Module):
         raise ValueError(f"variables got {type(module).__name__}; want {wanted}")
     names: dict[Any, str] = {function: name for name, function in ACTIVATIONS.items()}

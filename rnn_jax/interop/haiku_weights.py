@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rnn_jax.cells import GRUResetBeforeParams, LSTMParams, VanillaParams
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
-from rnn_jax.interop.weight_files import array_of, installed
+from rnn_jax.interop.weight_files import array_of
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -258,7 +259,7 @@ def haiku_function(model: Model, params: Params) -> tuple[Callable[[Any, PyTree]
         apply, weights = haiku_function(model, params)
         ys = apply(weights, jnp.ones((7, 2, 3)))
     """
-    hk = installed("haiku", "dm-haiku")
+    hk = library("haiku", "dm-haiku")
     network, weights = checked_network(model, params), to_haiku(model, params)
 
     def unrolled(xs: PyTree) -> Any:
