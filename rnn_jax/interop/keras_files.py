@@ -141,7 +141,7 @@ def shapes_of_config(config: Any) -> Iterator[tuple[int, ...]]:
     elif kind == "Embedding":
         if own.get("lora_rank"):
             raise ValueError("an Embedding with lora_rank")
-        yield own.get("input_dim"), own.get("output_dim")
+        yield tuple(own.get(name) or 0 for name in ("input_dim", "output_dim"))
     batch = own.get("batch_shape")
     if batch and isinstance(batch[0], int) and batch[0] > EXAMPLES:
         raise ValueError(f"batches of {batch[0]} examples")

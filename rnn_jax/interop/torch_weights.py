@@ -179,7 +179,7 @@ def path_of(name: str) -> str:
 
 
 def linear_modules(arrays: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> dict[str, Linear]:
-    """The modules beside the recurrent ones, by path; a ValueError for arrays that are none of an embedding or Linear."""
+    """The modules beside the recurrent ones, by path; a ValueError for arrays of others."""
     others = [name for name in arrays if not NAME.fullmatch(name)]
     paths = dict.fromkeys(path_of(name) for name in others if name.rpartition(".")[2] == "weight")
     wanted = {f"{path}.{leaf}".lstrip(".") for path in paths for leaf in ("weight", "bias")}
