@@ -134,9 +134,16 @@ def linear_places(
     >>> linear_places("weights", {"0": Linear(W), "2": Linear(np.ones((9, 3)))}, ["1"], (4, 3), None)
     {'embedding': '0', 'readout': '2'}
     """
-    possible = {path: places_of(name, path, each, recurrent, sizes, order) for path, each in linear.items()}
+    possible = {path: places_of(name, path, each, recurrent, sizes) for path, each in linear.items()}
     sure = {places[0] for places in possible.values() if len(places) == 1}
-    possible = {path: [p for p in each if len(each) == 1 or p not in sure] for path, each in possible.items()}
+    for path, places in possible.items():
+        square = linear[path].weight.shape == sizes[:1] * 2  # as one between an embedding and the cells would be
+        taken = sure | ({"front"} if "embedding" in sure and not square else set())
+        left = [place for place in places if place not in taken] if len(places) > 1 else places
+        if order is not None and len(left) > 1:
+            first = order.index(path) < min(map(order.index, recurrent))
+            left = [place for place in left if (place == "readout") != first] or left
+        possible[path] = left
     if unclear := [path for path, places in possible.items() if len(places) != 1]:
         wanted = "the names embedding and readout where shapes do not tell what is in front and what behind"
         raise ValueError(f"{name} got the linear layers {listed(unclear)}; want {wanted}")
@@ -149,9 +156,7 @@ def linear_places(
     return dict(sorted(place.items()))
 
 
-def places_of(
-    name: str, path: str, each: Linear, recurrent: Sequence[str], sizes: tuple[int, int], order: list[str] | None
-) -> list[str]:
+def places_of(name: str, path: str, each: Linear, recurrent: Sequence[str], sizes: tuple[int, int]) -> list[str]:
     """The places that a module may have: "embedding" and "front" before the recurrent modules, "readout" behind."""
     W, b = each.weight, each.bias
     fits = W.ndim == 2 and W.size > 0 and (b is None or b.shape == W.shape[:1])
@@ -168,9 +173,6 @@ def places_of(
         found = [place for place in found if (place == "readout") == (ordered[-1] == path)]
     elif own in HEADS and "readout" in found:
         return ["readout"]
-    elif order is not None and len(found) > 1:
-        first = order.index(path) < min(map(order.index, recurrent))
-        found = [place for place in found if (place == "readout") != first] or found
     if not found:
         shapes = f"{list(W.shape)}" if b is None else f"{list(W.shape)} and bias {list(b.shape)}"
         where = "" if ordered is None else " behind" if ordered[-1] == path else " in front"

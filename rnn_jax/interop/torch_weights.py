@@ -119,7 +119,7 @@ def from_torch(
     ]
     sizes = found[0][0][1].weight_ih.shape[1], sum(way.weight_hh.shape[1] for _, way in found[-1])
     linear = linear_modules(arrays, facts.kinds)
-    order = given_order(dict.fromkeys(path_of(name) for name in arrays)) if given_order(arrays) else None
+    order = [*dict.fromkeys(path_of(name) for name in arrays)] if given_order(arrays) else None
     place = linear_places("source", linear, [*prefixes], sizes, order)
     embedding = readout = None
     if "embedding" in place:
@@ -146,7 +146,7 @@ def weights_of(source: Any) -> tuple[Mapping[Any, Any], Facts]:
     if is_path(source):
         weights, texts = read_weights(source)
         return weights, Facts(texts.get("activation"))
-    if not hasattr(source, "state_dict") or not hasattr(source, "named_modules"):
+    if isinstance(source, type) or not hasattr(source, "state_dict") or not hasattr(source, "named_modules"):
         got = "a class" if isinstance(source, type) else type(source).__name__
         raise ValueError(f"source got {got}; want a module of PyTorch, its state dict, or a path of safetensors")
     nn, modules = library("torch", "torch").nn, dict(source.named_modules())
