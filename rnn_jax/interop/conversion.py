@@ -21,7 +21,7 @@ from rnn_jax.interop.onnx_reading import from_onnx
 from rnn_jax.interop.signatures import input_of
 from rnn_jax.interop.torch_modules import torch_module
 from rnn_jax.interop.torch_weights import from_torch, to_torch
-from rnn_jax.interop.weight_files import FIELD, load_model, read_weights, save_model, write_weights
+from rnn_jax.interop.weight_files import FIELD, array_of, load_model, read_weights, save_model, write_weights
 from rnn_jax.lab.checkpoints import load_params
 from rnn_jax.lab.files import FilePath, write_file
 from rnn_jax.lab.named_cells import make_model
@@ -287,7 +287,7 @@ def outputs_of_keras(file: Path, model: Model, params: Params, xs: np.ndarray) -
     live, kind = model_of_file(file), "the file"
     if str(live.weights[0].dtype) not in ("float32", "float64"):
         whole = keras_model(model, cast(params, np.float32))
-        whole.set_weights([np.asarray(W, np.float32) for W in live.get_weights()])
+        whole.set_weights([array_of(W.path, W).astype(np.float32) for W in live.weights])
         live, kind = whole, "float32"
     keras = library("keras", "keras")
     given = np.swapaxes(xs, 0, 1)

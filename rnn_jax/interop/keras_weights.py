@@ -252,9 +252,8 @@ def part_of(group: Group, gates: str | None) -> Part:
     if bias.shape != wanted:
         raise ValueError(f"{group.path}/bias got {list(bias.shape)}; want {list(wanted)}")
     theirs, ours = ORDERS[G]
-    if isinstance(gates, str):
-        gates = gates.replace("c", "g").replace("h", "n")  # names of Keras
-    gates = theirs if gates is None else gates
+    plain = gates.replace("c", "g").replace("h", "n") if isinstance(gates, str) else gates  # c and h are Keras's
+    gates = theirs if gates is None else plain if sorted(plain) == sorted(theirs) else gates
     blocks: Any = [reordered(a, gates, ours) for a in (arrays["kernel"], arrays["recurrent_kernel"], bias)]
     W_xh, W_hh, b = blocks
     names = ["activation"] if G == 1 else [*DEFAULTS]
