@@ -32,7 +32,7 @@ def random_network(
     V, inputs = (int(n) for n in rng.integers(3, 7, 2))
     first, number, H, both = size, seed % len(makers), int(rng.integers(3, 6)), seed % 4 == 1
     first = size = inputs if seed % 5 != 3 else size
-    for _ in range(1 + (seed % 3 == 0) + (seed == 15)):
+    for _ in range(3 if seed == 15 else 2 if seed % 6 == 0 else 1):
         numbers = (number, (number + directions) % len(makers)) if both else (number,)
         layer = tuple(random_part(makers[n](size, H), rng)._replace(reverse=d > 0) for d, n in enumerate(numbers))
         layers.append(layer)
@@ -128,3 +128,24 @@ def equal(one: Any, other: Any) -> bool:
     (model, params), (again, params_again) = one, other
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(params_again), strict=True)
     return model == again and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+
+def characters_of_torch(torch: Any, module: Any, prompt: list[int], length: int, V: int) -> list[int]:
+    """The likeliest ids one after the other, of a module that reads one-hot vectors."""
+    ids, state = [], None
+    given = torch.nn.functional.one_hot(torch.tensor(prompt), V)[:, None]
+    with torch.no_grad():
+        for _ in range(length):
+            ys, state = module(given.to(next(module.parameters()).dtype), state)
+            ids.append(int(ys[-1, 0].argmax()))
+            given = torch.nn.functional.one_hot(torch.tensor([[ids[-1]]]), V)
+    return ids
+
+
+def characters_of_onnx(runtime: Any, file: Any, prompt: list[int], length: int, V: int) -> list[int]:
+    """The likeliest ids one after the other, of a file of a whole model, which reads all before each of them again."""
+    session, ids = runtime.InferenceSession(file.read_bytes()), [*prompt]
+    for _ in range(length):
+        xs = np.eye(V, dtype=np.float32)[ids][:, None]
+        ids.append(int(session.run(["ys"], {"xs": xs})[0][-1, 0].argmax()))
+    return ids[len(prompt) :]

@@ -120,9 +120,8 @@ def test_live_models_have_our_outputs_gradients_and_weights_under_masks(keras, t
     require_equal(as_theirs(model, ours(model, params, xs, weigh)), theirs(keras, live, xs, weigh), 1e-12)
 
 
-@pytest.mark.parametrize("seed", [1, 3])
-def test_our_float32_is_that_of_live_models(keras, their_rules, seed):
-    model, params = cast(*network(seed), np.float32)
+def test_our_float32_is_that_of_live_models(keras, their_rules):
+    model, params = cast(*network(1), np.float32)
     xs, weigh = random_inputs(model, params, np.float32)
     mine = as_theirs(model, ours(model, params, xs, weigh))
     require_equal(mine, theirs(keras, keras_model(model, params), xs, weigh), 1e-6)

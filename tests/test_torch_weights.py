@@ -104,9 +104,8 @@ def test_live_modules_have_our_outputs_gradients_and_weights_on_packed_sequences
     require_equal(mine, theirs(torch, module.float(), single, weigh.astype(np.float32)), 1e-6)
 
 
-@pytest.mark.parametrize("seed", [1, 3])
-def test_our_float32_is_that_of_live_modules(torch, seed):
-    model, params = cast(*network(seed), np.float32)
+def test_our_float32_is_that_of_live_modules(torch):
+    model, params = cast(*network(1), np.float32)
     xs, weigh = random_inputs(model, params, np.float32)
     mine = as_theirs(model, ours(model, params, xs, weigh))
     require_equal(mine, theirs(torch, torch_module(model, params), xs, weigh), 1e-6)

@@ -205,7 +205,7 @@ def described_part(part: Part) -> dict[str, Any]:
     return {"cell": part.name, **sizes, "options": part.options, "reverse": part.reverse}
 
 
-def described_network(described: dict[str, Any]) -> Network:
+def described_network(described: Any) -> Network:
     """The network of a description, with shapes and types in the places of weights."""
     layers = tuple(tuple(described_cell(**part) for part in layer) for layer in described["layers"])
     if not layers or not all(len(layer) in (1, 2) for layer in layers):
