@@ -1,6 +1,7 @@
 """Strict by default: float64, checked shapes, no silent rank or type promotion, warnings as errors."""
 
 import os
+import tempfile
 from importlib.metadata import version
 
 # Tests compile much and compute little: without LLVM's optimisations compilation costs half as much, and without the
@@ -17,10 +18,13 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of source in every operation, which none reads
 
+os.environ.setdefault("KERAS_HOME", f"{tempfile.gettempdir()}/keras_of_tests")  # else Keras writes in the user's home
+
 import functools
 import gc
 import inspect
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -62,6 +66,10 @@ def names_a_shape(hint):
 
 jaxtyping.jaxtyped = with_types  # which the import hook writes above every function
 jaxtyping.install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
+
+PEERS = {"torch_modules": "torch", "keras_models": "keras"}
+"""Modules whose examples run only where another library is installed (``make peers``)."""
+collect_ignore = [f"rnn_jax/interop/{module}.py" for module, peer in PEERS.items() if find_spec(peer) is None]
 
 settings.register_profile("laws", deadline=None, max_examples=5, derandomize=True)
 settings.load_profile("laws")

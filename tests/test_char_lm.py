@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -321,7 +322,8 @@ def test_everything_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
 def test_a_run_that_is_converted_writes_the_same_200_characters_in_torch_and_in_onnx_runtime(whole, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[peers]")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e .[onnx]")
-    model, params = read_model(whole)
+    read: Any = read_model(whole)
+    model, params = read
     V, prompt = model.output(params, model.start(params)).size, [3, 1, 4]
     ids = continue_prompt(model, params, jax.random.key(0), jnp.array(prompt), length=200, temperature=0.0).ids.tolist()
     check = convert(whole, tmp_path / "a.safetensors", "torch")

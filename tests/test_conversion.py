@@ -125,8 +125,7 @@ def test_weights_of_torch_go_to_keras_to_onnx_and_back_bit_for_bit(torch):
         [torch.nn.LSTM(3, 4, bidirectional=True), torch.nn.GRU(8, 3), torch.nn.RNN(3, 2, nonlinearity="relu")]
     ), "readout": torch.nn.Linear(2, 6)}).double()  # fmt: skip
     first = from_torch(module)
-    options = {"activation": ("tanh", "tanh", "relu")}
-    second = from_keras(to_keras(*first), **options)
+    second = from_keras(to_keras(*first), activation=("tanh", "tanh", "relu"))
     third = from_onnx(to_onnx(*second))
     assert equal(first, second)
     assert equal(first, third)

@@ -138,7 +138,7 @@ def test_weights_go_through_a_file_and_sorted_by_name_bit_for_bit(tmp_path):
     ):
         model: Any = readout(stack(*layers) if len(layers) > 1 else layers[0], 4)
         params = random_params(model, np.random.default_rng(0))
-        own = {"activation": ("tanh", "relu")} if number == 1 else {}
+        own: dict[str, Any] = {"activation": ("tanh", "relu")} if number == 1 else {}
         assert equal(from_keras(jax.tree.map(lambda W: W, to_keras(model, params)), **own), canonical(model, params))
         texts = {name: ",".join(value) for name, value in own.items()}
         write_weights(tmp_path / "a.safetensors", to_keras(model, params), **texts)
@@ -308,7 +308,7 @@ def rewritten(file: Any, **members: Any) -> Any:
         content = {name: archive.read(name) for name in archive.namelist()}
         for name, change in members.items():
             name = {"config": "config.json", "weights": "model.weights.h5"}.get(name, name)
-            content[name] = change(content[name].decode()).encode() if callable(change) else change
+            content[name] = str(change(content[name].decode())).encode() if callable(change) else change
         for name, data in content.items():
             copy.writestr(name, data)
     return other

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -228,7 +227,8 @@ def check_of_file(file: Path, model: Model, params: Params, to: str) -> Check:
     xs, how = random_inputs(params), HOW[to]
     if how.module is not None and find_spec(how.module) is not None:
         theirs, kind = how.outputs(file, model, params, xs)
-        against = f"{how.name} {version(how.module)}{'' if kind == 'the file' else f' in {kind}'}"
+        version = library(how.module, how.module).__version__
+        against = f"{how.name} {version}{'' if kind == 'the file' else f' in {kind}'}"
     else:
         why = "" if how.module is None else f", as {how.name} is not installed"
         theirs, kind = outputs_of_model(*how.read(file), xs), "float64"

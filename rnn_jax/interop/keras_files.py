@@ -16,9 +16,8 @@ from rnn_jax.lab.files import FilePath
 
 __all__ = ["keras_library", "model_of_file"]
 
-CELLS = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4}
 """Gates of a recurrent layer and of its cell."""
-GATES = CELLS | {f"{name}Cell": gates for name, gates in CELLS.items()}
 CLASSES = {
     *GATES,
     *("Sequential", "Functional", "InputLayer", "Embedding", "Dense", "TimeDistributed", "Bidirectional", "RNN"),

@@ -14,7 +14,7 @@ MERGES = {"concat": "concatenate", "sum": "sum"}
 """How a ``Bidirectional`` layer merges its directions, in the words of Keras and in ours."""
 WITHOUT_WEIGHTS = ("InputLayer", "Dropout", "SpatialDropout1D")
 """Layers that change nothing when no network is trained."""
-CELLS = ("SimpleRNNCell", "GRUCell", "LSTMCell")
+CELL_CLASSES = ("SimpleRNNCell", "GRUCell", "LSTMCell")
 
 
 class Group(NamedTuple):
@@ -97,7 +97,7 @@ def groups_of_layer(layer: Any) -> tuple[list[tuple[Group, ...]], str | None]:
         return [tuple(recurrent_group(cells[0]) for cells in ways)], MERGES[layer.merge_mode]
     if kind in ("SimpleRNN", "GRU", "LSTM", "RNN"):
         require(name, go_backwards=(layer.go_backwards, False, "Keras returns its outputs in reverse"))
-    elif kind not in CELLS:
+    elif kind not in CELL_CLASSES:
         raise ValueError(f"model got {name}, a {kind}; want recurrent layers, Embedding and Dense, or arrays by path")
     return [(recurrent_group(cell),) for cell in cells_of(layer)], None
 
@@ -114,8 +114,8 @@ def cells_of(layer: Any) -> list[Any]:
     cell = getattr(layer, "cell", layer)
     cells = getattr(cell, "cells", [cell])
     for cell in cells:
-        if type(cell).__name__ not in CELLS or not type(cell).__module__.startswith("keras."):
-            raise ValueError(f"model got the cell {type(cell).__name__}; want {', '.join(CELLS)}")
+        if type(cell).__name__ not in CELL_CLASSES or not type(cell).__module__.startswith("keras."):
+            raise ValueError(f"model got the cell {type(cell).__name__}; want {', '.join(CELL_CLASSES)}")
     return [*cells]
 
 

@@ -70,10 +70,11 @@ def from_keras(
     second bias is ``b_n``; missing biases are zeros. Time leads, so ``xs`` and ``ys`` have two axes exchanged.
 
     Args:
-        source: a live layer or model that is built, so that it has weights; the path of a ``.keras`` file, for which
-            Keras must be installed, or of a safetensors file of arrays; or arrays by path,
-            ``{w.path: w for w in model.weights}``. With G gates, H units and I inputs, a kernel is ``(I, G·H)``, a
-            recurrent kernel ``(H, G·H)``, a bias ``(G·H,)``, or ``(2, G·H)`` in a GRU that resets after the product.
+        source: a live layer or model that is built, so that it has weights; the path of a ``.keras`` file, which Keras
+            reads on the backend that the variable ``KERAS_BACKEND`` or its own settings name; the path of a safetensors
+            file of arrays; or arrays by path, ``{w.path: w for w in model.weights}``. With G gates, H units and I
+            inputs, a kernel is ``(I, G·H)``, a recurrent kernel ``(H, G·H)``, a bias ``(G·H,)``, or ``(2, G·H)`` in a
+            GRU that resets after the product.
         activation, gate_activation: of the recurrent layers, names: one for all of them, or one for each layer from the
             bottom up. When None, those of a model, or of a file that ``write_weights`` wrote with these texts, else
             tanh and sigmoid.
@@ -252,9 +253,10 @@ def part_of(group: Group, gates: str | None) -> Part:
     if bias.shape != wanted:
         raise ValueError(f"{group.path}/bias got {list(bias.shape)}; want {list(wanted)}")
     theirs, ours = ORDERS[G]
-    plain = gates.replace("c", "g").replace("h", "n") if isinstance(gates, str) else gates  # c and h are Keras's
-    gates = theirs if gates is None else plain if sorted(plain) == sorted(theirs) else gates
-    blocks: Any = [reordered(a, gates, ours) for a in (arrays["kernel"], arrays["recurrent_kernel"], bias)]
+    order = theirs if gates is None else gates
+    plain = order.replace("c", "g").replace("h", "n") if isinstance(order, str) else ""  # c and h are Keras's words
+    order = plain if sorted(plain) == sorted(theirs) else order
+    blocks: Any = [reordered(a, order, ours) for a in (arrays["kernel"], arrays["recurrent_kernel"], bias)]
     W_xh, W_hh, b = blocks
     names = ["activation"] if G == 1 else [*DEFAULTS]
     options = {name: group.options[name] for name in names if group.options[name] != DEFAULTS[name]}

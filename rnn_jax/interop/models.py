@@ -49,9 +49,6 @@ CELLS: dict[str, Callable[..., Cell]] = {
 NOT_OF_A_CELL = frozenset(("input_size", "hidden_size", "forget_bias", "dtype"))
 """Arguments of a factory that its params show, or that act at initialisation alone; so do all initialisers."""
 
-FACTORY_OF_LAYERS = as_layer(vanilla(1, 1)).rollout.recipe[0]  # pyright: ignore
-"""What ``as_layer`` calls for a cell."""
-
 
 class Part(NamedTuple):
     """One cell, in one direction, with its weights."""
@@ -213,6 +210,10 @@ def call_of(model: Model, target: str) -> tuple[Callable[..., Any], dict[str, An
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             given |= given.pop(name)
     return make, given
+
+
+FACTORY_OF_LAYERS, _ = call_of(as_layer(vanilla(1, 1)), "")
+"""What ``as_layer`` calls for a cell."""
 
 
 def options_of(make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
