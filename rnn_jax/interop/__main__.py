@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,7 +22,7 @@ class Options:
     IN is a safetensors file with the names of PyTorch or of Keras, the run folder of char_lm.py, a .keras or .onnx
     file, or a file that this command wrote with --to rnn_jax. OUT is a .safetensors, .keras or .onnx file."""
 
-    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IN OUT")] = ()
     """IN, the file to read, and OUT, the file to write. No pickle, such as a .pt file, is read."""
     to: Literal["torch", "keras", "onnx", "rnn_jax"] | None = None
     """The library that OUT is for."""
