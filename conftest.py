@@ -1,7 +1,6 @@
 """Strict by default: float64, checked shapes, no silent rank or type promotion, warnings as errors."""
 
 import os
-import tempfile
 from importlib.metadata import version
 
 # Tests compile much and compute little: without LLVM's optimisations compilation costs half as much, and without the
@@ -18,12 +17,11 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of source in every operation, which none reads
 
-os.environ.setdefault("KERAS_HOME", f"{tempfile.gettempdir()}/keras_of_tests")  # else Keras writes in the user's home
-
 import functools
 import gc
 import inspect
 import signal
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,6 +64,8 @@ def names_a_shape(hint):
 
 jaxtyping.jaxtyped = with_types  # which the import hook writes above every function
 jaxtyping.install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
+
+os.environ.setdefault("KERAS_HOME", f"{tempfile.gettempdir()}/keras_of_tests")  # else Keras writes in the user's home
 
 PEERS = {"torch_modules": "torch", "keras_models": "keras"}
 """Modules whose examples run only where another library is installed (``make peers``)."""
