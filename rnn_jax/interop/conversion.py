@@ -60,8 +60,8 @@ def convert(
     """The check of a file that this function writes: the model of another file, for another library.
 
     The file is written under another name beside ``out``, which it takes only after the check. PyTorch computes in
-    float64. Keras computes in the type of the file, its tanh in float32 at most. ONNX Runtime has LSTM, GRU and RNN in
-    float32, so weights of another type are exported once more as float32 for the check.
+    float64. Keras has its tanh in float32 at most, so it computes in float32, with the weights of the file. ONNX
+    Runtime has LSTM, GRU and RNN in float32, so weights of another type are exported once more for the check.
 
     Args:
         file: see ``read_model``.
@@ -283,15 +283,15 @@ def outputs_of_torch(file: Path, model: Model, params: Params, xs: np.ndarray) -
 
 
 def outputs_of_keras(file: Path, model: Model, params: Params, xs: np.ndarray) -> tuple[np.ndarray, str]:
-    """The outputs of Keras for a file; of one in half precision, in float32."""
+    """The outputs of Keras for a file; of one in another type than float32, with its weights in float32."""
     live, kind = model_of_file(file), "the file"
-    if str(live.weights[0].dtype) not in ("float32", "float64"):
+    if str(live.weights[0].dtype) != "float32":
         whole = keras_model(model, cast(params, np.float32))
         whole.set_weights([array_of(W.path, W).astype(np.float32) for W in live.weights])
         live, kind = whole, "float32"
     keras = library("keras", "keras")
     given = np.swapaxes(xs, 0, 1)
-    given = given if xs.dtype == np.int32 else given.astype(str(live.weights[0].dtype))
+    given = given if xs.dtype == np.int32 else given.astype(np.float32)
     with their_rules():
         return np.swapaxes(keras.ops.convert_to_numpy(live(given)), 0, 1).astype(float), kind
 

@@ -25,7 +25,8 @@ def keras_model(model: Model, params: Params) -> Any:
 
     Returns:
         The model, of the type of the params. Its layers have the names of ``to_keras``. It takes vectors ``(B, T, I)``
-        or ids ``(B, T)`` and returns ``(B, T, O)``. In float64, Keras 3 computes tanh in float32.
+        or ids ``(B, T)`` and returns ``(B, T, O)``. In float64, Keras 3.15 computes tanh in float32, so a ``SimpleRNN``
+        with tanh stops with an error there.
 
     Raises:
         ValueError: as in ``to_keras``, and where Keras is not installed.
