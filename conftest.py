@@ -12,6 +12,8 @@ import functools
 import gc
 import inspect
 import signal
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -53,6 +55,12 @@ def names_a_shape(hint):
 
 jaxtyping.jaxtyped = with_types  # which the import hook writes above every function
 jaxtyping.install_import_hook("rnn_jax", "conftest.typecheck").__enter__()
+
+os.environ.setdefault("KERAS_HOME", f"{tempfile.gettempdir()}/keras_of_tests")  # else Keras writes in the user's home
+
+PEERS = {"torch_modules": "torch", "keras_models": "keras", "haiku_weights": "haiku", "equinox_weights": "equinox"}
+"""Modules whose examples run only where another library is installed (``make peers``)."""
+collect_ignore = [f"rnn_jax/interop/{module}.py" for module, peer in PEERS.items() if find_spec(peer) is None]
 
 settings.register_profile("laws", deadline=None, max_examples=5, derandomize=True)
 settings.load_profile("laws")

@@ -5,13 +5,19 @@ import os
 import shutil
 import signal
 import time
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rnn_jax.data import load_text, python_reference, text_parts, witten_bell
+from rnn_jax.decoding import continue_prompt
+from rnn_jax.interop import convert, from_torch, read_model, torch_module
 from rnn_jax.lab.options import Options
 from rnn_jax.lab.runs import open_run
+from tests.networks import characters_of_onnx, characters_of_torch
 from tests.scripts import EXPERIMENTS, commands, finish, start
 
 TEXT = python_reference()[:20_000]
@@ -311,3 +317,18 @@ def test_everything_that_a_run_wrote_may_be_overwritten(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     open_run(tmp_path / "run", Options(), overwrite=True)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.json", "env.json", "metrics.jsonl"}
+
+
+def test_a_run_that_is_converted_writes_the_same_200_characters_in_torch_and_in_onnx_runtime(whole, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[peers]")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e .[onnx]")
+    read: Any = read_model(whole)
+    model, params = read
+    V, prompt = model.output(params, model.start(params)).size, [3, 1, 4]
+    ids = continue_prompt(model, params, jax.random.key(0), jnp.array(prompt), length=200, temperature=0.0).ids.tolist()
+    check = convert(whole, tmp_path / "a.safetensors", "torch")
+    assert check.left_out == "dropout of 0.2, which acts in training alone"
+    module = torch_module(*from_torch(tmp_path / "a.safetensors"))
+    assert characters_of_torch(torch, module, prompt, 200, V) == ids
+    convert(whole, tmp_path / "a.onnx", "onnx")
+    assert characters_of_onnx(runtime, tmp_path / "a.onnx", prompt, 200, V) == ids

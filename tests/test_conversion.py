@@ -13,17 +13,21 @@ import numpy as np
 import pytest
 
 from rnn_jax import bidirectional, embedding, gru, lstm, peephole_lstm, readout, stack, vanilla
-from rnn_jax.decoding import continue_prompt
 from rnn_jax.interop import (
     convert,
+    from_keras,
+    from_onnx,
     from_torch,
     load_model,
     read_model,
     save_model,
+    to_keras,
+    to_onnx,
     to_torch,
-    torch_module,
     write_weights,
 )
+from rnn_jax.interop.__main__ import main
+from rnn_jax.interop.conversion import HOW
 from rnn_jax.lab.checkpoints import save_params
 from rnn_jax.lab.named_cells import make_model
 from tests.networks import canonical, cast, equal, random_params
@@ -34,6 +38,14 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def torch() -> Any:
     return pytest.importorskip("torch", reason="torch is not installed: pip install -e .[peers]")
+
+
+@pytest.fixture
+def keras(tmp_path, monkeypatch) -> Any:
+    """Keras, which broadcasts ranks and promotes types, as JAX refuses in these tests."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    return pytest.importorskip("keras", reason="keras is not installed: pip install -e .[peers]")
 
 
 def drawn(model: Any, dtype: str = "float64") -> tuple[Any, Any]:
@@ -71,107 +83,228 @@ def test_other_files_and_models_without_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^file got .*, whose W_hh does not fit its model; want a whole file$"):
         load_model(file)
     model = vanilla(2, 3, activation=jnp.sin)
+    for damaged in ('{"layers": []}', "[" * 100_000, "3", '{"layers": [3], "merge": 1}'):
+        write_weights(file, {"W": np.ones(2)}, rnn_jax=damaged)
+        with pytest.raises(ValueError, match=r"^file got .*, which save_model did not write") as error:
+            load_model(file)
+        assert "\n" not in str(error.value)
+    huge = texts.replace('"hidden_size": 4', '"hidden_size": 4000000')  # zeros of its shapes would fill the memory
+    write_weights(file, params._asdict(), rnn_jax=huge)
+    with pytest.raises(ValueError, match=r"^file got .*, whose W_hh does not fit its model; want a whole file$"):
+        load_model(file)
     with pytest.raises(
-        ValueError, match=r"^activation got .*; a file of a model takes numbers, and activations by name"
+        ValueError, match=r"^activation got sin; want a number or the name of an activation|^activation got <"
     ):
         save_model(file, model, random_params(model, np.random.default_rng(0)))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # where Keras saves a model
-def test_a_file_goes_through_torch_and_keras_and_back_bit_for_bit_and_outputs_are_compared(
-    torch, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    pytest.importorskip("keras", reason="keras is not installed: pip install -e .[peers]")
-    model, params = drawn(readout(bidirectional(gru(2, 3), gru(2, 3)), 2), "float32")
-    save_model(tmp_path / "0.safetensors", model, params)
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        for number, (to, ending) in enumerate(
-            [("torch", "safetensors"), ("keras", "keras"), ("rnn_jax", "safetensors")]
-        ):
-            file = next(tmp_path.glob(f"{number}.*"))
-            check = convert(file, tmp_path / f"{number + 1}.{ending}", to)
-            assert check.difference < 1e-6
-            assert check.against.startswith({"torch": "PyTorch 2", "keras": "Keras 3", "rnn_jax": "the file read"}[to])
-    assert equal(load_model(tmp_path / "3.safetensors"), (model, params))
+def test_files_go_from_torch_to_keras_to_onnx_and_back_bit_for_bit_and_outputs_are_compared(torch, tmp_path, keras):
+    model, params = drawn(readout(gru(2, 3), 2), "float32")
+    of_torch = to_torch(model, params)
+    write_weights(tmp_path / "0.safetensors", of_torch)
+    for number, (to, ending, library) in enumerate(
+        [
+            ("keras", "keras", "Keras 3"),
+            ("onnx", "onnx", "ONNX Runtime 1"),
+            ("torch", "safetensors", "PyTorch 2"),
+            ("rnn_jax", "safetensors", "the file read back by rnn_jax"),
+        ]
+    ):
+        file = next(tmp_path.glob(f"{number}.*"))
+        check = convert(file, tmp_path / f"{number + 1}.{ending}", to)
+        assert check.difference <= {"torch": 1e-12, "rnn_jax": 0}.get(to, 1e-6)
+        assert check.against.startswith(library)
+        assert equal(read_model(tmp_path / f"{number + 1}.{ending}"), (model, params))
+    assert not [*tmp_path.glob("*.part*")]
+    assert equal(load_model(tmp_path / "4.safetensors"), (model, params))
 
 
-def test_a_difference_of_outputs_is_an_error(torch, tmp_path, monkeypatch):
-    save_model(tmp_path / "a.safetensors", *drawn(gru(2, 3)))
-    wrong = lambda model, params: {name: W * 1.01 for name, W in to_torch(model, params).items()}  # noqa: E731
-    monkeypatch.setattr("rnn_jax.interop.conversion.to_torch", wrong)
-    with pytest.raises(FloatingPointError, match=r"^.*b.safetensors got outputs that differ by .* from PyTorch"):
-        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "torch")
+def test_weights_of_torch_go_to_keras_to_onnx_and_back_bit_for_bit(torch):
+    module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(6, 3), "rnn": torch.nn.ModuleList(
+        [torch.nn.LSTM(3, 4, bidirectional=True), torch.nn.GRU(8, 3), torch.nn.RNN(3, 2, nonlinearity="relu")]
+    ), "readout": torch.nn.Linear(2, 6)}).double()  # fmt: skip
+    first = from_torch(module)
+    second = from_keras(to_keras(*first), activation=("tanh", "tanh", "relu"))
+    third = from_onnx(to_onnx(*second))
+    assert equal(first, second)
+    assert equal(first, third)
+    written, again = to_torch(*first), to_torch(*third)
+    assert written.keys() == again.keys()
+    assert all(np.array_equal(again[name], W) for name, W in written.items())
+    kept = {name: W.numpy() for name, W in module.state_dict().items() if "bias" not in name}
+    assert all(np.array_equal(again[name], W) for name, W in kept.items())
+    sums = module.rnn[0].bias_ih_l0 + module.rnn[0].bias_hh_l0
+    assert np.array_equal(again["rnn.0.bias_ih_l0"], sums.detach().numpy())
 
 
-def test_wrong_names_are_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_weights_of_other_types_are_compared_as_each_library_computes_them(torch, keras, tmp_path):
+    for dtype, to, difference, against in [
+        ("bfloat16", "torch", 1e-12, "in float64"),
+        ("float64", "keras", 1e-6, "in float32"),
+        ("bfloat16", "keras", 1e-6, "in float32"),
+        ("float64", "onnx", 1e-6, "in float32, of a second file"),
+    ]:
+        model, params = drawn(vanilla(2, 3), dtype)
+        save_model(tmp_path / "a.safetensors", model, params)
+        out = tmp_path / f"b.{to if to != 'torch' else 'safetensors'}"
+        check = convert(tmp_path / "a.safetensors", out, to, overwrite=True)
+        assert 0 < check.difference <= difference
+        assert check.against.endswith(against)
+        assert equal(read_model(out), (model, params))
+
+
+def test_what_differs_is_an_error_and_leaves_the_old_file(torch, tmp_path, monkeypatch, keras):
+    file, old = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for dtype in ("float64", "bfloat16"):
+        save_model(file, *drawn(vanilla(2, 3), dtype))
+        old.write_text("precious")
+        with monkeypatch.context() as patched:
+            wrong = lambda model, params: {name: W * 0 for name, W in to_torch(model, params).items()}  # noqa: E731
+            patched.setattr("rnn_jax.interop.conversion.to_torch", wrong)
+            for is_installed in (True, False):
+                if not is_installed:
+                    patched.setattr("rnn_jax.interop.conversion.find_spec", lambda name: None)
+                with pytest.raises(FloatingPointError, match=r"^b.part.safetensors got outputs that differ by "):
+                    convert(file, old, "torch", overwrite=True)
+                assert old.read_text() == "precious"
+                assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    save_model(file, *drawn(vanilla(2, 3)))
+    wrong = lambda model, params: to_onnx(model, jax.tree.map(lambda W: W * (1 + (W.dtype == float)), params))  # noqa: E731
+    monkeypatch.setattr("rnn_jax.interop.conversion.to_onnx", wrong)
+    with pytest.raises(FloatingPointError, match=r"^c.part.onnx got another graph than that of its weights in float32"):
+        convert(file, tmp_path / "c.onnx", "onnx")
+
+
+def test_each_file_is_checked_by_the_library_it_is_for():
+    assert {name: (how.module, how.read.__name__) for name, how in HOW.items()} == {
+        "torch": ("torch", "from_torch"),
+        "keras": ("keras", "from_keras"),
+        "onnx": ("onnxruntime", "from_onnx"),
+        "rnn_jax": (None, "load_model"),
+    }
+
+
+def test_wrong_names_and_needless_activations_are_refused(tmp_path):
     model, params = drawn(vanilla(2, 3, activation="relu"))
     write_weights(tmp_path / "a.safetensors", to_torch(model, params))
     assert equal(read_model(tmp_path / "a.safetensors", activation="relu"), (model, params))
+    write_weights(tmp_path / "k.safetensors", to_keras(model, params))
+    assert equal(read_model(tmp_path / "k.safetensors", activation="relu"), (model, params))
     for message, arguments in {
-        "^--to got 'tf'; want one of torch, keras, onnx, rnn_jax$": ("b.pb", "tf"),
-        r"^OUT got .*b.pt; want a name that ends in .safetensors, for torch$": ("b.pt", "torch"),
-        r"^OUT got .*a.safetensors, which exists; want another name, or --overwrite$": ("a.safetensors", "torch"),
+        "^to got 'tf'; want one of torch, keras, onnx, rnn_jax$": ("b.pb", "tf"),
+        r"^out got .*b.pt; want a name that ends in .safetensors, for torch$": ("b.pt", "torch"),
+        r"^out got .*k.safetensors, which exists; want another name, or --overwrite$": ("k.safetensors", "torch"),
+        r"^out got .*a.safetensors, the file to read; want another one$": ("a.safetensors", "torch"),
+        r"^out got .*a.safetensors, the file to read": ("../" + tmp_path.name + "/a.safetensors", "torch"),
     }.items():
         with pytest.raises(ValueError, match=message):
             convert(tmp_path / "a.safetensors", tmp_path / arguments[0], arguments[1])
-    mixed = drawn(stack(vanilla(2, 3), vanilla(3, 2, activation="relu")))
+    mixed = drawn(stack(vanilla(2, 3), gru(3, 3), vanilla(3, 2, activation="relu")))
     save_model(tmp_path / "c.safetensors", *mixed)
-    with pytest.raises(ValueError, match=r"^activation got relu and tanh in one model; want one for a state dict$"):
-        convert(tmp_path / "c.safetensors", tmp_path / "d.safetensors", "torch")
+    with pytest.raises(ValueError, match=r"^activation got 'relu'; want None: .*c.safetensors has its own$"):
+        read_model(tmp_path / "c.safetensors", activation="relu")
+    convert(tmp_path / "c.safetensors", tmp_path / "d.safetensors", "torch")
+    assert equal(read_model(tmp_path / "d.safetensors"), mixed)
 
 
-def test_the_command_prints_the_largest_difference_and_ends_wrong_use_with_one_line_and_code_2(tmp_path):
+def test_the_command_writes_onnx_prints_the_difference_and_ends_wrong_use_with_one_line_and_code_2(tmp_path):
     save_model(tmp_path / "a.safetensors", *drawn(gru(2, 3)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "rnn_jax.interop", "convert", "a.safetensors", "b.onnx", "--to", "onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    model, difference = done.stdout.splitlines()
+    assert model == "b.onnx: gru(input_size=2, hidden_size=3)"
+    beginning, version = "largest difference of outputs on random inputs: ", onnxruntime_version()
+    assert difference.startswith(beginning)
+    assert difference.endswith(f", against ONNX Runtime {version} in float32, of a second file")
+    assert 0 < float(difference.removeprefix(beginning).partition(",")[0]) <= 1e-6
 
-    def run(*words: str) -> Any:
-        command = [sys.executable, "-m", "rnn_jax.interop", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
 
-    done = run("convert", "a.safetensors", "b.safetensors", "--to", "rnn_jax")
-    assert done.returncode == 0
-    assert done.stdout.splitlines() == [
-        "b.safetensors: gru(input_size=2, hidden_size=3)",
-        "largest difference of outputs on random inputs: 0, against the file read back by rnn_jax",
-    ]
+def onnxruntime_version() -> str:
+    """The version of ONNX Runtime."""
+    return pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e .[onnx]").__version__
+
+
+def test_wrong_use_of_the_command_ends_with_one_line_and_code_2_and_other_outputs_with_1(
+    tmp_path, monkeypatch, capsys, torch
+):
+    save_model(tmp_path / "a.safetensors", *drawn(gru(2, 3)))
     (tmp_path / "c.pt").write_bytes(b"\x80\x02}q\x00.")
-    failed = run("convert", "c.pt", "d.safetensors", "--to", "torch")
-    assert failed.returncode == 2
-    assert failed.stderr.startswith("error: file got c.pt, a pickle")
-    assert failed.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for words, line in {
+        "convert c.pt d.safetensors --to torch": "error: file got c.pt, a pickle",
+        "convert a.safetensors --to torch": "error: convert got 1 files; want: python -m rnn_jax.interop",
+        "convert a.safetensors b.safetensors": "error: --to got nothing; want torch, keras, onnx or rnn_jax",
+        "turn a.safetensors b.safetensors": "error: command got turn; want: ",
+        "convert m.h5 b.safetensors --to torch": "error: file got m.h5; want a .keras file",
+    }.items():
+        with pytest.raises(SystemExit) as ending:
+            main(words.split())
+        assert ending.value.code == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith(line)
+        assert shown.count("\n") == 1
+    wrong = lambda model, params: {name: W * 0 for name, W in to_torch(model, params).items()}  # noqa: E731
+    monkeypatch.setattr("rnn_jax.interop.conversion.to_torch", wrong)
+    with pytest.raises(SystemExit) as ending:
+        main(["convert", "a.safetensors", "b.safetensors", "--to", "torch"])
+    assert ending.value.code == 1
+    assert capsys.readouterr().err.startswith("error: b.part.safetensors got outputs that differ by ")
 
 
-def characters_of_torch(torch: Any, module: Any, prompt: list[int], length: int, V: int) -> list[int]:
-    """The likeliest ids one after the other, of a module that reads one-hot vectors."""
-    ids, state = [], None
-    given = torch.nn.functional.one_hot(torch.tensor(prompt), V)[:, None]
-    with torch.no_grad():
-        for _ in range(length):
-            ys, state = module(given.to(next(module.parameters()).dtype), state)
-            ids.append(int(ys[-1, 0].argmax()))
-            given = torch.nn.functional.one_hot(torch.tensor([[ids[-1]]]), V)
-    return ids
+def run_folder(folder: Path, cell: str, model: Any, **options: Any) -> tuple[Any, Any]:
+    """A folder as ``char_lm.py`` leaves it, with random params of a model, which are returned."""
+    folder.mkdir()
+    config = {"cell": cell, "vocabulary_size": 5, "hidden_size": 4, "layers": 2, **options}
+    (folder / "config.json").write_text(json.dumps(config))
+    params = jax.tree.map(lambda W: W.astype(jnp.float32), random_params(model, np.random.default_rng(0)))
+    save_params(folder / "params.safetensors", params)
+    return model, params
 
 
-def test_a_model_of_characters_from_a_run_folder_writes_the_same_200_characters_in_torch(torch, tmp_path):
-    V, prompt = 30, [3, 1, 4]
-    model = make_model("lstm", V, 16, layers=2)
-    params = jax.tree.map(lambda a: a.astype(jnp.float32), random_params(model, np.random.default_rng(0)))
-    (tmp_path / "config.json").write_text(
-        json.dumps({"cell": "lstm", "vocabulary_size": V, "hidden_size": 16, "layers": 2, "dropout": 0.1})
-    )
-    save_params(tmp_path / "params.safetensors", params)
-    found: Any = read_model(tmp_path)
-    model, params = found
-    assert equal(read_model(tmp_path / "params.safetensors"), canonical(*found))
-    ids = continue_prompt(model, params, jax.random.key(0), jnp.array(prompt), length=200, temperature=0.0).ids
-    module = torch_module(*from_torch(to_torch(model, params)))
-    assert characters_of_torch(torch, module, prompt, 200, V) == ids.tolist()
-    assert len({*ids.tolist()}) > 1
-    (tmp_path / "config.json").write_text(
-        json.dumps({"cell": "mine.py:leaky", "vocabulary_size": 3, "hidden_size": 2, "layers": 1})
-    )
-    with pytest.raises(ValueError, match=r"^IN got .*, of the cell mine.py:leaky; want a cell of the library$"):
-        read_model(tmp_path)
+def test_a_run_is_read_by_its_folder_or_its_params_and_no_file_of_it_is_replaced(torch, tmp_path):
+    run = tmp_path / "run"
+    model, params = run_folder(run, "lstm", make_model("lstm", 5, 4, layers=2), dropout=0.1)
+    for file in (run, run / "params.safetensors"):
+        assert equal(canonical(*read_model(file)), canonical(model, params))
+    before = (run / "params.safetensors").read_bytes()
+    for out in (run / "params.safetensors", run / "b.safetensors", run / "deeper" / "b.safetensors"):
+        for file in (run, run / "params.safetensors"):
+            with pytest.raises(ValueError, match=r"^out got .*; want (a file beside it|another one)$"):
+                convert(file, out, "torch", overwrite=True)
+    assert (run / "params.safetensors").read_bytes() == before
+    assert convert(run, tmp_path / "a.safetensors", "torch").left_out == "dropout of 0.1, which acts in training alone"
+    write_weights(run / "other.safetensors", to_torch(*drawn(gru(2, 3))))
+    assert read_model(run / "other.safetensors")[0] == gru(2, 3)  # another file beside the params of a run
+
+
+def test_the_config_of_strangers_makes_no_run_of_a_file(tmp_path):
+    write_weights(tmp_path / "params.safetensors", to_torch(*drawn(gru(2, 3))))
+    for config in (
+        '{"model_type": "gru"}',
+        '{"cell": 3, "vocabulary_size": 2, "hidden_size": 3, "layers": 1}',
+        "[",
+        "[]",
+    ):
+        (tmp_path / "config.json").write_text(config)
+        assert read_model(tmp_path / "params.safetensors")[0] == gru(2, 3)
+        with pytest.raises(
+            ValueError, match=r"^file got .*, without the config.json of a run; want the folder of a run"
+        ):
+            read_model(tmp_path)
+    run_folder(tmp_path / "run", "mine.py:leaky", gru(2, 3))
+    with pytest.raises(ValueError, match=r"^file got .*, of the cell mine.py:leaky; want a cell of the library$"):
+        read_model(tmp_path / "run")
+
+
+def test_a_run_of_a_cell_that_other_libraries_lack_goes_to_onnx(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e .[onnx]")
+    run_folder(tmp_path / "run", "mgu", make_model("mgu", 5, 4, layers=2))
+    check = convert(tmp_path / "run", tmp_path / "a.onnx", "onnx")
+    assert 0 < check.difference < 1e-6
+    with pytest.raises(ValueError, match=r"^model got mgu\(.*; want parts that PyTorch may have"):
+        convert(tmp_path / "run", tmp_path / "b.safetensors", "torch")

@@ -10,9 +10,9 @@ from rnn_jax.interop.flax_modules import as_linen, as_nnx
 from rnn_jax.interop.flax_weights import from_flax, to_flax
 from rnn_jax.interop.haiku_cells import cell_from_haiku
 from rnn_jax.interop.haiku_weights import from_haiku, haiku_function, to_haiku
-from rnn_jax.interop.keras_models import from_keras_model, keras_model
+from rnn_jax.interop.keras_models import keras_model
 from rnn_jax.interop.keras_weights import from_keras, to_keras
-from rnn_jax.interop.models import Network, Part, put_together, taken_apart
+from rnn_jax.interop.models import Network, Part, model_of_network, network_of_model
 from rnn_jax.interop.onnx_files import step_to_onnx, to_onnx
 from rnn_jax.interop.onnx_reading import from_onnx
 from rnn_jax.interop.stablehlo import to_stablehlo
@@ -36,20 +36,19 @@ __all__ = [
     "from_flax",
     "from_haiku",
     "from_keras",
-    "from_keras_model",
     "from_onnx",
     "from_torch",
     "haiku_function",
     "keras_model",
     "linen_module",
     "load_model",
+    "model_of_network",
+    "network_of_model",
     "nnx_module",
-    "put_together",
     "read_model",
     "read_weights",
     "save_model",
     "step_to_onnx",
-    "taken_apart",
     "to_equinox",
     "to_flax",
     "to_haiku",

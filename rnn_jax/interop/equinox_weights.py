@@ -15,10 +15,8 @@ from rnn_jax.cells import GRUParams, LSTMParams
 from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, gates_of, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
-from rnn_jax.interop.weight_files import read_weights
+from rnn_jax.interop.weight_files import is_path, read_weights
 from rnn_jax.interop.weight_trees import (
-    is_path,
-    lstms_missing,
     one_path,
     require_paths,
     require_shape,
@@ -35,7 +33,7 @@ KINDS = {"gru": "GRUCell", "lstm": "LSTMCell"}
 MISSING = {
     "vanilla": "want gru or lstm: equinox has no vanilla cell",
     "gru_reset_before": "want gru: the GRUCell of equinox resets after the recurrent product",
-} | lstms_missing("equinox")
+}
 """Why a cell has no place in equinox."""
 PLACES = {"embedding": "front", "readout": "behind", "linear layer in front": "front"}
 """What a module with ``weight`` may be, and its side of the cells; a linear layer in front has no place here."""

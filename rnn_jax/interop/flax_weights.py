@@ -15,10 +15,9 @@ from rnn_jax.cells import GRUParams, LSTMParams, VanillaParams
 from rnn_jax.interop.flax_options import Activations, is_before, merge_of, options_of, state_of_module
 from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
+from rnn_jax.interop.weight_files import is_path
 from rnn_jax.interop.weight_trees import (
     arrays_by_path,
-    is_path,
-    lstms_missing,
     nested,
     one_path,
     require_names,
@@ -45,9 +44,7 @@ REFUSED = {
     frozenset(("ih", "hh")): "a ConvLSTMCell, which has kernels of images",
 }
 """Cells without a counterpart here, with the reason; of an ``MGUCell`` it is that ``mgu`` writes, and resets before."""
-MISSING = {"gru_reset_before": "want gru: the GRUCell of flax resets after the recurrent product"} | lstms_missing(
-    "flax"
-)
+MISSING = {"gru_reset_before": "want gru: the GRUCell of flax resets after the recurrent product"}
 """Why a cell has no place in flax."""
 
 

@@ -19,7 +19,6 @@ from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
 from rnn_jax.interop.weight_trees import (
     arrays_by_path,
-    lstms_missing,
     one_path,
     require_names,
     require_paths,
@@ -36,9 +35,7 @@ KINDS = {"vanilla": "vanilla_rnn", "gru_reset_before": "gru", "lstm": "lstm"}
 THEIRS = {"vanilla": "VanillaRNN", "gru_reset_before": "GRU", "lstm": "LSTM"}
 NAME = re.compile(r"(?:.*/)?(?:lstm|vanilla_rnn|layer)(?:_\d+)?")
 """The path of a cell that is recognised by its name; of a GRU, its arrays tell."""
-MISSING = {"gru": "want gru_reset_before: the GRU of haiku resets before the recurrent product"} | lstms_missing(
-    "haiku"
-)
+MISSING = {"gru": "want gru_reset_before: the GRU of haiku resets before the recurrent product"}
 """Why a cell has no place in haiku."""
 REST = "b_rest"
 """The name of what an LSTM's ``b_f − 1`` rounds away."""

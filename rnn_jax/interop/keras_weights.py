@@ -4,18 +4,29 @@ A kernel of Keras has its gates along the last axis, i f c o or z r h. A GRU tha
 row in its bias, of which only the candidate's part acts differently.
 """
 
-import itertools
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import ArrayLike
 
 from rnn_jax.cells import GRUParams, GRUResetBeforeParams, LSTMParams, VanillaParams
-from rnn_jax.interop.models import Network, Part, gates_of, put_together, reordered, taken_apart, uncoupled
-from rnn_jax.interop.weight_files import array_of
+from rnn_jax.interop.keras_files import model_of_file
+from rnn_jax.interop.keras_layers import Group, chain_of_model
+from rnn_jax.interop.keras_paths import layers_of_groups
+from rnn_jax.interop.models import Network, Part, gates_of, reordered
+from rnn_jax.interop.named_layers import (
+    Layers,
+    Linear,
+    given_order,
+    linear_places,
+    listed,
+    model_of_layers,
+    network_for,
+    option_of_layers,
+)
+from rnn_jax.interop.weight_files import array_of, is_path, read_weights
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.types import Params
 
 __all__ = ["from_keras", "to_keras"]
@@ -29,136 +40,184 @@ KINDS = {
     "lstm": ("LSTM", "lstm"),
 }
 """Their layer of a cell, and its name in a path."""
-MISSING = {
-    "projected_lstm": "want lstm: that of Keras has no projection",
-    "peephole_lstm": "want lstm: that of Keras has no peepholes",
-    "clipped_lstm": "want lstm: that of Keras clips nothing",
-    "general_lstm": "want lstm: that of Keras has no other option",
-}
-"""Why a cell has no place in Keras."""
 LEAVES = ("kernel", "recurrent_kernel", "bias", "embeddings")
-
-
-class Group(NamedTuple):
-    """The arrays of one part of Keras."""
-
-    path: str
-    """Of the part: that of its arrays without their last name."""
-    arrays: dict[str, np.ndarray]
-    """By their last name, such as ``kernel``."""
-    options: dict[str, Any]
-    """``activation``, ``gate_activation`` and ``reset_after``, as far as they are known."""
+DEFAULTS = {"activation": "tanh", "gate_activation": "sigmoid"}
 
 
 def from_keras(
-    weights: Mapping[str, ArrayLike],
+    source: Any,
     *,
-    activation: str = "tanh",
-    gate_activation: str = "sigmoid",
-    merge: str = "concatenate",
-    reset_after: bool = True,
+    activation: str | Sequence[str] | None = None,
+    gate_activation: str | Sequence[str] | None = None,
+    merge: str | None = None,
+    reset_after: bool | None = None,
     gates: str | None = None,
+    layers: Sequence[str] | None = None,
+    pairs: bool | None = None,
 ) -> tuple[Model, Params]:
-    """The model and the params of weights of Keras by their paths, ``{w.path: w for w in model.weights}``.
+    """The model and the params of a model of Keras, of a file of it, or of its weights by their paths.
 
-    The last part of a path is the name of an array: ``kernel``, ``recurrent_kernel``, ``bias`` or ``embeddings``. The
-    order is that of Keras, from the bottom up. An ``Embedding`` may come first and a ``Dense`` layer last. The two rows
-    in the bias of a GRU that resets after the product become their sum, except for the candidate, whose second bias is
-    ``b_n``; missing biases are zeros. Time leads, so ``xs`` and ``ys`` have two axes exchanged. Of a layer without
-    ``return_sequences``, the output is ``model.output(params, h_T)``. ``from_keras_model`` reads live models and files,
-    whose activations it knows. float64 needs ``jax_enable_x64``, as everywhere in JAX.
+    It may be an ``Embedding``, ``SimpleRNN``, ``GRU``, ``LSTM``, ``RNN`` of their cells, ``Bidirectional`` layers and a
+    linear ``Dense`` layer, one after the other, in a ``Sequential`` or functional model. Dropout acts in training alone
+    and is left out. Of a layer without ``return_sequences``, the output is ``model.output(params, h_T)``.
+
+    Arrays have paths that end in ``kernel``, ``recurrent_kernel``, ``bias`` or ``embeddings``. Numbers in the paths
+    tell the order of the layers, as in ``lstm`` and ``lstm_1``, or else the order in which they are given, unless they
+    are sorted by name, as files and ``jax.tree.map`` sort them. Both directions of a ``Bidirectional`` layer have one
+    path in front of ``forward_…`` and ``backward_…``.
+
+    The two rows in the bias of a GRU that resets after the product become their sum, except for the candidate, whose
+    second bias is ``b_n``; missing biases are zeros. Time leads, so ``xs`` and ``ys`` have two axes exchanged.
 
     Args:
-        weights: arrays, or variables of Keras.
-        activation, gate_activation: those of all recurrent layers, which arrays do not tell; names.
-        merge: ``"concatenate"`` or ``"sum"``, of bidirectional layers.
+        source: a live layer or model that is built, so that it has weights; the path of a ``.keras`` file, which Keras
+            reads on the backend that the variable ``KERAS_BACKEND`` or its own settings name; the path of a safetensors
+            file of arrays; or arrays by path, ``{w.path: w for w in model.weights}``. With G gates, H units and I
+            inputs, a kernel is ``(I, G·H)``, a recurrent kernel ``(H, G·H)``, a bias ``(G·H,)``, or ``(2, G·H)`` in a
+            GRU that resets after the product.
+        activation, gate_activation: of the recurrent layers, names: one for all of them, or one for each layer from the
+            bottom up. When None, those of a model, or of a file that ``write_weights`` wrote with these texts, else
+            tanh and sigmoid.
+        merge: ``"concatenate"`` or ``"sum"``, of bidirectional layers. When None, that of a model or of a text of the
+            file, else ``"concatenate"``.
         reset_after: whether a GRU without biases resets after the product; with biases, their shape tells.
-        gates: the order of the gates in the arrays, if it is not Keras's ``"ifgo"`` (its c is g) or ``"zrn"`` (its h is
-            n).
+        gates: the order of the gates in the arrays, if it is not Keras's ``"ifco"`` or ``"zrh"``; c is also named g,
+            and h is also named n.
+        layers: the paths of the layers from the bottom up, without the names of arrays, where nothing tells their
+            order; of a bidirectional layer, the path before ``forward_…``.
+        pairs: whether the recurrent layers are forward and backward in turn, where names do not tell; ``layers`` has
+            both of them then.
 
     Returns:
-        A model such as ``readout(embedding(stack(…), V, E), O)``, with as much of this as there is, and its params.
+        A model such as ``readout(embedding(stack(…), V, E), O)``, with as much of this as there is, and its params, of
+        the same type: ``W_xh (I, G·H)``, ``W_hh (H, G·H)``, ``b_h (G·H,)``, with the gates r z n or i f o g.
 
     Raises:
-        ValueError: for names that are missing or not of such a model, shapes that do not fit, an unknown order of
-            gates, or an unknown activation.
+        ValueError: for names that are missing, not of such a model, or whose order is not clear; for shapes that do not
+            fit; for a layer without a counterpart, such as a ``Dense`` with a softmax, a mask of ids, or
+            ``go_backwards``; for an option that the model itself has, or an unknown one; for float64 without
+            ``jax_enable_x64``; for a file that is none of Keras, names other classes, or is ``.h5``.
 
     >>> W = {"lstm/kernel": np.ones((3, 20)), "lstm/recurrent_kernel": np.ones((5, 20)), "lstm/bias": np.ones(20)}
-    >>> from_keras(W)[0]
-    lstm(input_size=3, hidden_size=5)
+    >>> model, params = from_keras(W)
+    >>> model, params.W_xh.shape
+    (lstm(input_size=3, hidden_size=5), (3, 20))
+
+    Reference: Chollet and others. Keras. https://keras.io/api/layers/recurrent_layers/.
     """
-    options = {"activation": activation, "gate_activation": gate_activation, "reset_after": reset_after}
+    options = {"activation": activation, "gate_activation": gate_activation, "merge": merge}
+    more = {"reset_after": reset_after, "gates": gates, "layers": layers, "pairs": pairs}
+    if isinstance(source, Mapping):
+        return model_of_arrays(source, options, **more)
+    if is_path(source) and not str(source).endswith((".keras", ".h5", ".hdf5")):
+        weights, texts = read_weights(source)
+        for name, text in texts.items():
+            if name in options and options[name] is not None:
+                raise ValueError(f"{name} got {in_one_line(options[name])}; want None: the file has its own")
+            if name in options:
+                options[name] = text.split(",") if "," in text else text
+        return model_of_arrays(weights, options, **more)
+    for name, value in (options | more).items():
+        if value is not None:
+            raise ValueError(f"{name} got {in_one_line(value)}; want None: a model of Keras has its own")
+    chain = chain_of_model(model_of_file(source) if is_path(source) else source)
+    kinds = [kind_of(group) for group, *_ in chain.layers]
+    wanted = [kind for kind in ("embedding", "dense") if kind in kinds]
+    inner = kinds[kinds[:1] == ["embedding"] : len(kinds) - (kinds[-1:] == ["dense"])]
+    if not inner or {*inner} != {"recurrent"} or len(wanted) + len(inner) < len(kinds):
+        got = ", ".join(kinds) or "none"
+        raise ValueError(f"source got the layers {got}; want recurrent ones, an embedding first and a dense one last")
+    found = {kind: chain.layers[-(kind == "dense")][0] for kind in wanted}
+    layers_found = [layer for layer, kind in zip(chain.layers, kinds, strict=True) if kind == "recurrent"]
+    return model_of_groups([(layer[0].path, layer) for layer in layers_found], found, chain.merge)
+
+
+def model_of_arrays(
+    weights: Mapping[Any, Any],
+    options: Mapping[str, Any],
+    reset_after: bool | None,
+    gates: str | None,
+    layers: Sequence[str] | None,
+    pairs: bool | None,
+) -> tuple[Model, Params]:
+    """``from_keras`` of arrays by path."""
+    if not all(isinstance(path, str) for path in weights):
+        raise ValueError(f"source got {listed(map(repr, weights))} as paths; want texts, such as lstm/lstm_cell/kernel")
     groups: dict[str, Group] = {}
     for path, value in weights.items():
         above, _, leaf = path.removesuffix(":0").rpartition("/")
         if leaf not in LEAVES:
-            raise ValueError(f"weights got {path}; want paths that end in {', '.join(LEAVES)}")
-        groups.setdefault(above, Group(above, {}, options)).arrays[leaf] = array_of(path, value)
-    return model_of_groups(paired([*groups.values()]), merge, gates)
+            raise ValueError(f"source got {path}; want paths that end in {', '.join(LEAVES)}")
+        groups.setdefault(above, Group(above, {}, {})).arrays[leaf] = array_of(path, value)
+    kinds = {path: kind_of(group) for path, group in groups.items()}
+    recurrent = {path: group for path, group in groups.items() if kinds[path] == "recurrent"}
+    order = [*groups] if given_order(weights) else None
+    ordered = layers_of_groups(recurrent, order, layers, pairs)
+    values = {name: option_of_layers(name, options[name], len(ordered), usual) for name, usual in DEFAULTS.items()}
+    require_needed(options, [group for _, layer in ordered for group in layer])
+    whole = [
+        (path, tuple(group._replace(options={name: values[name][n] for name in DEFAULTS} | {"reset_after": reset_after})
+                     for group in layer))
+        for n, (path, layer) in enumerate(ordered)
+    ]  # fmt: skip
+    linear = {path: linear_of(groups[path], kind) for path, kind in kinds.items() if kind != "recurrent"}
+    sizes = whole[0][1][0].arrays["kernel"].shape[0], outputs_of(whole[-1][1], options["merge"])
+    place = linear_places("source", linear, [*recurrent], sizes, order)
+    around = {{"readout": "dense"}.get(kind, kind): groups[path] for kind, path in place.items()}
+    return model_of_groups(whole, around, options["merge"] or "concatenate", gates)
 
 
-def paired(groups: list[Group]) -> list[tuple[Group, ...]]:
-    """The groups of each layer: two of a bidirectional one, which share the path before ``forward_…``."""
-    layers, waiting = [], groups
-    while waiting:
-        group, *waiting = waiting
-        forward = re.match(r"((?:.*/)?)forward_", group.path)
-        if forward is None:
-            layers.append((group,))
-        elif not waiting or not waiting[0].path.startswith(forward[1]):
-            raise ValueError(f"weights got {group.path} alone; want its other direction right behind it")
-        else:
-            backward, *waiting = waiting
-            layers.append((group, backward))
-    return layers
+def require_needed(options: Mapping[str, Any], groups: list[Group]) -> None:
+    """Raises a ValueError for an option that no layer has."""
+    if options["gate_activation"] is not None and all(gates_in(group) == 1 for group in groups):
+        got = in_one_line(options["gate_activation"])
+        raise ValueError(f"gate_activation got {got}; want None: the source has no GRU or LSTM")
 
 
-def model_of_groups(layers: list[tuple[Group, ...]], merge: str, gates: str | None = None) -> tuple[Model, Params]:
-    """The model and the params of layers of Keras, from the bottom up."""
-    types = sorted({str(array.dtype) for layer in layers for group in layer for array in group.arrays.values()})
-    if len(types) > 1:
-        raise ValueError(f"weights got {' and '.join(types)}; want one floating type")
-    if merge not in ("concatenate", "sum"):
-        raise ValueError(f"merge got {merge!r}; want 'concatenate' or 'sum'")
+def gates_in(group: Group) -> int:
+    """The number of gates of a recurrent group, whose kernels have two axes and at least one unit."""
+    for name in ("kernel", "recurrent_kernel"):
+        if group.arrays[name].ndim != 2 or not group.arrays[name].size:
+            shape = list(group.arrays[name].shape)
+            raise ValueError(f"{group.path}/{name} got {shape}; want two axes and at least one unit")
+    H, GH = group.arrays["recurrent_kernel"].shape
+    if GH not in (H, 3 * H, 4 * H):
+        where = f"{group.path}/recurrent_kernel"
+        raise ValueError(f"{where} got {[H, GH]}; want 1, 3 or 4 times {H} columns: SimpleRNN, GRU, LSTM")
+    return GH // H
+
+
+def outputs_of(layer: tuple[Group, ...], merge: str | None) -> int:
+    """The number of outputs of a layer."""
+    widths = [len(group.arrays["recurrent_kernel"]) for group in layer]
+    return widths[0] if merge == "sum" else sum(widths)
+
+
+def linear_of(group: Group, kind: str) -> Linear:
+    """An embedding or a dense layer, of which the kernel has its outputs along the last axis."""
+    if kind == "embedding":
+        return Linear(checked_arrays(group, {"embeddings": 2})["embeddings"], None, "embedding")
+    arrays = checked_arrays(group, {"kernel": 2, "bias": 1})
+    return Linear(arrays["kernel"].T, arrays.get("bias"), "linear")
+
+
+def model_of_groups(
+    layers: list[tuple[str, tuple[Group, ...]]], around: Mapping[str, Group], merge: str, gates: str | None = None
+) -> tuple[Model, Params]:
+    """The model and the params of recurrent layers from the bottom up, with an embedding and a dense layer."""
+    recurrent = [
+        (f"{path}/kernel", tuple(part_of(group, gates)._replace(reverse=n > 0) for n, group in enumerate(layer)))
+        for path, layer in layers
+    ]
     embedding = readout = None
-    kinds = [kind_of(group) for group, *_ in layers]
-    if kinds and kinds[0] == "embedding":
-        embedding, layers, kinds = checked_arrays(layers[0][0], {"embeddings": 2})["embeddings"], layers[1:], kinds[1:]
-    if kinds and kinds[-1] == "dense":
-        found, layers, kinds = checked_arrays(layers[-1][0], {"kernel": 2, "bias": 1}), layers[:-1], kinds[:-1]
+    if "embedding" in around:
+        group = around["embedding"]
+        embedding = f"{group.path}/embeddings", checked_arrays(group, {"embeddings": 2})["embeddings"]
+    if "dense" in around:
+        found = checked_arrays(around["dense"], {"kernel": 2, "bias": 1})
         W = found["kernel"]
-        readout = W, found.get("bias", np.zeros(W.shape[1], W.dtype))
-    if not kinds or {*kinds} != {"recurrent"}:
-        got = ", ".join(kinds) or "none"
-        raise ValueError(f"weights got the layers {got}; want recurrent ones, an embedding first and a dense one last")
-    parts = [
-        tuple(part_of(group, gates)._replace(reverse=number > 0) for number, group in enumerate(layer))
-        for layer in layers
-    ]
-    require_fit(layers, parts, merge, embedding, readout)
-    return put_together(Network(tuple(parts), merge, embedding, readout))
-
-
-def require_fit(layers: list[Any], parts: list[Any], merge: str, embedding: Any, readout: Any) -> None:
-    """Raises a ValueError unless each layer reads as many numbers as the one below it has."""
-    sizes = [
-        (f"{layer[0].path}/kernel", part[0].params.W_xh.shape[0]) for layer, part in zip(layers, parts, strict=True)
-    ]
-    widths = [[part.params.W_hh.shape[0] for part in layer] for layer in parts]
-    below = [width[0] if merge == "sum" else sum(width) for width in widths]
-    if readout is not None:
-        sizes.append(("kernel of the dense layer", readout[0].shape[0]))
-    pairs = [*zip(sizes[1:], below, strict=False)]
-    if embedding is not None:
-        pairs.append((sizes[0], embedding.shape[1]))
-    for (name, size), width in pairs:
-        if size != width:
-            raise ValueError(f"{name} got {size} rows; want {width}, outputs of the layer below")
-    for group, width in zip(layers, widths, strict=True):
-        if merge == "sum" and len({*width}) > 1:
-            raise ValueError(
-                f"{group[0].path} got {width} units in its directions; want equal numbers, as they are added"
-            )
+        readout = f"{around['dense'].path}/kernel", (W, found.get("bias", np.zeros(W.shape[1], W.dtype)))
+    return model_of_layers("source", Layers(recurrent, embedding, readout), merge)
 
 
 def kind_of(group: Group) -> str:
@@ -168,7 +227,7 @@ def kind_of(group: Group) -> str:
     kind = kinds.get(tuple(sorted(names)))
     if kind is None:
         wanted = "kernel and recurrent_kernel, kernel, or embeddings"
-        raise ValueError(f"{group.path} got {', '.join(sorted(group.arrays))}; want {wanted}")
+        raise ValueError(f"{group.path or 'source'} got {', '.join(sorted(group.arrays))}; want {wanted}")
     return kind
 
 
@@ -177,31 +236,30 @@ def checked_arrays(group: Group, axes: dict[str, int]) -> dict[str, np.ndarray]:
     for name, array in group.arrays.items():
         if array.ndim != axes.get(name, array.ndim):
             raise ValueError(f"{group.path}/{name} got {list(array.shape)}; want {axes[name]} axes")
-        columns = group.arrays.get("kernel", array).shape[-1]
-        if array.shape[-1] != columns:
-            raise ValueError(f"{group.path}/{name} got {list(array.shape)}; want {columns} columns")
+        columns = group.arrays.get("kernel", array).shape[-1:]
+        if array.shape[-1:] != columns:
+            raise ValueError(f"{group.path}/{name} got {list(array.shape)}; want {columns[0]} columns")
     return group.arrays
 
 
 def part_of(group: Group, gates: str | None) -> Part:
     """The cell of a group."""
-    arrays = checked_arrays(group, {"kernel": 2, "recurrent_kernel": 2})
+    G, arrays = gates_in(group), checked_arrays(group, {})
     H, GH = arrays["recurrent_kernel"].shape
-    if GH not in (H, 3 * H, 4 * H):
-        raise ValueError(
-            f"{group.path}/recurrent_kernel got {[H, GH]}; want 1, 3 or 4 times {H} columns: RNN, GRU, LSTM"
-        )
     bias = arrays.get("bias")
-    G, after = GH // H, bool(group.options["reset_after"]) if bias is None else bias.ndim == 2
+    after = group.options["reset_after"] is not False if bias is None else bias.ndim == 2
     wanted = (GH,) if G != 3 or not after else (2, GH)
     bias = np.zeros(wanted, arrays["kernel"].dtype) if bias is None else bias
     if bias.shape != wanted:
         raise ValueError(f"{group.path}/bias got {list(bias.shape)}; want {list(wanted)}")
     theirs, ours = ORDERS[G]
-    blocks: Any = [reordered(a, gates or theirs, ours) for a in (arrays["kernel"], arrays["recurrent_kernel"], bias)]
+    order = theirs if gates is None else gates
+    plain = order.replace("c", "g").replace("h", "n") if isinstance(order, str) else ""  # c and h are Keras's words
+    order = plain if sorted(plain) == sorted(theirs) else order
+    blocks: Any = [reordered(a, order, ours) for a in (arrays["kernel"], arrays["recurrent_kernel"], bias)]
     W_xh, W_hh, b = blocks
-    defaults = {"activation": "tanh"} | ({} if G == 1 else {"gate_activation": "sigmoid"})
-    options = {name: group.options[name] for name, default in defaults.items() if group.options[name] != default}
+    names = ["activation"] if G == 1 else [*DEFAULTS]
+    options = {name: group.options[name] for name in names if group.options[name] != DEFAULTS[name]}
     if G == 3 and after:
         b_h: Any = np.concatenate([b[0, : 2 * H] + b[1, : 2 * H], b[0, 2 * H :]])
         return Part("gru", options, GRUParams(W_xh, W_hh, b_h, b[1, 2 * H :]))
@@ -214,14 +272,16 @@ def part_of(group: Group, gates: str | None) -> Part:
 
 
 def to_keras(model: Model, params: Params) -> dict[str, np.ndarray]:
-    """The weights of Keras of a model by their paths, with arrays of NumPy.
+    """The weights of Keras of a model by their paths, in the order of ``model.weights`` of Keras.
 
-    They have the order of ``get_weights`` of a ``Sequential`` of an ``Embedding``, one recurrent layer for each layer,
-    and a ``Dense`` layer, as far as the model has them. ``keras_model`` makes it; your own, or one layer, takes them by
+    The paths are those of a ``Sequential`` model without its own name: ``lstm/lstm_cell/kernel``, then
+    ``lstm_1/lstm_cell/kernel``; ``bidirectional/forward_lstm/lstm_cell/kernel``; ``layer_0``, ``layer_1``, … where the
+    layers are of several kinds; ``embedding/embeddings``, ``readout/kernel`` and ``readout/bias``. ``keras_model``
+    makes that model; your own of the same layers takes the weights by
 
-        model.set_weights([*to_keras(model, params).values()])
+        model.set_weights([*to_keras(ours, params).values()])
 
-    The second bias of a GRU that resets after the product is 0, and ``b_n`` in its candidate. A ``cifg_lstm`` becomes
+    Where Keras has two biases they are (b, 0), and (b, b_n) in the candidate of a GRU. A ``cifg_lstm`` becomes
     an LSTM with the negated weights of the forget gate in its input gate: equal outputs, but training no longer couples
     them. Activations, and how both directions are merged, are not in the weights.
 
@@ -229,6 +289,11 @@ def to_keras(model: Model, params: Params) -> dict[str, np.ndarray]:
         model: of ``vanilla``, ``gru``, ``gru_reset_before``, ``lstm`` or ``cifg_lstm`` cells with activations by name,
             their stacks, ``bidirectional`` layers, with a linear ``readout`` and an ``embedding``.
         params: its params.
+
+    Returns:
+        Arrays of NumPy by path, of the type of the params: ``kernel (I, G·H)``, ``recurrent_kernel (H, G·H)`` and
+        ``bias (G·H,)`` with the G gates z r h or i f c o, ``(2, G·H)`` of a GRU that resets after the product,
+        ``embeddings (V, E)``, of the readout ``kernel (H, O)`` and ``bias (O,)``.
 
     Raises:
         ValueError: for a part that Keras does not have, with the reason; for params that are not those of the model.
@@ -238,48 +303,44 @@ def to_keras(model: Model, params: Params) -> dict[str, np.ndarray]:
     >>> model = readout(gru(3, 5), 2)
     >>> {path: W.shape for path, W in to_keras(model, model.init(jax.random.key(0))).items()}
     {'gru/gru_cell/kernel': (3, 15), 'gru/gru_cell/recurrent_kernel': (5, 15), 'gru/gru_cell/bias': (2, 15),
-     'dense/kernel': (5, 2), 'dense/bias': (2,)}
+     'readout/kernel': (5, 2), 'readout/bias': (2,)}
+
+    Reference: Chollet and others. Keras. https://keras.io/api/layers/recurrent_layers/.
     """
     network = checked_network(model, params)
     named: dict[str, np.ndarray] = {} if network.embedding is None else {"embedding/embeddings": network.embedding}
-    numbers: dict[str, Any] = {}
-    for layer in network.layers:
-        kinds = [KINDS[part.name][1] for part in layer]
-        above = numbered("bidirectional", numbers) + "/" if len(layer) == 2 else ""
-        directions = ("forward_", "backward_") if above else ("",)
-        for part, kind, direction in zip(layer, kinds, directions, strict=True):
-            path = f"{above}{direction}{numbered(f'{above}{kind}', numbers).removeprefix(above)}/{kind}_cell"
-            named |= {f"{path}/{name}": W for name, W in arrays_of_part(part).items()}
+    for above, layer in zip(names_of_layers(network), network.layers, strict=True):
+        for part, direction in zip(layer, ("forward_", "backward_"), strict=False):
+            kind = KINDS[part.name][1]
+            inner = f"{direction}{kind}/" if len(layer) == 2 else ""
+            named |= {f"{above}/{inner}{kind}_cell/{name}": W for name, W in arrays_of_part(part).items()}
     if network.readout is not None:
-        named |= {"dense/kernel": network.readout[0], "dense/bias": network.readout[1]}
+        named |= {"readout/kernel": network.readout[0], "readout/bias": network.readout[1]}
     return {path: np.array(W, order="C") for path, W in named.items()}
 
 
-def numbered(name: str, numbers: dict[str, Any]) -> str:
-    """A name as Keras makes it: ``lstm``, then ``lstm_1``."""
-    count = numbers.setdefault(name, itertools.count())
-    number = next(count)
-    return f"{name}_{number}" if number else name
+def names_of_layers(network: Network) -> list[str]:
+    """The names of the recurrent layers from the bottom up: those of Keras where they tell the order."""
+    kinds = ["bidirectional" if len(layer) == 2 else KINDS[layer[0].name][1] for layer in network.layers]
+    if len({*kinds}) > 1:
+        return [f"layer_{number}" for number in range(len(kinds))]
+    return [f"{kind}_{number}" if number else kind for number, kind in enumerate(kinds)]
 
 
 def checked_network(model: Model, params: Params) -> Network:
     """The network of a model, with cells that Keras has; a ValueError for others."""
-    network = taken_apart(model, params, "Keras")
-    layers = tuple(tuple(uncoupled(part) for part in layer) for layer in network.layers)
-    for layer in layers:
-        if len(layer) == 1 and layer[0].reverse:
-            raise ValueError(
-                "model got a layer that only reads backward; want bidirectional: Keras reverses its outputs"
-            )
+    network = network_for("Keras", model, params, KINDS, {}, both_ways=True)
+    for layer in network.layers:
+        widths = [len(part.params.W_hh) for part in layer]
+        if len({*widths}) > 1:
+            raise ValueError(f"model got {widths} units in two directions; want equal numbers, as Keras has")
         for part in layer:
             require_part(part)
-    return network._replace(layers=layers)
+    return network
 
 
 def require_part(part: Part) -> None:
-    """Raises a ValueError unless Keras has a cell, with the reason."""
-    if part.name not in KINDS:
-        raise ValueError(f"model got {part.name}; {MISSING[part.name]}")
+    """Raises a ValueError unless Keras has the options of a cell, with the reason."""
     for name, value in part.options.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} got {value!r}; want the name of an activation, for Keras")

@@ -1,4 +1,4 @@
-"""A model taken apart into layers of cells with their weights, and put together again.
+"""A model as layers of cells with their weights, and such layers as a model.
 
 Every format of another library is a map between its arrays and the parts of a ``Network``.
 """
@@ -29,12 +29,13 @@ from rnn_jax.cells import (
     vanilla,
 )
 from rnn_jax.input_layers import EmbeddingParams, embedding
+from rnn_jax.lab.checkpoints import leaves_by_name
 from rnn_jax.layers import BothWays, Model, as_layer, bidirectional, require_model, stack
 from rnn_jax.machinery.reprs import repr_of_arrays, short_text
 from rnn_jax.readouts import ReadoutParams, readout
 from rnn_jax.types import Cell, Params
 
-__all__ = ["CELLS", "Network", "Part", "put_together", "reordered", "taken_apart", "uncoupled"]
+__all__ = ["CELLS", "Network", "Part", "model_of_network", "network_of_model", "reordered", "uncoupled"]
 
 CELLS: dict[str, Callable[..., Cell]] = {
     cell.__name__: cell
@@ -80,8 +81,8 @@ class Network(NamedTuple):
     __repr__ = repr_of_arrays
 
 
-def taken_apart(model: Model, params: Params, target: str = "another library") -> Network:
-    """The layers of a model with their weights, as arrays of NumPy.
+def network_of_model(model: Model, params: Params, target: str = "another library") -> Network:
+    """The layers of a model with their weights.
 
     A ``general_lstm`` with no more options than another LSTM of ``CELLS`` becomes that one. Initialisers are not kept.
 
@@ -91,25 +92,42 @@ def taken_apart(model: Model, params: Params, target: str = "another library") -
         params: its params.
         target: in error messages, the library that the model is for.
 
+    Returns:
+        A ``Network`` with the params of each cell as arrays of NumPy, in the shapes that the cell gives them, such as
+        ``W_xh (I, G·H)`` with G gates.
+
     Raises:
         ValueError: for a part that has no place in such a network, such as a head with hidden layers; its name is in
-            the message. For params that are not those of the model.
+            the message. For params that are not those of the model, or not of one floating type.
 
     >>> from rnn_jax import bidirectional, lstm, readout, stack
     >>> model = readout(stack(bidirectional(lstm(3, 4), lstm(3, 4)), lstm(8, 5)), 2)
-    >>> network = taken_apart(model, model.init(jax.random.key(0)))
+    >>> network = network_of_model(model, model.init(jax.random.key(0)))
     >>> [[part.name for part in layer] for layer in network.layers], network.readout[0].shape
     ([['lstm', 'lstm'], ['lstm']], (5, 2))
     """
     require_model("model", model)
-    wanted, found = (jax.tree.map(np.shape, tree) for tree in (jax.eval_shape(model.init, jax.random.key(0)), params))
-    if jax.tree.structure(wanted) != jax.tree.structure(found) or wanted != found:
-        raise ValueError(f"params got {params!r}; want those of {model!r}")
-    return opened(model, jax.tree.map(np.asarray, params), target)
+    require_params(model, params)
+    return parts_of_model(model, jax.tree.map(np.asarray, params), target)
 
 
-def opened(model: Model, params: Any, target: str) -> Network:
-    """``taken_apart`` of a model whose params fit."""
+def require_params(model: Model, params: Params) -> None:
+    """Raises a ValueError unless params are floating arrays of one type, as ``model.init`` makes them."""
+    made = jax.eval_shape(model.init, jax.random.key(0))
+    if jax.tree.structure(params) != jax.tree.structure(made):
+        got = repr(params) if hasattr(params, "_fields") else type(params).__name__
+        raise ValueError(f"params got {got}; want those of {model!r}")
+    found = leaves_by_name(params)
+    for name, leaf in leaves_by_name(made).items():
+        if np.shape(found[name]) != leaf.shape:
+            raise ValueError(f"params got {list(np.shape(found[name]))} as {name}; want {list(leaf.shape)}")
+    types = sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)})
+    if len(types) > 1 or not jnp.issubdtype(jnp.dtype(types[0]), jnp.floating):
+        raise ValueError(f"params got {' and '.join(types)}; want arrays of one floating type")
+
+
+def parts_of_model(model: Model, params: Any, target: str) -> Network:
+    """``network_of_model`` of a model whose params fit."""
     make, given = call_of(model, target)
     name = make.__name__
     if name == "readout":
@@ -117,19 +135,21 @@ def opened(model: Model, params: Any, target: str) -> Network:
             raise ValueError(
                 f"model got a readout with the heads {short_text(given['output_size'])}; want a linear one for {target}"
             )
-        network = opened(given["model"], params.cell, target)
+        network = parts_of_model(given["model"], params.cell, target)
         require_none("readout", network.readout, target)
         return network._replace(readout=(params.W_hy, params.b_y))
     if name == "embedding":
-        network = opened(given["model"], params.cell, target)
+        network = parts_of_model(given["model"], params.cell, target)
         require_none("embedding", network.embedding, target)
         return network._replace(embedding=params.E)
     if name == "stack":
-        return joined([opened(m, p, target) for m, p in zip(given["models"], params, strict=True)], target)
+        return network_of_stack(
+            [parts_of_model(m, p, target) for m, p in zip(given["models"], params, strict=True)], target
+        )
     if name == "bidirectional":
-        return both_ways(given, params, target)
-    if name == "_layer_of_cell":
-        network = opened(given["cell"], params, target)
+        return network_of_directions(given, params, target)
+    if make is FACTORY_OF_LAYERS:
+        network = parts_of_model(given["cell"], params, target)
         layers = [[part._replace(reverse=given["reverse"]) for part in layer] for layer in network.layers]
         return network._replace(layers=tuple(map(tuple, layers)))
     if name not in CELLS:
@@ -137,13 +157,13 @@ def opened(model: Model, params: Any, target: str) -> Network:
     return Network(layers=((simplified(Part(name, options_of(make, given), params)),),))
 
 
-def both_ways(given: dict[str, Any], params: Any, target: str) -> Network:
+def network_of_directions(given: dict[str, Any], params: Any, target: str) -> Network:
     """The network of one bidirectional layer."""
     if given["merge"] not in ("concatenate", "sum"):
         raise ValueError(f"merge got {short_text(given['merge'])}; want 'concatenate' or 'sum', as {target} takes")
     parts = []
     for cell, own, reverse in zip((given["forward"], given["backward"]), params, (False, True), strict=True):
-        network = opened(cell, own, target)
+        network = parts_of_model(cell, own, target)
         (layer,) = network.layers if len(network.layers) == 1 else (None,)
         if layer is None or network.embedding is not None or network.readout is not None:
             raise ValueError(
@@ -153,7 +173,7 @@ def both_ways(given: dict[str, Any], params: Any, target: str) -> Network:
     return Network((tuple(parts),), given["merge"])
 
 
-def joined(networks: list[Network], target: str) -> Network:
+def network_of_stack(networks: list[Network], target: str) -> Network:
     """The network of a stack."""
     layers = tuple(layer for network in networks for layer in network.layers)
     for network in networks[1:]:
@@ -192,6 +212,10 @@ def call_of(model: Model, target: str) -> tuple[Callable[..., Any], dict[str, An
     return make, given
 
 
+FACTORY_OF_LAYERS, _ = call_of(as_layer(vanilla(1, 1)), "")
+"""What ``as_layer`` calls for a cell."""
+
+
 def options_of(make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a factory that its params do not show and that are not its defaults."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
@@ -219,8 +243,8 @@ def simplified(part: Part) -> Part:
         ),
         frozenset({"projection_size"}): ("projected_lstm", ProjectedLSTMParams, ("cell_clip", "projection_clip")),
     }
-    for asked, (name, params, may_have) in kinds.items():
-        if asked <= left.keys() and left.keys() - asked <= {*may_have}:
+    for switches, (name, params, may_have) in kinds.items():
+        if switches <= left.keys() and left.keys() - switches <= {*may_have}:
             kept = {option: value for option, value in left.items() if value is not True}
             return part._replace(
                 name=name, options=kept, params=params(**{field: getattr(p, field) for field in params._fields})
@@ -243,44 +267,61 @@ def uncoupled(part: Part) -> Part:
     return part._replace(name="lstm", params=LSTMParams(*whole))
 
 
-def put_together(network: Network) -> tuple[Model, Params]:
+def model_of_network(network: Network) -> tuple[Model, Params]:
     """The model and the params of a network: a cell where every layer has one direction, forward; else a layer.
 
+    Args:
+        network: its arrays are those of NumPy or of JAX.
+
+    Returns:
+        A model such as ``readout(embedding(stack(…), V, E), O)``, with as much of this as the network has, and its
+        params as arrays of JAX of the same types.
+
     Raises:
-        ValueError: for parts whose sizes do not fit.
+        ValueError: for parts whose sizes do not fit, and for float64 without ``jax_enable_x64``.
 
     >>> from rnn_jax import gru
     >>> cell = gru(3, 4)
-    >>> model, params = put_together(taken_apart(cell, cell.init(jax.random.key(0))))
+    >>> model, params = model_of_network(network_of_model(cell, cell.init(jax.random.key(0))))
     >>> model
     gru(input_size=3, hidden_size=4)
     """
-    pairs = [layer_of(layer, network.merge) for layer in network.layers]
-    models, params = [model for model, _ in pairs], tuple(params for _, params in pairs)
-    model, whole = (models[0], params[0]) if len(pairs) == 1 else (stack(*models), params)
+    if network.layers[0][0].params.W_xh.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError("weights got float64; want jax_enable_x64, or arrays of float32")
+    return shape_of_model(network), jax.tree.map(jnp.array, params_of_network(network))
+
+
+def shape_of_model(network: Network) -> Model:
+    """The model of a network, of which it needs no more than the shapes and types of arrays."""
+    layers = []
+    for parts in network.layers:
+        cells, merge = [cell_of(part) for part in parts], network.merge
+        if len(cells) == 2:
+            layers.append(bidirectional(*cells) if merge == "concatenate" else bidirectional(*cells, merge=merge))
+        else:
+            layers.append(as_layer(cells[0], reverse=True) if parts[0].reverse else cells[0])
+    model = layers[0] if len(layers) == 1 else stack(*layers)
     if network.embedding is not None:
         model = embedding(model, *network.embedding.shape)
-        whole = EmbeddingParams(whole, jnp.asarray(network.embedding))
-    if network.readout is not None:
-        W_hy, b_y = map(jnp.asarray, network.readout)
-        model, whole = readout(model, b_y.size), ReadoutParams(whole, W_hy, b_y)
-    return model, whole
+    return model if network.readout is None else readout(model, network.readout[1].size)
 
 
-def layer_of(parts: tuple[Part, ...], merge: str) -> tuple[Model, Params]:
-    """The model and the params of one layer."""
-    parts = tuple(part._replace(params=jax.tree.map(jnp.asarray, part.params)) for part in parts)
-    cells = [cell_of(part) for part in parts]
-    if len(parts) == 2:
-        layer = bidirectional(*cells) if merge == "concatenate" else bidirectional(*cells, merge=merge)
-        return layer, BothWays(*(part.params for part in parts))
-    return (as_layer(cells[0], reverse=True) if parts[0].reverse else cells[0]), parts[0].params
+def params_of_network(network: Network) -> Params:
+    """The params of the model of a network, with its own arrays."""
+    layers = [
+        BothWays(*(part.params for part in parts)) if len(parts) == 2 else parts[0].params for parts in network.layers
+    ]
+    params: Any = layers[0] if len(layers) == 1 else tuple(layers)
+    E: Any = network.embedding
+    linear: Any = network.readout
+    params = params if E is None else EmbeddingParams(params, E)
+    return params if linear is None else ReadoutParams(params, *linear)
 
 
 def cell_of(part: Part) -> Cell:
     """The cell of a part: its sizes are those of its weights."""
     I, columns = part.params.W_xh.shape
-    own = {} if (dtype := part.params.W_xh.dtype) == jnp.asarray(0.0).dtype else {"dtype": str(dtype)}
+    own = {} if (dtype := part.params.W_xh.dtype) == jnp.zeros(0).dtype else {"dtype": str(dtype)}
     return CELLS[part.name](input_size=I, hidden_size=columns // gates_of(part), **part.options, **own)
 
 
@@ -302,7 +343,7 @@ def reordered(W: Any, order: str, wanted: str, axis: int = -1) -> np.ndarray:
     >>> reordered(np.array([1, 2, 3, 4]), "ifgo", "ifog").tolist()
     [1, 2, 4, 3]
     """
-    if sorted(order) != sorted(wanted):
+    if not isinstance(order, str) or sorted(order) != sorted(wanted):
         raise ValueError(f"gates got {order!r}; want the characters {' '.join(wanted)} in another order")
     blocks = dict(zip(order, np.split(np.asarray(W), len(order), axis), strict=True))
     return np.concatenate([blocks[gate] for gate in wanted], axis)

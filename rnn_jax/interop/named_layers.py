@@ -9,11 +9,33 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from rnn_jax.interop.models import Network, Part, put_together, taken_apart, uncoupled
+from rnn_jax.interop.models import Network, Part, model_of_network, network_of_model, uncoupled
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.types import Params
 
-__all__ = ["Layers", "in_order", "listed", "model_of_layers", "network_for", "numbered"]
+__all__ = [
+    "Layers",
+    "Linear",
+    "given_order",
+    "in_order",
+    "linear_places",
+    "listed",
+    "model_of_layers",
+    "network_for",
+    "numbered",
+    "option_of_layers",
+]
+
+ABSENT = {
+    "projected_lstm": "has no projection",
+    "peephole_lstm": "has no peepholes",
+    "clipped_lstm": "clips nothing",
+    "general_lstm": "has no other option",
+}
+"""What the LSTM of most libraries has not."""
+HEADS = ("readout", "head", "lm_head", "output", "classifier", "decoder")
+"""Names of a linear layer that only a readout has; those of an embedding begin with "emb"."""
 
 
 class Layers(NamedTuple):
@@ -23,6 +45,15 @@ class Layers(NamedTuple):
     """From the bottom up: a path for error messages, and one or two directions."""
     embedding: tuple[str, Float[np.ndarray, "V E"]] | None = None
     readout: tuple[str, tuple[Float[np.ndarray, "H O"], Float[np.ndarray, " O"]]] | None = None
+
+
+class Linear(NamedTuple):
+    """The arrays of a module beside the recurrent ones: an embedding, or a linear layer ``W x + b``."""
+
+    weight: Float[np.ndarray, "O I"]
+    bias: Float[np.ndarray, " O"] | None = None
+    kind: str | None = None
+    """``"embedding"`` or ``"linear"``, where the library tells."""
 
 
 def numbered(paths: Iterable[str]) -> list[str] | None:
@@ -64,9 +95,103 @@ def in_order(name: str, paths: Iterable[str], layers: Sequence[str] | None) -> l
         return [*layers]
     ordered = numbered(paths)
     if ordered is None:
-        raise ValueError(f"{name} got the recurrent modules {listed(paths)}; want numbers in their names, or their "
+        shown = listed(path or "without a name" for path in paths)
+        raise ValueError(f"{name} got the recurrent modules {shown}; want numbers in their names, or their "
                          "order from the bottom up as layers")  # fmt: skip
     return ordered
+
+
+def given_order(names: Iterable[str]) -> list[str] | None:
+    """Names as they are given, or None where they are sorted: files and ``jax.tree.map`` sort names, so no order.
+
+    >>> given_order(["lstm/kernel", "gru/kernel"]), given_order(["gru/kernel", "lstm/kernel"])
+    (['lstm/kernel', 'gru/kernel'], None)
+    """
+    names = [*names]
+    return None if names == sorted(names) else names
+
+
+def linear_places(
+    name: str, linear: Mapping[str, Linear], recurrent: Sequence[str], sizes: tuple[int, int], order: list[str] | None
+) -> dict[str, str]:
+    """The paths of the embedding in front of recurrent modules and of the readout behind them, by these two words.
+
+    Shapes tell what a module may be: an embedding, a readout, or a linear layer in front, for which there is no place.
+    Where they leave a choice, numbers in the paths decide, then the names ``embedding`` and ``readout``, then the order
+    of the weights.
+
+    Args:
+        name: of the weights in error messages.
+        linear: the other modules by path.
+        recurrent: the paths of the recurrent modules.
+        sizes: I and H, inputs of the lowest recurrent layer and outputs of the top one.
+        order: all paths as ``given_order`` returns them.
+
+    Raises:
+        ValueError: for shapes that do not fit, a linear layer in front, and where two places are possible.
+
+    >>> W = np.ones((5, 4))
+    >>> linear_places("weights", {"0": Linear(W), "2": Linear(np.ones((9, 3)))}, ["1"], (4, 3), None)
+    {'embedding': '0', 'readout': '2'}
+    """
+    possible = {path: places_of(name, path, each, recurrent, sizes) for path, each in linear.items()}
+    sure = {places[0] for places in possible.values() if len(places) == 1}
+    for path, places in possible.items():
+        square = linear[path].weight.shape == sizes[:1] * 2  # as one between an embedding and the cells would be
+        taken = sure | ({"front"} if "embedding" in sure and not square else set())
+        left = [place for place in places if place not in taken] if len(places) > 1 else places
+        if order is not None and len(left) > 1:
+            first = order.index(path) < min(map(order.index, recurrent))
+            left = [place for place in left if (place == "readout") != first] or left
+        possible[path] = left
+    if unclear := [path for path, places in possible.items() if len(places) != 1]:
+        wanted = "the names embedding and readout where shapes do not tell what is in front and what behind"
+        raise ValueError(f"{name} got the linear layers {listed(unclear)}; want {wanted}")
+    place = {places[0]: path for path, places in possible.items()}
+    if "front" in place:
+        wanted = "an embedding there, or a readout behind, with this name"
+        raise ValueError(f"{name} got a linear layer, {place['front']}, in front; want {wanted}")
+    if len(place) < len(possible):
+        raise ValueError(f"{name} got {listed(possible)}, of which two have one place; want an embedding, a readout")
+    return dict(sorted(place.items()))
+
+
+def places_of(name: str, path: str, each: Linear, recurrent: Sequence[str], sizes: tuple[int, int]) -> list[str]:
+    """The places that a module may have: "embedding" and "front" before the recurrent modules, "readout" behind."""
+    W, b = each.weight, each.bias
+    fits = W.ndim == 2 and W.size > 0 and (b is None or b.shape == W.shape[:1])
+    found = ["embedding"] if fits and b is None and W.shape[1] == sizes[0] and each.kind != "linear" else []
+    found += ["front"] if fits and W.shape[0] == sizes[0] and each.kind != "embedding" else []
+    found += ["readout"] if fits and W.shape[1] == sizes[1] and each.kind != "embedding" else []
+    own = re.split(r"[/.]", path)[-1]
+    if own.startswith("emb") and "embedding" in found:
+        return ["embedding"]
+    ordered = numbered([*recurrent, path])
+    if ordered is not None and path not in (ordered[0], ordered[-1]):
+        raise ValueError(f"{name} got {path} between recurrent modules; want recurrent modules alone there")
+    if ordered is not None:
+        found = [place for place in found if (place == "readout") == (ordered[-1] == path)]
+    elif own in HEADS and "readout" in found:
+        return ["readout"]
+    if not found:
+        shapes = f"{list(W.shape)}" if b is None else f"{list(W.shape)} and bias {list(b.shape)}"
+        where = "" if ordered is None else " behind" if ordered[-1] == path else " in front"
+        wanted = f"an embedding [V, {sizes[0]}] in front, or a readout [O, {sizes[1]}] behind"
+        raise ValueError(f"{path or name} got {shapes}{where}; want {wanted}")
+    return found
+
+
+def option_of_layers(name: str, value: str | Sequence[str] | None, count: int, default: str) -> list[str]:
+    """An option of each layer: one text for all of them, or a sequence of one a layer.
+
+    >>> option_of_layers("activation", None, 2, "tanh"), option_of_layers("activation", ("relu", "tanh"), 2, "tanh")
+    (['tanh', 'tanh'], ['relu', 'tanh'])
+    """
+    if value is None or isinstance(value, str):
+        return [default if value is None else value] * count
+    if not isinstance(value, Sequence) or len(value) != count or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{name} got {in_one_line(value)}; want one text, or a sequence of {count}, one a layer")
+    return [*value]
 
 
 def model_of_layers(name: str, found: Layers, merge: str = "concatenate") -> tuple[Model, Params]:
@@ -101,7 +226,7 @@ def model_of_layers(name: str, found: Layers, merge: str = "concatenate") -> tup
             f"{found.readout[0]} got {found.readout[1][0].shape[0]} inputs; want {below}, outputs of the layer below"
         )
     embedding, readout = found.embedding and found.embedding[1], found.readout and found.readout[1]
-    return put_together(Network(tuple(layer for _, layer in layers), merge, embedding, readout))
+    return model_of_network(Network(tuple(layer for _, layer in layers), merge, embedding, readout))
 
 
 def network_for(
@@ -116,15 +241,15 @@ def network_for(
 
     Args:
         library: its name.
-        model, params: as in ``taken_apart``.
+        model, params: as in ``network_of_model``.
         cells: names of the cells that it has.
-        missing: why it has not the others, as "want …".
+        missing: why it has not the others, as "want …", beside those in ``ABSENT``.
         both_ways: whether it has bidirectional layers.
 
     Raises:
         ValueError: for cells or layers that it does not have, with the reason.
     """
-    network = taken_apart(model, params, library)
+    network = network_of_model(model, params, library)
     layers = tuple(tuple(uncoupled(part) for part in layer) for layer in network.layers)
     for layer in layers:
         if len(layer) == 2 and not both_ways:
@@ -135,7 +260,8 @@ def network_for(
                              "tell a direction")  # fmt: skip
         for part in layer:
             if part.name not in cells:
-                raise ValueError(f"model got {part.name}; {missing[part.name]}")
+                usual = f"want lstm: that of {library} {ABSENT.get(part.name, 'is another')}"
+                raise ValueError(f"model got {part.name}; {missing.get(part.name, usual)}")
     return network._replace(layers=layers)
 
 

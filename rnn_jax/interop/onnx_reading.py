@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_jax.interop.models import Network, Part, put_together
+from rnn_jax.interop.models import Network, Part, model_of_network
 from rnn_jax.interop.onnx_graphs import onnx_package
 from rnn_jax.interop.onnx_nodes import Native, functions_of, part_of
 from rnn_jax.interop.onnx_runs import (
@@ -61,7 +61,7 @@ def from_onnx(file: Any) -> tuple[Model, Params]:
             read_layer(run, each)
         else:
             evaluate(run, each)
-    return put_together(network_of(run))
+    return model_of_network(network_of(run))
 
 
 def read_layer(run: Run, each: Any) -> None:

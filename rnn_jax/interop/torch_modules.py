@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Part
 from rnn_jax.interop.torch_weights import KINDS, checked_network, modules_of, sizes_of, to_torch
-from rnn_jax.interop.weight_files import installed
 from rnn_jax.layers import Model
 from rnn_jax.types import Params
 
@@ -21,16 +21,25 @@ def torch_module(model: Model, params: Params) -> Any:
     Args:
         model, params: as in ``to_torch``.
 
+    Returns:
+        The module. It takes vectors ``xs (T, B, I)`` or ids ``(T, B)`` and returns ``ys (T, B, O)`` and the last state,
+        where nothing is padded. ``safetensors.torch.save_file(module.state_dict(), file)`` writes its weights, and so
+        does ``write_weights(file, module.state_dict())``.
+
     Raises:
         ValueError: as in ``to_torch``, and where PyTorch is not installed.
 
-    Example, where PyTorch is installed:
+    >>> import jax
+    >>> import torch
+    >>> from rnn_jax import lstm, readout
+    >>> model = readout(lstm(3, 4, dtype="float32"), 2)
+    >>> ys, state = torch_module(model, model.init(jax.random.key(0)))(torch.ones(7, 2, 3))
+    >>> ys.shape, state[0][0].shape
+    (torch.Size([7, 2, 2]), torch.Size([1, 2, 4]))
 
-        module = torch_module(model, params)
-        ys, state = module(torch.ones(7, 2, 3))
-        torch.save(module.state_dict(), "weights.pt")
+    Reference: PyTorch documentation. LSTM. https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html.
     """
-    torch = installed("torch", "torch")
+    torch = library("torch", "torch")
     network, weights = checked_network(model, params), to_torch(model, params)
     dtype = getattr(torch, str(next(iter(weights.values())).dtype))
     modules = modules_of(network)
@@ -45,7 +54,7 @@ def torch_module(model: Model, params: Params) -> Any:
         }
         around = (size and blank(torch, kind, *size, dtype=dtype) for kind, size in sizes.items())
         module = network_class(torch)(rnn, *around)
-    module.load_state_dict({name: torch.tensor(W.astype(float)) for name, W in weights.items()})
+    module.load_state_dict({name: torch.tensor(W.astype(float)) for name, W in weights.items()})  # bfloat16 too
     return module
 
 

@@ -4,40 +4,47 @@ One layer of PyTorch has a matrix with its gates along the first axis, i f g o o
 the candidate's of a GRU act differently.
 """
 
-import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from rnn_jax.cells import GRUParams, LSTMParams, ProjectedLSTMParams, VanillaParams
-from rnn_jax.interop.models import Network, Part, gates_of, put_together, reordered, taken_apart, uncoupled
-from rnn_jax.interop.weight_files import array_of, read_weights
-from rnn_jax.lab.files import FilePath
+from rnn_jax.interop.adapters import library
+from rnn_jax.interop.models import Network, Part, gates_of, reordered
+from rnn_jax.interop.named_layers import (
+    Layers,
+    Linear,
+    given_order,
+    in_order,
+    linear_places,
+    listed,
+    model_of_layers,
+    network_for,
+    option_of_layers,
+)
+from rnn_jax.interop.weight_files import array_of, is_path, read_weights
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.types import Params
 
 __all__ = ["from_torch", "to_torch"]
 
 NAME = re.compile(r"((?:.+\.)?)(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)((?:_l\d+(?:_reverse)?)?)")
 """A name of a recurrent module: its prefix, what it is, and its layer and direction, which a cell has not."""
-NUMBERED = re.compile(r"((?:.+\.)?)(\d+)\.")
-"""The prefix of a module of an ``nn.ModuleList``: its stem, and its number."""
 ORDERS = {1: ("n", "n"), 3: ("rzn", "rzn"), 4: ("ifgo", "ifog")}
 """Order of the gates, theirs and ours, by their number."""
 KINDS = {"vanilla": "RNN", "gru": "GRU", "lstm": "LSTM", "projected_lstm": "LSTM"}
 MISSING = {
     "gru_reset_before": "want gru: the GRU of PyTorch resets after the recurrent product",
-    "peephole_lstm": "want lstm: that of PyTorch has no peepholes",
-    "clipped_lstm": "want lstm: that of PyTorch clips nothing",
     "general_lstm": "want lstm or projected_lstm: that of PyTorch has no other option",
 }
-"""Why a cell has no place in PyTorch."""
+"""Why a cell has no place in PyTorch, beside the usual reasons."""
 
 
-class Way(NamedTuple):
+class Direction(NamedTuple):
     """The arrays of one direction of one layer, with the names of PyTorch; G gates."""
 
     weight_ih: Float[np.ndarray, "GH I"]
@@ -48,101 +55,168 @@ class Way(NamedTuple):
 
 
 def from_torch(
-    state_dict: Mapping[str, Any] | FilePath, *, activation: str | None = None, gates: str | None = None
+    source: Any,
+    *,
+    activation: str | Sequence[str] | None = None,
+    gates: str | None = None,
+    layers: Sequence[str] | None = None,
 ) -> tuple[Model, Params]:
-    """The model and the params of a state dict of PyTorch.
+    """The model and the params of a module of PyTorch, of its state dict, or of a file of it.
 
-    The recurrent module may have any prefix: an ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` of any layers and directions, a
-    cell such as ``nn.LSTMCell``, or several modules with numbers, as those of an ``nn.ModuleList``, from the bottom up.
-    Beside it may be an ``nn.Embedding`` in front and an ``nn.Linear`` behind; they are recognised by their shapes. The
-    two biases become their sum, except for the candidate of a GRU, whose second bias is ``b_n``; missing biases are
-    zeros. Time leads, so a module with ``batch_first=True`` needs ``xs`` and ``ys`` with two axes exchanged. float64
-    needs ``jax_enable_x64``, as everywhere in JAX.
+    The recurrent module may have any name: an ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` of any layers and directions, a
+    cell such as ``nn.LSTMCell``, or several modules with numbers, such as ``lstm1`` and ``lstm2`` or ``blocks.0.rnn``
+    and ``blocks.1.rnn``, from the bottom up. Beside it may be an ``nn.Embedding`` in front and an ``nn.Linear`` behind;
+    they are recognised by their shapes, by numbers, and by the names ``embedding`` and ``readout``. What ``forward``
+    computes between them is not read.
+
+    The two biases become their sum, except for the candidate of a GRU, whose second bias is ``b_n``; missing biases are
+    zeros. Time leads, so a module with ``batch_first=True`` needs ``xs`` and ``ys`` with two axes exchanged.
 
     Args:
-        state_dict: tensors of PyTorch or arrays, or the path of a safetensors file of them. Pickles are not read.
-        activation: of an ``nn.RNN``, which its state dict does not tell: ``"tanh"`` or ``"relu"``. When None, that of
-            a file which ``write_weights`` wrote with this text, else tanh.
+        source: a live module; its state dict, of tensors or arrays; or the path of a safetensors file. No pickle is
+            read. With G gates, H units and I inputs, ``weight_ih_l0`` is ``(G·H, I)``, ``weight_hh_l0`` ``(G·H, H)``,
+            or ``(G·H, P)`` beside ``weight_hr_l0 (P, H)``, and a bias ``(G·H,)``.
+        activation: of ``nn.RNN``, which arrays do not tell: ``"tanh"`` or ``"relu"``, or one for each layer from the
+            bottom up. When None, that of a live module, or of a file that ``write_weights`` wrote with this text, else
+            tanh.
         gates: the order of the gates in the arrays, if it is not PyTorch's ``"ifgo"`` or ``"rzn"``.
+        layers: the paths of the recurrent modules from the bottom up, where numbers do not tell, such as
+            ``("encoder", "decoder")``.
 
     Returns:
-        A model such as ``readout(embedding(stack(…), V, E), O)``, with as much of this as the state dict has, and its
-        params.
+        A model such as ``readout(embedding(stack(…), V, E), O)``, with as much of this as the source has, and its
+        params, of the same type. ``W_xh`` is ``(I, G·H)``, ``W_hh (H, G·H)``, ``b_h (G·H,)``, with the gates r z n or
+        i f o g.
 
     Raises:
-        ValueError: for names that are missing, that are not of such a model, or whose place is not clear; for shapes
-            that do not fit; for an unknown order of gates; for a pickle.
+        ValueError: for names that are missing, that are not of such a model, or whose place is not clear, such as a
+            linear layer in front; for shapes that do not fit; for an activation that nothing needs; for an unknown
+            order of gates; for float64 without ``jax_enable_x64``; for a pickle.
 
     Example: a state dict as ``nn.LSTM(3, 5).state_dict()`` has it.
 
-    >>> from rnn_jax import rollout
     >>> weights = {"weight_ih_l0": np.ones((20, 3)), "weight_hh_l0": np.ones((20, 5)), "bias_ih_l0": np.ones(20)}
     >>> model, params = from_torch(weights | {"bias_hh_l0": np.ones(20)})
-    >>> model, params.b_h[0].item()
-    (lstm(input_size=3, hidden_size=5), 2.0)
+    >>> model, params.W_xh.shape, params.b_h[0].item()
+    (lstm(input_size=3, hidden_size=5), (3, 20), 2.0)
+
+    Reference: PyTorch documentation. LSTM. https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html.
     """
-    texts = {}
-    if not isinstance(state_dict, Mapping):
-        state_dict, texts = read_weights(state_dict)
-    activation = activation or texts.get("activation", "tanh")
+    state_dict, facts = weights_of(source)
+    if not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f"source got {listed(map(repr, state_dict))} as names; want texts, as in a state dict")
     arrays = {name: array_of(name, value) for name, value in state_dict.items()}
-    types = sorted({str(array.dtype) for array in arrays.values()})
-    if len(types) > 1:
-        raise ValueError(f"state_dict got {' and '.join(types)}; want one floating type")
-    layers = [layer for prefix in prefixes_of(arrays) for layer in layers_of(arrays, prefix)]
-    for below, layer in itertools.pairwise(layers):
-        (name, way), width = layer[0], width_of(below)
-        if way.weight_ih.shape[1] != width:
-            raise ValueError(
-                f"{name} got {list(way.weight_ih.shape)}; want {width} columns, outputs of the layer below"
-            )
-    embedding, readout = around(arrays, layers[0][0][1].weight_ih.shape[1], width_of(layers[-1]))
-    parts = (
-        tuple(part_of(way, activation, gates)._replace(reverse=number > 0) for number, (_, way) in enumerate(layer))
-        for layer in layers
-    )
-    return put_together(Network(tuple(parts), embedding=embedding, readout=readout))
-
-
-def prefixes_of(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The prefixes of the recurrent modules, from the bottom up: one, or numbered ones."""
-    prefixes = {found[1] for name in arrays if (found := NAME.fullmatch(name))}
+    prefixes = {found[1].rstrip("."): found[1] for name in arrays if (found := NAME.fullmatch(name))}
     if not prefixes:
-        raise ValueError(
-            f"state_dict got {listed(arrays) or 'nothing'}; want weight_ih_l0, weight_hh_l0 …, with any prefix"
-        )
-    if len(prefixes) == 1:
-        return [*prefixes]
-    numbers = {prefix: NUMBERED.fullmatch(prefix) for prefix in prefixes}
-    if len({found and found[1] for found in numbers.values()}) > 1 or None in numbers.values():
-        wanted = "one, or numbered ones, from the bottom up: of others convert each alone, then stack"
-        raise ValueError(
-            f"state_dict got the recurrent modules {listed(p or 'without a prefix' for p in prefixes)}; want {wanted}"
-        )
-    return sorted(prefixes, key=lambda prefix: int(prefix.split(".")[-2]))
+        got = listed(arrays) or "nothing"
+        raise ValueError(f"source got {got}; want weight_ih_l0, weight_hh_l0 …, with any prefix")
+    modules = [layers_of(arrays, prefixes[path]) for path in in_order("source", prefixes, layers)]
+    found = [layer for module in modules for layer in module]
+    activations = activations_of(found, activation, facts.activations)
+    recurrent = [
+        (layer[0][0], tuple(part_of(way, phi, gates)._replace(reverse=n > 0) for n, (_, way) in enumerate(layer)))
+        for layer, phi in zip(found, activations, strict=True)
+    ]
+    sizes = found[0][0][1].weight_ih.shape[1], sum(way.weight_hh.shape[1] for _, way in found[-1])
+    linear = linear_modules(arrays, facts.kinds)
+    order = [*dict.fromkeys(path_of(name) for name in arrays)] if given_order(arrays) else None
+    place = linear_places("source", linear, [*prefixes], sizes, order)
+    embedding = readout = None
+    if "embedding" in place:
+        embedding = place["embedding"], linear[place["embedding"]].weight
+    if "readout" in place:
+        W, b, _ = linear[place["readout"]]
+        readout = place["readout"], (W.T, np.zeros(len(W), W.dtype) if b is None else b)
+    return model_of_layers("source", Layers(recurrent, embedding, readout))
 
 
-def layers_of(arrays: Mapping[str, np.ndarray], prefix: str) -> list[list[tuple[str, Way]]]:
+class Facts(NamedTuple):
+    """What is known of a module beside its arrays."""
+
+    activations: Any = None
+    """Of each recurrent module by its path, in a dict; or the text of a file."""
+    kinds: dict[str, str] = {}  # noqa: RUF012
+    """``"embedding"`` or ``"linear"``, by the path of a module."""
+
+
+def weights_of(source: Any) -> tuple[Mapping[Any, Any], Facts]:
+    """The state dict of a source, and what else is known of it."""
+    if isinstance(source, Mapping):
+        return source, Facts()
+    if is_path(source):
+        weights, texts = read_weights(source)
+        return weights, Facts(texts.get("activation"))
+    if isinstance(source, type) or not hasattr(source, "state_dict") or not hasattr(source, "named_modules"):
+        got = "a class" if isinstance(source, type) else type(source).__name__
+        raise ValueError(f"source got {got}; want a module of PyTorch, its state dict, or a path of safetensors")
+    nn, modules = library("torch", "torch").nn, dict(source.named_modules())
+    activations = {path: m.nonlinearity for path, m in modules.items() if isinstance(m, (nn.RNN, nn.RNNCell))}
+    kinds = {path: "embedding" for path, m in modules.items() if isinstance(m, nn.Embedding)}
+    kinds |= {path: "linear" for path, m in modules.items() if isinstance(m, nn.Linear)}
+    return source.state_dict(), Facts(activations, kinds)
+
+
+def activations_of(layers: list[Any], given: str | Sequence[str] | None, known: Any) -> list[str]:
+    """The activation of each layer: as it is given, or as a module or a file has it."""
+    is_vanilla = [way.weight_hh.shape[0] == way.weight_hh.shape[1] for ((_, way), *_) in layers]
+    if given is not None and (known is not None or not any(is_vanilla)):
+        why = "the source has its own" if known is not None else "the source has no nn.RNN"
+        raise ValueError(f"activation got {in_one_line(given)}; want None: {why}")
+    if isinstance(known, Mapping):
+        return [known.get(path_of(layer[0][0]), "tanh") for layer in layers]
+    if isinstance(known, str):
+        given = known.split(",") if "," in known else known
+    values = option_of_layers("activation", given, len(layers), "tanh")
+    for value in values:
+        if value not in ("tanh", "relu"):
+            raise ValueError(f"activation got {value!r}; want 'tanh' or 'relu', as nn.RNN has")
+    return values
+
+
+def path_of(name: str) -> str:
+    """The path of the module of an array: its name without the last part."""
+    return name.rpartition(".")[0]
+
+
+def linear_modules(arrays: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> dict[str, Linear]:
+    """The modules beside the recurrent ones, by path; a ValueError for arrays of others."""
+    others = [name for name in arrays if not NAME.fullmatch(name)]
+    paths = dict.fromkeys(path_of(name) for name in others if name.rpartition(".")[2] == "weight")
+    wanted = {f"{path}.{leaf}".lstrip(".") for path in paths for leaf in ("weight", "bias")}
+    if extra := [name for name in others if name not in wanted]:
+        raise ValueError(
+            f"source got {listed(extra)}; want a recurrent module, an embedding and a linear readout alone"
+        )
+    named = {path: f"{path}." if path else "" for path in paths}
+    return {
+        path: Linear(arrays[f"{prefix}weight"], arrays.get(f"{prefix}bias"), kinds.get(path))
+        for path, prefix in named.items()
+    }
+
+
+def layers_of(arrays: Mapping[str, np.ndarray], prefix: str) -> list[list[tuple[str, Direction]]]:
     """The layers of a recurrent module, from the bottom up, each with one direction or two, and their names."""
     suffixes = {found[3] for name in arrays if (found := NAME.fullmatch(name)) and found[1] == prefix}
     if suffixes == {""}:
-        return [[way_of(arrays, prefix, "")]]
+        return [[direction_of(arrays, prefix, "")]]
     if "" in suffixes:
-        raise ValueError(f"state_dict got names with and without a layer after {prefix!r}; want one kind of them")
+        raise ValueError(f"source got names with and without a layer after {prefix!r}; want one kind of them")
     ways = ["", "_reverse"] if any(suffix.endswith("_reverse") for suffix in suffixes) else [""]
     count = 1 + max(int(suffix.removeprefix("_l").removesuffix("_reverse") or 0) for suffix in suffixes)
-    return [[way_of(arrays, prefix, f"_l{k}{way}") for way in ways] for k in range(count)]
+    return [[direction_of(arrays, prefix, f"_l{k}{way}") for way in ways] for k in range(count)]
 
 
-def way_of(arrays: Mapping[str, np.ndarray], prefix: str, suffix: str) -> tuple[str, Way]:
+def direction_of(arrays: Mapping[str, np.ndarray], prefix: str, suffix: str) -> tuple[str, Direction]:
     """The arrays of one direction of one layer, and the name of the first of them."""
-    names = {kind: f"{prefix}{kind}{suffix}" for kind in Way._fields}
+    names = {kind: f"{prefix}{kind}{suffix}" for kind in Direction._fields}
     found = {kind: arrays[name] for kind, name in names.items() if name in arrays}
     biased = {"bias_ih", "bias_hh"} if {"bias_ih", "bias_hh"} & found.keys() else set()
-    missing = [names[kind] for kind in Way._fields if kind in {"weight_ih", "weight_hh"} | biased and kind not in found]
+    missing = [
+        names[kind] for kind in Direction._fields if kind in {"weight_ih", "weight_hh"} | biased and kind not in found
+    ]
     if missing:
         beside = f"it beside {listed(map(names.get, found))}" if found else "every layer and direction up to the last"
-        raise ValueError(f"state_dict got no {listed(missing)}; want {beside}")
+        raise ValueError(f"source got no {listed(missing)}; want {beside}")
     for kind, array in found.items():
         if array.ndim != (1 if kind in biased else 2):
             raise ValueError(
@@ -150,6 +224,8 @@ def way_of(arrays: Mapping[str, np.ndarray], prefix: str, suffix: str) -> tuple[
             )
     GH, P = found["weight_hh"].shape
     H = found["weight_hr"].shape[1] if "weight_hr" in found else P
+    if 0 in (GH, P, H):
+        raise ValueError(f"{names['weight_hh']} got {[GH, P]}; want at least one unit")
     if GH not in ((4 * H,) if "weight_hr" in found else (H, 3 * H, 4 * H)):
         gates = "4" if "weight_hr" in found else "1, 3 or 4"
         raise ValueError(
@@ -160,72 +236,16 @@ def way_of(arrays: Mapping[str, np.ndarray], prefix: str, suffix: str) -> tuple[
         if found[kind].shape != wanted[kind]:
             raise ValueError(f"{names[kind]} got {list(found[kind].shape)}; want {list(wanted[kind])}")
     zeros = dict.fromkeys(("bias_ih", "bias_hh"), np.zeros(GH, found["weight_hh"].dtype))
-    return names["weight_ih"], Way(**zeros | found)
+    return names["weight_ih"], Direction(**zeros | found)
 
 
-def width_of(layer: list[tuple[str, Way]]) -> int:
-    """Outputs of a layer: those of both directions, one after the other."""
-    return sum(way.weight_hh.shape[1] for _, way in layer)
-
-
-def around(arrays: Mapping[str, np.ndarray], I: int, H: int) -> tuple[Any, Any]:
-    """The embedding in front of the recurrent module and the readout behind it, or None.
-
-    Args:
-        arrays: all of the state dict.
-        I, H: inputs of the lowest layer, and outputs of the top.
-
-    Raises:
-        ValueError: for names of neither, for shapes that do not fit, and where one could be either.
-    """
-    others = [name for name in arrays if not NAME.fullmatch(name)]
-    modules = {name.removesuffix("weight") for name in others if name == "weight" or name.endswith(".weight")}
-    extra = [name for name in others if name.removesuffix("weight").removesuffix("bias") not in modules]
-    if extra:
-        raise ValueError(
-            f"state_dict got {listed(extra)}; want a recurrent module, an embedding and a linear readout alone"
-        )
-    may_be = {module: places_of(arrays, module, I, H) for module in sorted(modules)}
-    taken = {places[0] for places in may_be.values() if len(places) == 1}
-    may_be = {module: [p for p in places if len(places) == 1 or p not in taken] for module, places in may_be.items()}
-    unclear = [f"{module}weight" for module, places in may_be.items() if len(places) != 1]
-    if unclear:
-        wanted = "one embedding and one readout, named embedding.weight and readout.weight where shapes do not tell"
-        raise ValueError(f"state_dict got {listed(unclear)}; want {wanted}")
-    place = {places[0]: module for module, places in may_be.items()}
-    if len(place) < len(may_be):
-        raise ValueError(
-            f"state_dict got {listed(may_be)}, of which two are for one place; want one embedding, one readout"
-        )
-    E = arrays[f"{place['embedding']}weight"] if "embedding" in place else None
-    if "readout" not in place:
-        return E, None
-    W = arrays[f"{place['readout']}weight"]
-    return E, (W.T, arrays.get(f"{place['readout']}bias", np.zeros(len(W), W.dtype)))
-
-
-def places_of(arrays: Mapping[str, np.ndarray], module: str, I: int, H: int) -> list[str]:
-    """The places that a module with these shapes may have: embedding, readout, or either."""
-    W, b = arrays[f"{module}weight"], arrays.get(f"{module}bias")
-    fits = W.ndim == 2 and (b is None or b.shape == W.shape[:1])
-    places = ["embedding"] if fits and b is None and W.shape[1] == I else []
-    places += ["readout"] if fits and W.shape[1] == H else []
-    if not places:
-        shapes = f"{list(W.shape)}" if b is None else f"{list(W.shape)} and bias {list(b.shape)}"
-        raise ValueError(f"{module}weight got {shapes}; want an embedding [V, {I}] or a readout [O, {H}]")
-    own = module.rstrip(".").rpartition(".")[2]
-    return [own] if own in places else places
-
-
-def part_of(way: Way, activation: str, gates: str | None) -> Part:
+def part_of(way: Direction, activation: str, gates: str | None) -> Part:
     """The cell with the weights of one direction of one layer."""
     (GH, P), H = way.weight_hh.shape, way.weight_hh.shape[1] if way.weight_hr is None else way.weight_hr.shape[1]
     theirs, ours = ORDERS[GH // H]
-    arrays: Any = [reordered(array, gates or theirs, ours, axis=0) for array in way[:4]]
+    arrays: Any = [reordered(array, theirs if gates is None else gates, ours, axis=0) for array in way[:4]]
     W_xh, W_hh, b_ih, b_hh = arrays
     if GH == H:
-        if activation not in ("tanh", "relu"):
-            raise ValueError(f"activation got {activation!r}; want 'tanh' or 'relu', as nn.RNN has")
         options = {} if activation == "tanh" else {"activation": activation}
         return Part("vanilla", options, VanillaParams(W_xh.T, W_hh.T, b_ih + b_hh))
     if GH == 3 * H:
@@ -239,7 +259,7 @@ def part_of(way: Way, activation: str, gates: str | None) -> Part:
 
 
 def to_torch(model: Model, params: Params) -> dict[str, np.ndarray]:
-    """The state dict of PyTorch of a model, with arrays of NumPy.
+    """The state dict of PyTorch of a model.
 
     A recurrent part alone has the names of ``nn.LSTM`` and the like, such as ``weight_ih_l0``. With an embedding or a
     readout it is ``rnn.weight_ih_l0`` beside ``embedding.weight``, ``readout.weight`` and ``readout.bias``. Layers that
@@ -257,6 +277,11 @@ def to_torch(model: Model, params: Params) -> dict[str, np.ndarray]:
             ``bidirectional`` layers (concatenated), with a linear ``readout`` and an ``embedding``.
         params: its params.
 
+    Returns:
+        Arrays of NumPy by name, of the type of the params: ``weight_ih_l0 (G·H, I)``, ``weight_hh_l0 (G·H, H)``,
+        ``bias_ih_l0`` and ``bias_hh_l0 (G·H,)`` with the G gates r z n or i f g o, ``weight_hr_l0 (P, H)`` of a
+        projection, ``embedding.weight (V, E)``, ``readout.weight (O, H)``, ``readout.bias (O,)``.
+
     Raises:
         ValueError: for a part that PyTorch does not have, with the reason; for params that are not those of the model.
 
@@ -266,13 +291,15 @@ def to_torch(model: Model, params: Params) -> dict[str, np.ndarray]:
     >>> {name: W.shape for name, W in to_torch(model, model.init(jax.random.key(0))).items()}
     {'rnn.weight_ih_l0': (20, 3), 'rnn.weight_hh_l0': (20, 5), 'rnn.bias_ih_l0': (20,), 'rnn.bias_hh_l0': (20,),
      'readout.weight': (2, 5), 'readout.bias': (2,)}
+
+    Reference: PyTorch documentation. LSTM. https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html.
     """
     network = checked_network(model, params)
     named = {}
     for prefix, layers in modules_of(network).items():
         for k, layer in enumerate(layers):
             for part, direction in zip(layer, ("", "_reverse"), strict=False):
-                way = way_of_part(part)
+                way = arrays_of_part(part)
                 named |= {f"{prefix}{kind}_l{k}{direction}": W for kind, W in way._asdict().items() if W is not None}
     if network.embedding is not None:
         named["embedding.weight"] = network.embedding
@@ -283,25 +310,20 @@ def to_torch(model: Model, params: Params) -> dict[str, np.ndarray]:
 
 def checked_network(model: Model, params: Params) -> Network:
     """The network of a model, with cells that PyTorch has; a ValueError for others."""
-    network = taken_apart(model, params, "PyTorch")
-    layers = tuple(tuple(uncoupled(part) for part in layer) for layer in network.layers)
-    for layer in layers:
+    network = network_for("PyTorch", model, params, KINDS, MISSING, both_ways=True)
+    for layer in network.layers:
         if len(layer) == 2 and network.merge != "concatenate":
             raise ValueError(f"merge got {network.merge!r}; want 'concatenate', as PyTorch does")
         if len(layer) == 2 and shape_of(layer[0]) != shape_of(layer[1]):
             raise ValueError(
                 f"model got {layer[0].name} forward, {layer[1].name} backward; want equal directions, as PyTorch has"
             )
-        if len(layer) == 1 and layer[0].reverse:
-            raise ValueError("model got a layer that only reads backward; want bidirectional: PyTorch has no other")
         require_part(layer[0])
-    return network._replace(layers=layers)
+    return network
 
 
 def require_part(part: Part) -> None:
-    """Raises a ValueError unless PyTorch has a cell, with the reason."""
-    if part.name not in KINDS:
-        raise ValueError(f"model got {part.name}; {MISSING[part.name]}")
+    """Raises a ValueError unless PyTorch has the options of a cell, with the reason."""
     may_be = {"activation": ("tanh", "relu")} if part.name == "vanilla" else {}
     for name, value in part.options.items():
         if name != "projection_size" and value not in may_be.get(name, ()):
@@ -331,7 +353,7 @@ def modules_of(network: Network) -> dict[str, list[tuple[Part, ...]]]:
     return {f"rnn.{number}.": [layer] for number, layer in enumerate(network.layers)}
 
 
-def way_of_part(part: Part) -> Way:
+def arrays_of_part(part: Part) -> Direction:
     """The arrays of PyTorch of a cell."""
     p = part.params
     theirs, ours = ORDERS[gates_of(part)]
@@ -339,10 +361,4 @@ def way_of_part(part: Part) -> Way:
     b_hh = np.zeros_like(b_ih)
     if part.name == "gru":
         b_hh[-p.b_n.size :] = p.b_n
-    return Way(W_ih, W_hh, b_ih, b_hh, p.W_hp.T if part.name == "projected_lstm" else None)
-
-
-def listed(names: Any) -> str:
-    """Names in a message, at most five."""
-    names = sorted(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return Direction(W_ih, W_hh, b_ih, b_hh, p.W_hp.T if part.name == "projected_lstm" else None)

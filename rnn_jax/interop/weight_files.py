@@ -1,7 +1,8 @@
 """Files of weights: safetensors alone, which hold arrays and short texts; no file that could run code is read."""
 
-import importlib
+import contextlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +12,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnn_jax.interop.models import CELLS, Network, Part, gates_of, put_together, taken_apart
+from rnn_jax.interop.models import (
+    CELLS,
+    Network,
+    Part,
+    gates_of,
+    model_of_network,
+    network_of_model,
+    params_of_network,
+    shape_of_model,
+)
 from rnn_jax.lab.checkpoints import leaves_by_name
 from rnn_jax.lab.files import FilePath, linked_path, write_file
 from rnn_jax.layers import Model
+from rnn_jax.machinery.checks import in_one_line
 from rnn_jax.types import Params
 
-__all__ = ["array_of", "load_model", "read_weights", "save_model", "write_weights"]
+__all__ = ["array_of", "is_path", "load_model", "read_weights", "save_model", "write_weights"]
 
 FIELD = "rnn_jax"
 """The text of a file in which the model of its weights is described."""
 
 
+def is_path(value: Any) -> bool:
+    """Whether a value is a path of a file."""
+    return isinstance(value, str | os.PathLike)
+
+
 def read_weights(file: FilePath) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a safetensors file by name, and its texts.
+
+    Returns:
+        Arrays of NumPy, sorted by name, also of bfloat16; and the texts that were written beside them.
 
     Raises:
         ValueError: for a file that is missing or damaged, and for a pickle, such as a ``.pt`` or ``.pth`` of
@@ -40,6 +59,9 @@ def read_weights(file: FilePath) -> tuple[dict[str, np.ndarray], dict[str, str]]
     from safetensors import SafetensorError, safe_open
 
     path = Path(file)
+    with contextlib.suppress(OSError):
+        if not path.is_file():
+            raise ValueError(f"file got {str(path)!r}, which is no file; want a safetensors file")
     try:
         path.open("rb").close()
         with linked_path(path) as link, safe_open(link, "np") as opened:
@@ -59,8 +81,9 @@ def read_weights(file: FilePath) -> tuple[dict[str, np.ndarray], dict[str, str]]
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle, or an archive with one, as ``torch.save`` writes."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
+        return False
     with path.open("rb") as opened:
         beginning = opened.read(2)
     return beginning[:1] in (b"(", b"c") or (beginning[:1] == b"\x80" and beginning[1:] <= b"\x05")
@@ -109,14 +132,6 @@ def array_of(name: str, value: Any) -> np.ndarray:
     return np.array(array, order="C")
 
 
-def installed(module: str, package: str) -> Any:
-    """A module of another library; a ValueError where its package is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise ValueError(f"{package} is not installed; want it: pip install {package}") from None
-
-
 def save_model(file: FilePath, model: Model, params: Params) -> None:
     """Writes a model and its params as one safetensors file, which ``load_model`` reads without more.
 
@@ -124,24 +139,27 @@ def save_model(file: FilePath, model: Model, params: Params) -> None:
 
     Args:
         file: its path; the folder is made if it does not exist.
-        model: a model of cells that ``taken_apart`` knows.
+        model: of cells that ``network_of_model`` reads.
         params: its params.
 
     Raises:
         OSError: when it cannot be written.
         ValueError: for a model with a part that has no name, such as an activation of your own.
     """
-    network = taken_apart(model, params, "a file of a model")
+    network = network_of_model(model, params, "a file of a model")
     described = json.dumps(description_of(network))
-    _, whole = put_together(network)
+    _, whole = model_of_network(network)
     write_weights(file, leaves_by_name(whole), **{FIELD: described})
 
 
 def load_model(file: FilePath) -> tuple[Model, Params]:
     """The model and the params of a file that ``save_model`` wrote.
 
+    Returns:
+        The model and its params, bit for bit.
+
     Raises:
-        ValueError: for any other file.
+        ValueError: for any other file, and for float64 without ``jax_enable_x64``.
 
     >>> import tempfile
     >>> from rnn_jax import gru, readout
@@ -152,16 +170,18 @@ def load_model(file: FilePath) -> tuple[Model, Params]:
     """
     arrays, texts = read_weights(file)
     try:
-        described = json.loads(texts[FIELD])
-        model, like = put_together(blank_network(described))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"file got {file}, which save_model did not write ({error!r}); want such a file") from None
-    wanted = leaves_by_name(like)
-    shapes, wanted_shapes = ({name: np.shape(array) for name, array in arrays.items()} for arrays in (arrays, wanted))
-    differ = sorted(name for name, _ in shapes.items() ^ wanted_shapes.items())
+        network = described_network(json.loads(texts[FIELD]))
+        model, wanted = shape_of_model(network), leaves_by_name(params_of_network(network))
+    except (KeyError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        problem = " ".join(repr(error).split())[:100]
+        raise ValueError(f"file got {file}, which save_model did not write ({problem}); want such a file") from None
+    kinds, wanted_kinds = ({name: (a.shape, a.dtype) for name, a in each.items()} for each in (arrays, wanted))
+    differ = sorted(name for name, _ in kinds.items() ^ wanted_kinds.items())
     if differ:
         raise ValueError(f"file got {file}, whose {differ[0]} does not fit its model; want a whole file")
-    return model, jax.tree.unflatten(jax.tree.structure(like), [jnp.array(arrays[name]) for name in wanted])
+    tree = jax.tree.structure(params_of_network(network))
+    network = network_of_model(model, jax.tree.unflatten(tree, [arrays[name] for name in wanted]))
+    return model_of_network(network)
 
 
 def description_of(network: Network) -> dict[str, Any]:
@@ -179,32 +199,29 @@ def described_part(part: Part) -> dict[str, Any]:
     """What of a part is not its weights."""
     for name, value in part.options.items():
         if not isinstance(value, str | int | float):
-            raise ValueError(f"{name} got {value!r}; a file of a model takes numbers, and activations by name")
+            raise ValueError(f"{name} got {in_one_line(value)}; want a number or the name of an activation, for a file")
     I, columns = part.params.W_xh.shape
     sizes = {"input_size": I, "hidden_size": columns // gates_of(part), "dtype": str(part.params.W_xh.dtype)}
     return {"cell": part.name, **sizes, "options": part.options, "reverse": part.reverse}
 
 
-def blank_network(described: dict[str, Any]) -> Network:
-    """The network of a description, with weights of zeros."""
-    layers = tuple(tuple(blank_part(**part) for part in layer) for layer in described["layers"])
-    sizes = [part.params.W_xh.shape[0] for part in layers[0]]
+def described_network(described: Any) -> Network:
+    """The network of a description, with shapes and types in the places of weights."""
+    layers = tuple(tuple(described_cell(**part) for part in layer) for layer in described["layers"])
+    if not layers or not all(len(layer) in (1, 2) for layer in layers):
+        raise ValueError("layers got none, or more than two directions; want one or two in each")
     last = [part.params for part in layers[-1]]
     widths = [p.W_hp.shape[1] if getattr(p, "W_hp", None) is not None else p.W_hh.shape[0] for p in last]
     H = sum(widths) if described["merge"] == "concatenate" else widths[0]
     V, O, dtype = described["embedding"], described["readout"], last[0].W_xh.dtype
-    return Network(
-        layers,
-        described["merge"],
-        None if V is None else np.zeros((V, sizes[0]), dtype),
-        None if O is None else (np.zeros((H, O), dtype), np.zeros(O, dtype)),
-    )
+    E = None if V is None else jax.ShapeDtypeStruct((V, layers[0][0].params.W_xh.shape[0]), dtype)
+    W = None if O is None else (jax.ShapeDtypeStruct((H, O), dtype), jax.ShapeDtypeStruct((O,), dtype))
+    return Network(layers, described["merge"], E, W)  # pyright: ignore[reportArgumentType]
 
 
-def blank_part(
+def described_cell(
     cell: str, input_size: int, hidden_size: int, dtype: str, options: dict[str, Any], reverse: bool
 ) -> Part:
-    """A part with weights of zeros."""
+    """A part with shapes and types in the places of weights."""
     made = CELLS[cell](input_size=input_size, hidden_size=hidden_size, **options, dtype=dtype)
-    shapes = jax.eval_shape(made.init, jax.random.key(0))
-    return Part(cell, options, jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes), reverse)
+    return Part(cell, options, jax.eval_shape(made.init, jax.random.key(0)), reverse)

@@ -1,6 +1,5 @@
 """Weights of the libraries of JAX: nested dicts, flat dicts and safetensors files, as arrays by their paths."""
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -9,12 +8,10 @@ import jax
 import numpy as np
 
 from rnn_jax.interop.named_layers import listed
-from rnn_jax.interop.weight_files import array_of, read_weights
+from rnn_jax.interop.weight_files import array_of, is_path, read_weights
 
 __all__ = [
     "arrays_by_path",
-    "is_path",
-    "lstms_missing",
     "nested",
     "one_path",
     "require_names",
@@ -60,11 +57,6 @@ def arrays_by_path(name: str, weights: Any, wanted: str, without: Collection[str
 
     visit("", weights)
     return found
-
-
-def is_path(weights: Any) -> bool:
-    """Whether weights are the path of a file."""
-    return isinstance(weights, str | os.PathLike)
 
 
 def usable_array(path: str, value: Any) -> np.ndarray:
@@ -128,14 +120,3 @@ def require_shape(name: str, array: np.ndarray, *shape: int | None) -> Any:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} got {list(array.shape)}; want [{wanted}]")
     return array
-
-
-def lstms_missing(library: str) -> dict[str, str]:
-    """Why variants of the LSTM have no place in a library that has the plain one."""
-    reasons = {
-        "projected_lstm": "has no projection",
-        "peephole_lstm": "has no peepholes",
-        "clipped_lstm": "clips nothing",
-        "general_lstm": "has no other option",
-    }
-    return {cell: f"want lstm: that of {library} {reason}" for cell, reason in reasons.items()}

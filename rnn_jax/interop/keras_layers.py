@@ -1,0 +1,136 @@
+"""Live layers of Keras, as groups of arrays with what is known of each."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnn_jax.interop.keras_files import keras_library
+from rnn_jax.interop.weight_files import array_of
+
+__all__ = ["MERGES", "Chain", "Group", "chain_of_model"]
+
+MERGES = {"concat": "concatenate", "sum": "sum"}
+"""How a ``Bidirectional`` layer merges its directions, in the words of Keras and in ours."""
+WITHOUT_WEIGHTS = ("InputLayer", "Dropout", "SpatialDropout1D")
+"""Layers that change nothing when no network is trained."""
+CELL_CLASSES = ("SimpleRNNCell", "GRUCell", "LSTMCell")
+
+
+class Group(NamedTuple):
+    """The arrays of one part of Keras."""
+
+    path: str
+    """Of the part: that of its arrays without their last name."""
+    arrays: dict[str, np.ndarray]
+    """By their last name, such as ``kernel``."""
+    options: dict[str, Any]
+    """``activation``, ``gate_activation`` and ``reset_after``, as far as they are known."""
+
+
+class Chain(NamedTuple):
+    """The layers of a live model, from the bottom up."""
+
+    layers: list[tuple[Group, ...]]
+    """An embedding, a dense layer, or a recurrent layer of one or two directions."""
+    merge: str
+
+
+def chain_of_model(live: Any) -> Chain:
+    """The layers of a live layer or model of Keras.
+
+    Raises:
+        ValueError: for a layer that has no counterpart, for layers that are no chain or have no weights yet.
+    """
+    keras = keras_library()
+    if not isinstance(live, keras.layers.Layer):
+        got = f"{type(live).__name__}"
+        wanted = "arrays by path, such as {w.path: w for w in model.weights}, a path of a file, or a model of Keras"
+        raise ValueError(f"source got {got}; want {wanted}")
+    layers, merges = [], set()
+    for layer in layers_in_order(keras, live):
+        groups, merge = groups_of_layer(layer)
+        layers += groups
+        merges |= {merge} - {None}
+    if len(merges) > 1:
+        raise ValueError(f"model got layers with the merges {', '.join(sorted(merges))}; want one of them")
+    return Chain(layers, merges.pop() if merges else "concatenate")
+
+
+def layers_in_order(keras: Any, live: Any) -> list[Any]:
+    """The layers with weights of a layer or model, from the bottom up; a ValueError unless they are a chain."""
+    if not isinstance(live, keras.Model):
+        chain = [live]
+    elif isinstance(live, keras.Sequential):
+        chain = [inner for layer in live.layers for inner in layers_in_order(keras, layer)]
+    else:
+        chain = live.layers
+        for below, layer in itertools.pairwise(chain):
+            if getattr(layer, "input", None) is not below.output:
+                raise ValueError(
+                    f"model got {layer.name}, which reads more than {below.name}; want one layer after the other"
+                )
+    return [layer for layer in chain if type(layer).__name__ not in WITHOUT_WEIGHTS]
+
+
+def groups_of_layer(layer: Any) -> tuple[list[tuple[Group, ...]], str | None]:
+    """The groups of each layer of ours in a layer of Keras, and how its directions are merged."""
+    kind, name = type(layer).__name__, layer.name
+    if not type(layer).__module__.startswith("keras."):
+        raise ValueError(f"model got {name}, a layer of your own ({kind}); want layers of Keras, or arrays by path")
+    if not layer.built:
+        raise ValueError(f"model got {name} without weights; want it built, such as by calling it once")
+    if kind == "Embedding":
+        require(name, mask_zero=(layer.mask_zero, False, "rollout takes a mask"))
+        return [(group_of(layer, "embeddings"),)], None
+    if kind == "TimeDistributed":
+        return groups_of_layer(layer.layer)
+    if kind == "Dense":
+        require(name, activation=(layer.activation.__name__, "linear", "a readout is linear"))
+        return [(group_of(layer, "kernel", "bias"),)], None
+    if kind == "Bidirectional":
+        if layer.merge_mode not in MERGES:
+            raise ValueError(f"merge_mode got {layer.merge_mode!r} in {name}; want {' or '.join(MERGES)}")
+        ways = [cells_of(way) for way in (layer.forward_layer, layer.backward_layer)]
+        if any(len(cells) > 1 for cells in ways):
+            raise ValueError(f"model got {name} with several cells in a direction; want one")
+        return [tuple(recurrent_group(cells[0]) for cells in ways)], MERGES[layer.merge_mode]
+    if kind in ("SimpleRNN", "GRU", "LSTM", "RNN"):
+        require(name, go_backwards=(layer.go_backwards, False, "Keras returns its outputs in reverse"))
+    elif kind not in CELL_CLASSES:
+        raise ValueError(f"model got {name}, a {kind}; want recurrent layers, Embedding and Dense, or arrays by path")
+    return [(recurrent_group(cell),) for cell in cells_of(layer)], None
+
+
+def require(layer: str, **options: tuple[Any, Any, str]) -> None:
+    """Raises a ValueError that names the first option ``(value, wanted, why)`` with another value."""
+    for name, (value, wanted, why) in options.items():
+        if value != wanted:
+            raise ValueError(f"{name} got {value!r} in {layer}; want {wanted!r}: {why}; or give from_keras the arrays")
+
+
+def cells_of(layer: Any) -> list[Any]:
+    """The cells of a recurrent layer, from the bottom up."""
+    cell = getattr(layer, "cell", layer)
+    cells = getattr(cell, "cells", [cell])
+    for cell in cells:
+        if type(cell).__name__ not in CELL_CLASSES or not type(cell).__module__.startswith("keras."):
+            raise ValueError(f"model got the cell {type(cell).__name__}; want {', '.join(CELL_CLASSES)}")
+    return [*cells]
+
+
+def recurrent_group(cell: Any) -> Group:
+    """The group of a cell, with its activations."""
+    options = {
+        "activation": cell.activation.__name__,
+        "gate_activation": getattr(getattr(cell, "recurrent_activation", None), "__name__", None),
+        "reset_after": getattr(cell, "reset_after", None),
+    }
+    return group_of(cell, "kernel", "recurrent_kernel", "bias")._replace(options=options)
+
+
+def group_of(layer: Any, *names: str) -> Group:
+    """The arrays of a part, those of these names that it has."""
+    found = {name: getattr(layer, name, None) for name in names}
+    path = getattr(layer, "path", layer.name)
+    return Group(path, {n: array_of(f"{path}/{n}", v) for n, v in found.items() if v is not None}, {})
