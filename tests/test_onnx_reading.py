@@ -181,7 +181,7 @@ def test_bytes_that_are_no_onnx_and_attributes_that_are_unknown_are_refused(file
         return edited(file, change)
 
     assert refused(attribute(direction="sideways")) == (
-        "direction got 'sideways' with 1 directions; want forward, reverse, bidirectional"
+        "direction got 'sideways' for LSTM; want forward, reverse, bidirectional"
     )
     unknown = refused(attribute(activations=["Sigmoid", "Swish", "Tanh"]))
     assert unknown.startswith("activations got 'Swish'; want one of Affine, Elu, HardSigmoid, ")
