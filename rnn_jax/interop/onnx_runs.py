@@ -122,6 +122,9 @@ def loaded(file: Any) -> Any:
         raise ValueError(f"file got {given}; want a valid file of ONNX: {in_one_line(error)}") from None
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    foreign = [each for each in model.graph.node if each.op_type in RECURRENT and each.domain not in ("", "ai.onnx")]
+    if foreign:
+        raise ValueError(f"file got {foreign[0].op_type} of the domain {foreign[0].domain!r}; want the one of ONNX")
     if not any(each.op_type in RECURRENT for each in model.graph.node):
         found = sorted({each.op_type for each in model.graph.node})
         loops = [op for op in found if op in ("Loop", "Scan")]
