@@ -41,6 +41,17 @@ def test_recorded_files_of_keras_and_pytorch_are_read_as_what_these_computed(nam
     assert_computes(model, params, x.astype(np.int32) if deep else x, y)
 
 
+def exported(network, example, path, names, first=False):
+    """The path of a file into which PyTorch writes a network, with free sizes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make peers")
+    x = {0: "B", 1: "T"} if first else {0: "T", 1: "B"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter without onnxscript is the older one
+        axes = {"x": x, "n": {0: "B"}}
+        torch.onnx.export(network, example, path, input_names=names, dynamic_axes=axes, dynamo=False)
+    return path
+
+
 TORCH = {
     "LSTM of two layers and directions on an embedding": ("LSTM", {"num_layers": 2, "bidirectional": True}, True),
     "GRU, the batch first": ("GRU", {"num_layers": 2, "batch_first": True}, False),
@@ -72,25 +83,42 @@ def test_files_that_pytorch_exports_now_are_read_as_what_it_computes(name, tmp_p
         for weight in network.parameters():
             weight.normal_(0, 0.5)
     x = torch.randint(0, V, (4, 2)) if ids else torch.randn(4, 2, I)
-    axes = {0: "B", 1: "T"} if first else {0: "T", 1: "B"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter without onnxscript is the older one
-        torch.onnx.export(
-            network,
-            *((x,), tmp_path / "torch.onnx"),
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": axes, "y": axes},
-            dynamo=False,
-        )
-    model, params = from_onnx(tmp_path / "torch.onnx")
+    model, params = from_onnx(exported(network, (x,), tmp_path / "torch.onnx", ["x"], first))
     x = torch.randint(0, V, (6, 3)) if ids else torch.randn(6, 3, I)
     y = network(x).detach().numpy()
     x = x.numpy().astype(np.int32) if ids else x.numpy()
     assert_computes(model, params, *((x.swapaxes(0, 1), y.swapaxes(0, 1)) if first else (x, y)))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("in_order", [True, False])
+def test_packed_sequences_of_pytorch_are_read_with_their_lengths_and_padded_steps_as_it_is_said(in_order, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make peers")
+    rnn = torch.nn.utils.rnn
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = torch.nn.LSTM(I, H, 2, bidirectional=True)
+            self.readout = torch.nn.Linear(2 * H, 2)
+
+        def forward(self, x, n):
+            packed, (h, _) = self.recurrent(rnn.pack_padded_sequence(x, n, enforce_sorted=in_order))
+            return self.readout(rnn.pad_packed_sequence(packed)[0]), h
+
+    torch.manual_seed(0)
+    network, x = Network().eval(), torch.randn(6, 4, I)
+    n = torch.tensor([6, 5, 3, 1] if in_order else [3, 6, 1, 5])
+    model, params = from_onnx(exported(network, (x, n), tmp_path / "torch.onnx", ["x", "n"]))
+    lengths = n.numpy()
+    h_T, ys = jax.jit(model.apply)(params, model.start(params, (4,)), jnp.asarray(x.numpy()), lengths=lengths)
+    valid = np.arange(6)[:, None] < lengths
+    y, h = network(x, n)
+    np.testing.assert_allclose(np.where(valid[..., None], ys, params.b_y), y.detach(), rtol=0, atol=TOLERANCE)
+    last = [state.h for ways in h_T for state in ways]
+    np.testing.assert_allclose(np.stack(last), h.detach(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_random_networks_come_back_bit_by_bit(seed):
     model = random_network(seed)
     params = random_params(model, seed=seed)

@@ -50,9 +50,9 @@ def from_onnx(file: Any) -> tuple[Model, Params]:
     One output of the file has to be the sequence that the model computes, its last step ``ys[-1]``, or the last states
     ``h_T`` of the last layer, each with axes in any order. The model gives every step. Other outputs may be states and
     sequences of its layers. The file's lengths and initial states are given to ``apply``: the model holds neither. At
-    padded steps the model holds the state, where files of other exporters have zeros in front of the readout; with
-    ``valid = jnp.arange(T)[:, None] < lengths``, ``jnp.where(valid[..., None], ys, b_y)`` computes the same, where
-    ``b_y`` is the bias of the readout, or 0 without one.
+    padded steps the model holds the state, where files of other exporters have zeros in front of the readout:
+    ``jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], ys, params.b_y)`` is theirs, or 0 without a readout.
+    Files of PyTorch that sort a batch by its lengths, and put the outputs back, are read too.
 
     Files of ``to_onnx`` come back bit by bit, unless they hold a ``Scan``, a learned start, a dense input layer,
     several heads, a head with hidden layers, a merge of your own, or two kinds of merges. With coupled gates
