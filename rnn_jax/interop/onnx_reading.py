@@ -52,7 +52,8 @@ def from_onnx(file: Any) -> tuple[Model, Params]:
     sequences of its layers. The file's lengths and initial states are given to ``apply``: the model holds neither. At
     padded steps the model holds the state, where files of other exporters have zeros in front of the readout:
     ``jnp.where(jnp.arange(T)[:, None, None] < lengths[:, None], ys, params.b_y)`` is theirs, or 0 without a readout.
-    Files of PyTorch that sort a batch by its lengths, and put the outputs back, are read too.
+    An id outside the vocabulary becomes NaN, whatever the file makes of it. Files of PyTorch that sort a batch by its
+    lengths, and put the outputs back, are read too.
 
     Files of ``to_onnx`` come back bit by bit, unless they hold a ``Scan``, a learned start, a dense input layer,
     several heads, a head with hidden layers, a merge of your own, or two kinds of merges. With coupled gates

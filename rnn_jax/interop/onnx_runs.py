@@ -205,11 +205,13 @@ def random_ids(numbers: Any, plan: Plan, V: int, shape: tuple[int, ...]) -> np.n
 
 
 def random_lengths(main: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Lengths that differ as far as T allows, the largest of them T, not in order."""
+    """Lengths from 1 to T, which differ as far as T allows and are not in order."""
     count = int(np.prod(shape))
     first, second = (*main, count, count)[:2]
     T = first if second == count else second
-    return np.maximum(T - np.arange(1, count + 1) % count, 1).reshape(shape)
+    lengths = np.maximum(T - np.arange(1, count + 1) % count, 1)
+    lengths[: count - 1][-1:] = 1
+    return lengths.reshape(shape)
 
 
 def normal_numbers(numbers: Any, plan: Plan, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
