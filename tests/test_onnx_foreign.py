@@ -34,7 +34,11 @@ CONSTANTS = {
     "-f5": np.float32(-5),
     "tiny": np.float32(1e-7),
     "last": np.array(-1),
+    "i1": np.int32(1),
     "i2": np.int32(2),
+    "t0": np.int64(0),
+    "t1": np.int64(1),
+    "sides": np.array([1, 2]),
     "fifty": np.full(2, 50, np.float32),
     "four": np.full(3, 4, np.int32),
     "halves": np.array([True, False, True, False]),
@@ -51,7 +55,7 @@ CONSTANTS = {
     "Wz": normal(6, H),
     "bo": normal(2),
 }
-SCALARS = ("f0", "f5", "-f5", "tiny", "last", "i2")
+SCALARS = ("f0", "f5", "-f5", "tiny", "last", "i2", "i1", "t0", "t1")
 
 
 def weights(name, size, op="RNN", D=1):
@@ -117,7 +121,8 @@ def both(*nodes):
 
 def with_lengths(*nodes, ids=False, given=(), source="L"):
     own, arrays = layer(x="e" if ids else "x", more=f"- {source}")
-    return file_of([*nodes, *own, node("Identity", "y", "out")], arrays, ids=ids, given=given)
+    nodes = [*own, *nodes] if source == "n" else [*nodes, *own, node("Identity", "y", "out")]
+    return file_of(nodes, arrays, ids=ids, given=given)
 
 
 def with_start(*nodes):
@@ -154,7 +159,7 @@ WRONG = {
     ),
     "a small sum in front of a readout": (
         lambda: behind(node("Add", "y tiny", "y1"), node("MatMul", "y1 Wo", "out")),
-        "",
+        "Add",
     ),
     "two readouts": (lambda: behind(*READOUT, node("MatMul", "y0 Wo2", "out")), "MatMul"),
     "clipped inputs": (lambda: in_front(node("Clip", "x -f5 f5", "x2")), "Clip"),
@@ -195,6 +200,32 @@ WRONG = {
     "lengths of ids": (lambda: with_lengths(*COUNTED, ids=True), "sequence_lens of RNN that"),
     "halved lengths": (lambda: with_lengths(node("Div", "n i2", "L"), given="n"), "that Div computes"),
     "constant lengths": (lambda: with_lengths(source="four"), "of constants"),
+    "zeros for short sequences": (
+        lambda: with_lengths(
+            node("Greater", "n i1", "g"),
+            node("Unsqueeze", "g one", "g1"),
+            node("Where", "g1 y f0", "out"),
+            given="n",
+            source="n",
+        ),
+        "Where",
+    ),
+    "zeros far away": (
+        lambda: behind(
+            node("Shape", "y", "s", start=0, end=1),
+            node("Squeeze", "s", "T"),
+            node("Range", "t0 T t1", "t"),
+            node("Less", "t far", "v"),
+            node("Unsqueeze", "v sides", "v1"),
+            node("Where", "v1 y f0", "out"),
+        ),
+        "Where",
+    ),
+    "a readout of half of the sum of two directions": (
+        lambda: two_ways(node("Add", "y1 y2", "s"), node("Mul", "s f5", "m"), node("MatMul", "m Wo", "out")),
+        "Mul",
+    ),
+    "ids that are cut": (lambda: in_front(node("Min", "x t1", "a"), node("Gather", "E a", "x2"), ids=True), "Min"),
     "a start that is computed": (
         lambda: with_start(node("MatMul", "z Wz", "q"), node("Unsqueeze", "q zero", "h0")),
         "an initial state of RNN that MatMul computes; want an input",
@@ -210,6 +241,7 @@ def test_files_that_compute_something_else_are_refused_with_what_stands_in_the_w
     text = str(error.value)
     assert text.startswith("file got ")
     assert named in text
+    assert "valid file" not in text
     assert "\n" not in text
 
 
