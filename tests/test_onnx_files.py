@@ -1,17 +1,21 @@
 """Whole models and single steps in ONNX Runtime, and files of ours that come back as they were."""
 
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
-from rnn_jax import cell_from_step, embedding, greedy, gru, lstm, mgu, readout, stack, vanilla
+from rnn_jax import cell_from_step, embedding, greedy, gru, lstm, mgu, mixed_precision, readout, stack, vanilla
 from rnn_jax.cells import ACTIVATIONS
 from rnn_jax.interop import from_onnx, step_to_onnx, to_onnx
+from rnn_jax.interop.signatures import with_symbols
 from rnn_jax.layers import as_layer
 from tests.cases import BY_STRUCTURE, CASES
+from tests.laboratory import as_a_user_has_it
 from tests.onnx_models import (
     NATIVE,
     OTHERS,
@@ -197,12 +201,48 @@ def test_a_model_of_characters_writes_the_same_200_ids_in_onnx_runtime_as_here()
     assert ids == np.ravel(written).tolist()
 
 
+@pytest.mark.parametrize("name", ["cifg, both ways", "cifg with peepholes"])
+def test_coupled_gates_are_computed_also_by_runtimes_that_know_no_coupling(name):
+    model, _ = NATIVE[name]
+    params, xs, _ = inputs_of(model, name)
+    file = to_onnx(model, params)
+    (each,) = (each for each in file.graph.node if each.op_type == "LSTM")
+    kept = [attribute for attribute in each.attribute if attribute.name != "input_forget"]
+    del each.attribute[:]
+    each.attribute.extend(kept)
+    _, wanted = as_layer(model).apply(params, as_layer(model).start(params, (B,)), xs)
+    np.testing.assert_allclose(outputs_of(session_of(file), {"xs": xs})["ys"], wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_threads_that_export_at_once_leave_the_check_of_types_as_it_was():
+    before, first, second = jaxtyping.config.jaxtyping_disable, threading.Event(), threading.Event()
+
+    def one():
+        with with_symbols():
+            first.set()
+            second.wait()
+
+    def other():
+        first.wait()
+        with with_symbols():
+            second.set()
+            threads[0].join()
+            assert jaxtyping.config.jaxtyping_disable
+
+    threads = [threading.Thread(target=one), threading.Thread(target=other)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert jaxtyping.config.jaxtyping_disable == before
+
+
 def unknown_step(params, h, x):
     return jnp.sort(h + x, axis=-1)
 
 
 def refused(f, *args, **kwargs):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
+    with as_a_user_has_it(), pytest.raises(ValueError) as error:  # noqa: PT011
         f(*args, **kwargs)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -219,6 +259,19 @@ def test_what_cannot_be_exported_is_refused_in_one_line(monkeypatch):
         "params got bfloat16; ONNX takes float64, float32, float16: cast them first"
     )
     assert refused(to_onnx, cell, params, ids="int8") == "ids got 'int8'; want True, False, 'int32' or 'int64'"
+    assert refused(to_onnx, cell, params, ids=1) == "ids got 1; want True, False, 'int32' or 'int64'"
+    assert refused(to_onnx, cell, params, input_shape=(5,)) == "input_shape got (5,); want (3,), which the weights have"
+    for wrong in ("abc", 3, (-3,)):
+        assert refused(to_onnx, cell, params, input_shape=wrong).endswith(
+            "; want sizes of one example's input, such as (3,)"
+        )
+    assert refused(to_onnx, cell, {"W": np.zeros((50, 50))}).startswith("params got {'W': array([[0., 0., 0., ..., 0.")
+    assert refused(to_onnx, cell, params._replace(b_h=params.b_h.astype(jnp.float16))) == (
+        "params got float16, float32; ONNX takes one of float64, float32, float16: cast them first"
+    )
+    assert refused(to_onnx, cell, jax.tree.map(lambda a: a.astype(int), params)).startswith("params got int64; want a")
+    low = mixed_precision(cell, jnp.bfloat16)
+    assert refused(to_onnx, low, params).startswith("cell got numbers of bfloat16; ONNX Runtime computes with float64")
     own = as_layer(cell)._replace(output=lambda params, h: -h)
     assert refused(to_onnx, own, params).endswith(
         "a layer of your own; ONNX takes cells, bidirectional, stack and readout"

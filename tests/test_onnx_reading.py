@@ -41,6 +41,17 @@ def test_recorded_files_of_keras_and_pytorch_are_read_as_what_these_computed(nam
     assert_computes(model, params, x.astype(np.int32) if deep else x, y)
 
 
+def exported(network, example, path, names, first=False):
+    """The path of a file into which PyTorch writes a network, with free sizes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make peers")
+    x = {0: "B", 1: "T"} if first else {0: "T", 1: "B"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter without onnxscript is the older one
+        axes = {"x": x, "n": {0: "B"}}
+        torch.onnx.export(network, example, path, input_names=names, dynamic_axes=axes, dynamo=False)
+    return path
+
+
 TORCH = {
     "LSTM of two layers and directions on an embedding": ("LSTM", {"num_layers": 2, "bidirectional": True}, True),
     "GRU, the batch first": ("GRU", {"num_layers": 2, "batch_first": True}, False),
@@ -72,25 +83,44 @@ def test_files_that_pytorch_exports_now_are_read_as_what_it_computes(name, tmp_p
         for weight in network.parameters():
             weight.normal_(0, 0.5)
     x = torch.randint(0, V, (4, 2)) if ids else torch.randn(4, 2, I)
-    axes = {0: "B", 1: "T"} if first else {0: "T", 1: "B"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter without onnxscript is the older one
-        torch.onnx.export(
-            network,
-            *((x,), tmp_path / "torch.onnx"),
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": axes, "y": axes},
-            dynamo=False,
-        )
-    model, params = from_onnx(tmp_path / "torch.onnx")
+    model, params = from_onnx(exported(network, (x,), tmp_path / "torch.onnx", ["x"], first))
     x = torch.randint(0, V, (6, 3)) if ids else torch.randn(6, 3, I)
     y = network(x).detach().numpy()
     x = x.numpy().astype(np.int32) if ids else x.numpy()
     assert_computes(model, params, *((x.swapaxes(0, 1), y.swapaxes(0, 1)) if first else (x, y)))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("in_order", [True, False])
+def test_packed_sequences_of_pytorch_are_read_with_their_lengths_and_padded_steps_as_it_is_said(in_order, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make peers")
+    rnn = torch.nn.utils.rnn
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = torch.nn.LSTM(I, H, 2, bidirectional=True)
+            self.readout = torch.nn.Linear(2 * H, 2)
+
+        def forward(self, x, n):
+            packed, (h, _) = self.recurrent(rnn.pack_padded_sequence(x, n, enforce_sorted=in_order))
+            return self.readout(rnn.pad_packed_sequence(packed)[0]), h
+
+    torch.manual_seed(0)
+    network, x = Network().eval(), torch.randn(6, 4, I)
+    n = torch.tensor([6, 5, 3, 1] if in_order else [3, 6, 1, 5])
+    model, params = from_onnx(exported(network, (x, n), tmp_path / "torch.onnx", ["x", "n"]))
+    lengths = n.numpy()
+    h_T, ys = jax.jit(as_layer(model).apply)(
+        params, as_layer(model).start(params, (4,)), jnp.asarray(x.numpy()), lengths=lengths
+    )
+    valid = np.arange(6)[:, None] < lengths
+    y, h = network(x, n)
+    np.testing.assert_allclose(np.where(valid[..., None], ys, params.b_y), y.detach(), rtol=0, atol=TOLERANCE)
+    last = [state.h for ways in h_T for state in ways]
+    np.testing.assert_allclose(np.stack(last), h.detach(), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_random_networks_come_back_bit_by_bit(seed):
     model = random_network(seed)
     params = random_params(model, seed=seed)
@@ -181,13 +211,42 @@ def test_bytes_that_are_no_onnx_and_attributes_that_are_unknown_are_refused(file
         return edited(file, change)
 
     assert refused(attribute(direction="sideways")) == (
-        "direction got 'sideways' with 1 directions; want forward, reverse, bidirectional"
+        "direction got 'sideways' for LSTM; want forward, reverse, bidirectional"
+    )
+    assert refused(attribute(hidden_size=9)) == "file got W of LSTM of the shape (1, 16, 3); want (1, 36, 3)"
+    assert refused(attribute(clip=-1.0)) == "clip got -1.0 for LSTM; want a positive bound"
+    two = attribute(activations=["Sigmoid", "Tanh"])
+    assert refused(two) == "activations got Sigmoid, Tanh for LSTM; want 3 functions"
+    more = attribute(activations=["Sigmoid", "LeakyRelu", "Tanh"], activation_alpha=[0.0, 0.3, 0.0])
+    assert refused(more).startswith(
+        "activation_alpha or activation_beta got more numbers than Sigmoid, LeakyRelu, Tanh"
     )
     unknown = refused(attribute(activations=["Sigmoid", "Swish", "Tanh"]))
     assert unknown.startswith("activations got 'Swish'; want one of Affine, Elu, HardSigmoid, ")
     assert refused(attribute(activations=["Tanh", "Tanh", "Tanh"], input_forget=1)) == (
         "activations got Tanh for coupled gates; want Sigmoid"
     )
+
+
+def test_weights_of_other_sizes_and_weights_in_another_file_are_refused(tmp_path, monkeypatch):
+    file = to_onnx(gru(I, H), random_params(gru(I, H)))
+
+    def with_bias(graph):
+        (bias,) = (each for each in graph.initializer if list(each.dims) == [1, 6 * H])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.zeros((1, 30), np.float32), bias.name))
+
+    assert refused(edited(file, with_bias)) == "file got B of GRU of the shape (1, 30); want (1, 24)"
+
+    def with_size(graph):
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 10**9
+
+    assert refused(edited(file, with_size)).startswith("file got xs of the shape (1000000000, 3, 3); want at most")
+    onnx.save(file, tmp_path / "gru.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    assert repr(from_onnx(tmp_path / "gru.onnx")[0]).startswith("gru(")
+    monkeypatch.chdir(tmp_path)
+    apart = "with weights in another file; want the path, from which both are read"
+    assert refused((tmp_path / "gru.onnx").read_bytes()) == f"file got bytes {apart}"
+    assert refused(onnx.load(tmp_path / "gru.onnx", load_external_data=False)) == f"file got ModelProto {apart}"
 
 
 def test_initial_states_are_zeros_or_inputs():

@@ -13,6 +13,7 @@ from jax import export
 from rnn_jax import bidirectional, cornn, embedding, learned_start, lstm, mgu, readout, stack
 from rnn_jax.interop.stablehlo import to_stablehlo
 from rnn_jax.layers import as_layer
+from tests.laboratory import as_a_user_has_it
 from tests.onnx_models import B, H, I, T, V, by_path, random_params
 
 rng = np.random.default_rng(3)
@@ -62,6 +63,13 @@ def test_a_program_without_states_begins_with_the_start_of_the_model(cell):
         np.testing.assert_allclose(got[name], wanted, rtol=0, atol=1e-12, strict=True, err_msg=name)
 
 
-def test_unknown_platforms_are_refused():
+def test_params_of_another_model_and_unknown_platforms_are_refused():
+    model = readout(lstm(I, H), 3)
+    with pytest.raises(ValueError, match=r"^params got ReadoutParams\(.*; want those of readout\(lstm"):
+        to_stablehlo(model, random_params(readout(lstm(I, H), 2)))
+    with as_a_user_has_it(), pytest.raises(ValueError, match=r"^platforms got 3; want some of cpu, cuda, rocm, tpu$"):
+        to_stablehlo(model, random_params(model), platforms=3)  # pyright: ignore[reportArgumentType]
+    with jax.enable_x64(False), pytest.raises(ValueError, match=r"^ids got 'int64'; want 'int32'"):
+        to_stablehlo(model, random_params(model), ids="int64")
     with pytest.raises(ValueError, match=r"^platforms got \('phone',\); want some of cpu, cuda, rocm, tpu$"):
         to_stablehlo(lstm(I, H), random_params(lstm(I, H)), platforms=("phone",))

@@ -12,18 +12,18 @@ from rnn_jax.interop.onnx_graphs import (
     Graph,
     Tensor,
     array_tensor,
+    broadcast_to,
     constant,
     data_type,
     empty_graph,
     is_tensor,
     model_of,
     node,
-    require_params,
-    whole,
+    require_types,
 )
-from rnn_jax.interop.onnx_layers import Reading, run_model
+from rnn_jax.interop.onnx_layers import Setting, run_model
 from rnn_jax.interop.onnx_programs import nodes_of_function
-from rnn_jax.interop.signatures import input_of, named_by_path
+from rnn_jax.interop.signatures import input_of, named_by_path, require_params
 from rnn_jax.layers import Model, require_model
 from rnn_jax.machinery.checks import require_switch
 from rnn_jax.types import Cell, Params, State, require_cell
@@ -48,8 +48,9 @@ def to_onnx(
     Readouts and input layers are nodes beside them.
 
     The file computes what the model computes. At padded steps the state is held; the node alone would write zeros.
-    Coupled gates (``cifg_lstm``) are those of ONNX Runtime, which reads the weights of i and sets f to 1 − i. ONNX
-    Runtime has the three nodes in float32 and float16 alone: cast params of float64 before they are exported for it.
+    ONNX Runtime has the three nodes in float32 and float16 alone: cast params of float64 before they are exported for
+    it. With a batch of no examples it ends the whole process. Lengths are from 0 to T, one for each example: ONNX
+    Runtime refuses others where the file holds nodes, but not where it holds a ``Scan``, which takes more than T as T.
 
     Inputs are ``xs (T, B, I)``, or ids ``(T, B)``; ``lengths (B,)`` of int32; the state ``h_0``. Outputs are ``ys
     (T, B, O)`` and the last state ``h_T``. A state of several arrays has one tensor for each, with its path in the
@@ -69,8 +70,9 @@ def to_onnx(
         An ``onnx.ModelProto``, which has passed ``onnx.checker``.
 
     Raises:
-        ValueError: for params that are not those of the model or are of another type, a layer of your own, a cell whose
-            step has a primitive of JAX without a counterpart, or where the package onnx is not installed.
+        ValueError: for params that are not those of the model, are of several types or of another one, another shape of
+            the input than that of the weights, a layer of your own, a cell whose step has a primitive of JAX without a
+            counterpart or computes with bfloat16, or where the package onnx is not installed.
 
     >>> from rnn_jax import bidirectional, lstm, readout
     >>> model = readout(bidirectional(lstm(3, 4), lstm(3, 4)), output_size=2)
@@ -93,9 +95,9 @@ def to_onnx(
         h_0: Any = jax.tree.map(Tensor, paths("h_0", one), jax.tree.map(lambda h: (B, *h.shape), one), types(one))
     else:
         h_0 = jax.tree.map(lambda h: array_tensor(np.asarray(h)[None]), model.start(params))
-    ys, h_T = run_model(Reading(graph, T, B, given), model, params, narrowed(graph, xs), h_0)
+    ys, h_T = run_model(Setting(graph, T, B, given), model, params, narrowed(graph, xs), h_0)
     inputs = [xs, *([given] if given else []), *(tensors(h_0) if initial_states else [])]
-    h_T = jax.tree.map(lambda a: whole(graph, a, (B, *a.shape[1:])), h_T, is_leaf=is_tensor)
+    h_T = jax.tree.map(lambda a: broadcast_to(graph, a, (B, *a.shape[1:])), h_T, is_leaf=is_tensor)
     outputs = named_by_path("ys", ys, is_tensor) | named_by_path("h_T", h_T, is_tensor)
     return model_of(graph, inputs, outputs, f"{params_name(params)} of rnn_jax")
 
@@ -144,6 +146,7 @@ def step_to_onnx(
 def graph_of(model: Model, params: Params) -> Graph:
     """A graph that holds params as constants with their paths as names."""
     require_params(model, params)
+    require_types(params)
     graph = empty_graph()
     for name, array in named_by_path("params", params).items():
         constant(graph, array, name)

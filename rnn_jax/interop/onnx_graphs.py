@@ -141,7 +141,7 @@ def shape_name(graph: Graph, shape: tuple[Any, ...]) -> str:
     return parts[0] if len(parts) == 1 else node(graph, "Concat", parts, axis=0)
 
 
-def whole(graph: Graph, tensor: Tensor, shape: tuple[Any, ...]) -> Tensor:
+def broadcast_to(graph: Graph, tensor: Tensor, shape: tuple[Any, ...]) -> Tensor:
     """A tensor repeated along its axes of size 1 until it has a shape."""
     if tensor.shape == tuple(shape):
         return tensor
@@ -224,12 +224,10 @@ def renamed(graph: Graph, name: str, wanted: str, fixed: bool) -> None:
             names[:] = [wanted if each == name else each for each in names]
 
 
-def require_params(model: Any, params: Params) -> None:
-    """Raises a ValueError unless params are those of a model, in one of ``TYPES``."""
-    wanted, found = (jax.tree.map(np.shape, tree) for tree in (jax.eval_shape(model.init, jax.random.key(0)), params))
-    if jax.tree.structure(wanted) != jax.tree.structure(found) or wanted != found:
-        raise ValueError(f"params got {params!r}; want those of {model!r}")
-    for leaf in jax.tree.leaves(params):
-        name = jnp.result_type(leaf).name
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and name not in TYPES:
-            raise ValueError(f"params got {name}; ONNX takes {', '.join(TYPES)}: cast them first")
+def require_types(params: Params) -> None:
+    """Raises a ValueError unless all floating params have the same type, one of ``TYPES``."""
+    types = {np.dtype(getattr(leaf, "dtype", None) or jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)}
+    found = sorted(each.name for each in types if jnp.issubdtype(each, jnp.floating))
+    if len(found) > 1 or not {*found} <= {*TYPES}:
+        wanted = "one of " * (len(found) > 1) + ", ".join(TYPES)
+        raise ValueError(f"params got {', '.join(found)}; ONNX takes {wanted}: cast them first")

@@ -10,11 +10,12 @@ from jaxtyping import Array
 
 from rnn_jax.cells.activations import activation_named
 from rnn_jax.cells.affine import affine, project_input, rows_or_product
-from rnn_jax.interop.models import CELLS, Part, call_of, options_of, simplified
+from rnn_jax.interop.models import CELLS, FACTORY_OF_LAYERS, Part, call_of, options_of, simplified
 from rnn_jax.interop.onnx_graphs import (
     Graph,
     Tensor,
     array_tensor,
+    broadcast_to,
     constant,
     data_type,
     info,
@@ -25,7 +26,6 @@ from rnn_jax.interop.onnx_graphs import (
     node,
     onnx_package,
     subgraph,
-    whole,
 )
 from rnn_jax.interop.onnx_nodes import Native, function_attributes, native_of
 from rnn_jax.interop.onnx_programs import nodes_of_function
@@ -35,10 +35,10 @@ from rnn_jax.machinery.sharding import where_leading
 from rnn_jax.readouts import Head, ReadoutParams, linear_head
 from rnn_jax.types import Cell, Params, State
 
-__all__ = ["Reading", "run_model"]
+__all__ = ["Setting", "run_model"]
 
 
-class Reading(NamedTuple):
+class Setting(NamedTuple):
     """What all layers of a file share."""
 
     graph: Graph
@@ -50,45 +50,45 @@ class Reading(NamedTuple):
 
 
 def run_model(
-    reading: Reading, model: Model, params: Params, x: Tensor, h: State, reverse: bool = False
+    setting: Setting, model: Model, params: Params, x: Tensor, h: State, reverse: bool = False
 ) -> tuple[Any, State]:
     """The outputs ``(T, B, …)`` and the last state of a model, as tensors.
 
     Args:
-        reading: the graph, and what all layers read.
+        setting: the graph, and what all layers read.
         model, params: the model and its weights.
         x: its inputs ``(T, B, …)``.
         h: the state before the first step, tensors ``(B, …)``, or arrays ``(1, …)``.
         reverse: whether a cell reads from the last step to the first.
     """
     name, given = factory_of(model)
-    graph = reading.graph
+    graph = setting.graph
     if name == "readout":
-        y, h_T = run_model(reading, given["model"], params.cell, x, h, reverse)
+        y, h_T = run_model(setting, given["model"], params.cell, x, h, reverse)
         return nodes_of_function(graph, head_of(given["output_size"], params), y), h_T
     if name in ("embedding", "dense_input"):
         x = nodes_of_function(graph, front_of(name, given, params), x)
-        return run_model(reading, given["model"], params.cell, x, h, reverse)
+        return run_model(setting, given["model"], params.cell, x, h, reverse)
     if name == "learned_start":
-        return run_model(reading, given["cell"], params.cell, x, h, reverse)
+        return run_model(setting, given["cell"], params.cell, x, h, reverse)
     if name == "stack":
         last = []
         for each, p, h_0 in zip(given["models"], params, h, strict=True):
-            x, h_T = run_model(reading, each, p, x, h_0, reverse)
+            x, h_T = run_model(setting, each, p, x, h_0, reverse)
             last.append(h_T)
         return x, tuple(last)
     if name == "bidirectional":
-        return run_both_ways(reading, given, params, x, h)
-    if name == "_layer_of_cell":
-        return run_model(reading, given["cell"], params, x, h, given["reverse"])
+        return run_both_ways(setting, given, params, x, h)
+    if name == FACTORY_OF_LAYERS.__name__:
+        return run_model(setting, given["cell"], params, x, h, given["reverse"])
     if not isinstance(model, Cell):
         raise ValueError(
             f"model got {model!r}, a layer of your own; ONNX takes cells, bidirectional, stack and readout"
         )
     native = native_of_cell(name, given, params)
     if native is None:
-        return run_scan(reading, model, params, x, h, reverse)
-    Y, (h_T,) = run_native(reading, [native], x, [h], [reverse])
+        return run_scan(setting, model, params, x, h, reverse)
+    Y, (h_T,) = run_native(setting, [native], x, [h], [reverse])
     return squeezed(graph, Y, 1), h_T
 
 
@@ -127,15 +127,15 @@ def front_of(name: str, given: dict[str, Any], params: Any) -> Callable[[Array],
     return lambda x: phi(project_input(x, params.W, params.b, "W"))
 
 
-def run_both_ways(reading: Reading, given: dict[str, Any], params: Any, x: Tensor, h: Any) -> tuple[Any, BothWays]:
+def run_both_ways(setting: Setting, given: dict[str, Any], params: Any, x: Tensor, h: Any) -> tuple[Any, BothWays]:
     """A bidirectional layer: one node where both cells are directions of it."""
-    graph, cells, merge = reading.graph, (given["forward"], given["backward"]), given["merge"]
+    graph, cells, merge = setting.graph, (given["forward"], given["backward"]), given["merge"]
     natives = [native_of_cell(*factory_of(cell), p) for cell, p in zip(cells, params, strict=True)]
     if not one_node(natives):
         ways = zip(cells, params, h, (False, True), strict=True)
-        (y, h_f), (y_back, h_b) = (run_model(reading, cell, p, x, h_0, back) for cell, p, h_0, back in ways)
+        (y, h_f), (y_back, h_b) = (run_model(setting, cell, p, x, h_0, back) for cell, p, h_0, back in ways)
         return nodes_of_function(graph, merge if callable(merge) else MERGES[merge], y, y_back), BothWays(h_f, h_b)
-    Y, last = run_native(reading, natives, x, [*h], [False, True])
+    Y, last = run_native(setting, natives, x, [*h], [False, True])
     T, _, B, H = Y.shape
     if merge == "concatenate":
         beside = node(graph, "Transpose", [Y.what], perm=[0, 2, 1, 3])
@@ -165,17 +165,20 @@ def squeezed(graph: Graph, tensor: Tensor, axis: int) -> Tensor:
 
 
 def run_native(
-    reading: Reading, natives: list[Any], x: Tensor, h: list[Any], reverse: list[bool]
+    setting: Setting, natives: list[Any], x: Tensor, h: list[Any], reverse: list[bool]
 ) -> tuple[Tensor, list[Any]]:
     """The outputs ``(T, D, B, H)`` of a node, and the last state of each direction."""
-    graph, first, D, H = reading.graph, natives[0], len(natives), natives[0].R.shape[1]
+    graph, first, D, H = setting.graph, natives[0], len(natives), natives[0].R.shape[1]
     x = one_hot(graph, x, first) if jnp.issubdtype(x.dtype, jnp.integer) else x
     functions = tuple(function for native in natives for function in native.functions)
     attributes = first.attributes | function_attributes(first.op, functions)
     attributes["direction"] = "bidirectional" if D == 2 else "reverse" if reverse[0] else "forward"
     weights = [constant(graph, np.stack([getattr(n, name) for n in natives]), name) for name in "WRB"]
-    parts = [before(reading, [*each]) for each in zip(*(jax.tree.leaves(s, is_leaf=is_tensor) for s in h), strict=True)]
-    lengths = reading.lengths.what if reading.lengths else ""
+    parts = [
+        stacked_starts(setting, [*each])
+        for each in zip(*(jax.tree.leaves(s, is_leaf=is_tensor) for s in h), strict=True)
+    ]
+    lengths = setting.lengths.what if setting.lengths else ""
     inputs = [named(graph, x), *weights, str(lengths), *("" if is_zero(a) else named(graph, a) for a in parts)]
     if first.P is not None:
         inputs += [constant(graph, np.stack([native.P for native in natives]), "P")]
@@ -183,10 +186,10 @@ def run_native(
         inputs.pop()
     names = node(graph, first.op, inputs, 1 + len(parts), **attributes)
     dtype = first.W.dtype
-    Y = Tensor(names[0], (reading.T, D, reading.B, H), dtype)
-    last = [Tensor(name, (D, reading.B, H), dtype) for name in names[1:]]
-    if reading.lengths:
-        Y, last = held(reading, Y, last, parts, reverse)
+    Y = Tensor(names[0], (setting.T, D, setting.B, H), dtype)
+    last = [Tensor(name, (D, setting.B, H), dtype) for name in names[1:]]
+    if setting.lengths:
+        Y, last = with_held_padding(setting, Y, last, parts, reverse)
     ways = [[a] if D == 1 else split_ways(graph, a) for a in last]
     ends = [[squeezed(graph, way, 0) for way in each] for each in ways]
     trees = [jax.tree.structure(s, is_leaf=is_tensor) for s in h]
@@ -204,27 +207,27 @@ def is_zero(tensor: Tensor) -> bool:
     return is_known(tensor) and not np.any(tensor.what)
 
 
-def before(reading: Reading, parts: list[Tensor]) -> Tensor:
+def stacked_starts(setting: Setting, parts: list[Tensor]) -> Tensor:
     """A part of the state before the first step, of all directions, ``(D, B, H)``; ``(D, 1, H)`` where it is 0."""
-    graph = reading.graph
+    graph = setting.graph
     if all(map(is_known, parts)):
         stacked = array_tensor(np.stack([part.what for part in parts]))
-        return stacked if is_zero(stacked) else whole(graph, stacked, (len(parts), reading.B, stacked.shape[2]))
-    full = [whole(graph, part, (reading.B, part.shape[1])) for part in parts]
+        return stacked if is_zero(stacked) else broadcast_to(graph, stacked, (len(parts), setting.B, stacked.shape[2]))
+    full = [broadcast_to(graph, part, (setting.B, part.shape[1])) for part in parts]
     names = [node(graph, "Unsqueeze", [named(graph, part), integers(graph, 0)]) for part in full]
     name = names[0] if len(names) == 1 else node(graph, "Concat", names, axis=0)
     return Tensor(name, (len(parts), *full[0].shape), full[0].dtype)
 
 
-def held(
-    reading: Reading, Y: Tensor, last: list[Tensor], parts: list[Tensor], reverse: list[bool]
+def with_held_padding(
+    setting: Setting, Y: Tensor, last: list[Tensor], parts: list[Tensor], reverse: list[bool]
 ) -> tuple[Tensor, list[Tensor]]:
     """The outputs with the held state at padded steps, and last states with that before a sequence of no steps.
 
     A forward direction holds its last state, and a backward direction, which comes to the padding first, the state
     before all steps.
     """
-    graph = reading.graph
+    graph = setting.graph
     column = node(graph, "Unsqueeze", ["lengths", integers(graph, 0, 2)])
     some = node(graph, "Greater", [column, constant(graph, np.int32(0))])
     last = [
@@ -254,11 +257,11 @@ def one_hot(graph: Graph, ids: Tensor, native: Native) -> Tensor:
     return nodes_of_function(graph, vectors, ids)
 
 
-def run_scan(reading: Reading, cell: Cell, params: Params, x: Tensor, h: State, reverse: bool) -> tuple[Any, State]:
+def run_scan(setting: Setting, cell: Cell, params: Params, x: Tensor, h: State, reverse: bool) -> tuple[Any, State]:
     """The outputs and the last state of any cell: a Scan whose body is the program of its step."""
-    graph, helper, lengths = reading.graph, onnx_package().helper, reading.lengths
+    graph, helper, lengths = setting.graph, onnx_package().helper, setting.lengths
     body = subgraph(graph)
-    h = jax.tree.map(lambda a: whole(graph, a, (reading.B, *a.shape[1:])), h, is_leaf=is_tensor)
+    h = jax.tree.map(lambda a: broadcast_to(graph, a, (setting.B, *a.shape[1:])), h, is_leaf=is_tensor)
     number = next(graph.numbers)
     leaves, tree = jax.tree.flatten(h, is_leaf=is_tensor)
     states = [a._replace(what=f"state_{number}_{n}") for n, a in enumerate(leaves)]
@@ -295,5 +298,5 @@ def run_scan(reading: Reading, cell: Cell, params: Params, x: Tensor, h: State, 
     )
     names = [names] if isinstance(names, str) else names
     last = [a._replace(what=name) for a, name in zip(ends, names, strict=False)]
-    ys = [Tensor(n, (reading.T, *a.shape), a.dtype) for a, n in zip(flat, names[len(ends) :], strict=True)]
+    ys = [Tensor(n, (setting.T, *a.shape), a.dtype) for a, n in zip(flat, names[len(ends) :], strict=True)]
     return jax.tree.unflatten(y_tree, ys), jax.tree.unflatten(tree, last)

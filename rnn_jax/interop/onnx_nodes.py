@@ -120,17 +120,20 @@ def native_of(part: Part) -> Native | None:
 
 
 def coupled_native(part: Part, functions: tuple[Function, ...], attributes: dict[str, Any]) -> Native:
-    """An LSTM with coupled gates: ONNX Runtime reads the weights of i and sets f to 1 − σ(a) = σ(−a)."""
+    """An LSTM with coupled gates, i = 1 − σ(a) = σ(−a), whose weights of i are those of f, negated.
+
+    ONNX Runtime does not read the weights of f; other runtimes may not know ``input_forget``. All compute the same.
+    """
     p = part.params
 
     def widened(a: np.ndarray) -> np.ndarray:
         f, o, g = np.split(a, 3, -1)
-        return np.concatenate([-f, o, np.zeros_like(f), g], -1)
+        return np.concatenate([-f, o, f, g], -1)
 
     bias, w_ch, P = widened(p.b_h), getattr(p, "w_ch", None), None
     if w_ch is not None:
         f, o = np.split(w_ch, 2)
-        P = np.concatenate([-f, o, np.zeros_like(f)])
+        P = np.concatenate([-f, o, f])
     W, R = (np.swapaxes(widened(a), 0, 1) for a in (p.W_xh, p.W_hh))
     return Native("LSTM", W, R, np.concatenate([bias, np.zeros_like(bias)]), P, functions, attributes)
 
@@ -204,9 +207,14 @@ def function_attributes(op: str, functions: tuple[Function, ...]) -> dict[str, A
     }
 
 
-def functions_of(op: str, attributes: dict[str, Any], directions: int) -> list[Function]:
-    """The functions of a node of a file, of all its directions."""
+def functions_of(op: str, attributes: dict[str, Any], directions: int) -> list[tuple[Function, ...]]:
+    """The functions of a node of a file, of each direction."""
     names = [as_text(name) for name in attributes.get("activations") or DEFAULTS[op] * directions]
+    count = len(DEFAULTS[op])
+    if len(names) != count * directions:
+        raise ValueError(f"activations got {', '.join(names)} for {op}; want {count * directions} functions")
+    if attributes.get("clip", 0.0) < 0:
+        raise ValueError(f"clip got {attributes['clip']} for {op}; want a positive bound")
     alphas, betas = (iter(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta"))
     found = []
     for name in names:
@@ -217,7 +225,11 @@ def functions_of(op: str, attributes: dict[str, Any], directions: int) -> list[F
         own = NUMBERED.get(name, (None, ()))[1]
         numbers: Any = (next(given, default) for given, default in zip((alphas, betas), own, strict=False))
         found.append(Function(name, tuple(shortest(number) for number in numbers)))
-    return found
+    if [*alphas, *betas]:
+        raise ValueError(
+            f"activation_alpha or activation_beta got more numbers than {', '.join(names)} take; want one each"
+        )
+    return [tuple(found[count * d : count * (d + 1)]) for d in range(directions)]
 
 
 def as_text(name: Any) -> str:

@@ -215,8 +215,8 @@ def dot_general(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
         names = [node(graph, "Cast", [name], to=data_type(wanted)) for name in kept]
     if tuple(one) == (len(a.shape) - 1,) and tuple(other) == (0,) and len(b.shape) == 2 and not of_one:
         return node(graph, "MatMul", names)
-    marks = iter("abcdefghijklmnopqrstuvwxyz")
-    left, right = [next(marks) for _ in a.shape], [next(marks) for _ in b.shape]
+    axis_names = iter("abcdefghijklmnopqrstuvwxyz")
+    left, right = [next(axis_names) for _ in a.shape], [next(axis_names) for _ in b.shape]
     for n, m in zip((*one, *of_one), (*other, *of_other), strict=True):
         right[m] = left[n]
     free = [left[n] for n in range(len(left)) if n not in (*one, *of_one)]

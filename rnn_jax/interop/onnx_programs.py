@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
-from rnn_jax.interop.onnx_graphs import Graph, Tensor, array_tensor, is_fixed, is_known, named, reshaped, whole
+from rnn_jax.interop.onnx_graphs import Graph, Tensor, array_tensor, broadcast_to, is_fixed, is_known, named, reshaped
 from rnn_jax.interop.onnx_primitives import ELEMENTWISE, PRIMITIVES, SPREAD
 from rnn_jax.interop.signatures import with_symbols
 from rnn_jax.machinery.programs import type_of
@@ -39,7 +39,9 @@ def nodes_of_function(graph: Graph, f: Callable[..., Any], *args: Any) -> Any:
     with with_symbols():
         closed, out = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(tree, leaves)), return_shape=True)(*shapes)
     made = as_nodes(graph, closed.jaxpr, [*map(array_tensor, closed.consts), *flat])
-    results = [whole(graph, tensor, type_of(v).shape) for tensor, v in zip(made, closed.jaxpr.outvars, strict=True)]
+    results = [
+        broadcast_to(graph, tensor, type_of(v).shape) for tensor, v in zip(made, closed.jaxpr.outvars, strict=True)
+    ]
     return jax.tree.unflatten(jax.tree.structure(out), results)
 
 
@@ -59,6 +61,8 @@ def as_nodes(graph: Graph, program: Jaxpr, args: Sequence[Tensor]) -> list[Tenso
 def results_of(graph: Graph, eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]:
     """The results of one equation."""
     name = eqn.primitive.name
+    if any(type_of(v).dtype == jnp.bfloat16 for v in (*eqn.invars, *eqn.outvars)):
+        raise ValueError("cell got numbers of bfloat16; ONNX Runtime computes with float64, float32, float16")
     if name in CALLS:
         inner = next(iter(jaxprs_in_params(eqn.params)))
         closed = next((p for p in eqn.params.values() if isinstance(p, ClosedJaxpr)), None)
@@ -71,7 +75,7 @@ def results_of(graph: Graph, eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]
     if name == "dim_as_value":
         raise ValueError("cell got a number that is the size of the batch; ONNX takes steps of each example alone")
     if all(map(is_known, given)) and all(is_fixed(type_of(v).shape) for v in (*eqn.invars, *eqn.outvars)):
-        return computed(eqn, [whole(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)])
+        return computed(eqn, [broadcast_to(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)])
     if name not in PRIMITIVES:
         raise ValueError(f"cell got the primitive {name}; ONNX takes {', '.join(sorted(PRIMITIVES))}")
     spread = name in ELEMENTWISE or name in SPREAD
@@ -79,7 +83,7 @@ def results_of(graph: Graph, eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]
         shape = np.broadcast_shapes(*(tensor.shape for tensor in given))
         return computed(eqn, [array_tensor(np.broadcast_to(tensor.what, shape)) for tensor in given])
     if not spread:
-        given = [whole(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)]
+        given = [broadcast_to(graph, a, type_of(v).shape) for a, v in zip(given, eqn.invars, strict=True)]
     made = PRIMITIVES[name](graph, eqn, [named(graph, tensor) for tensor in given])
     made = [made] if isinstance(made, str) else made
     shape = common_shape(*(tensor.shape for tensor in given)) if spread else ()

@@ -1,7 +1,7 @@
 """The run of a file of ONNX on random numbers, node by node, by which ``from_onnx`` finds out what it computes."""
 
-import itertools
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,25 +11,28 @@ from rnn_jax.interop.onnx_graphs import Tensor, info, onnx_package
 from rnn_jax.machinery.checks import in_one_line
 
 __all__ = [
-    "KNOWN",
-    "PLACED",
+    "LARGEST",
     "RECURRENT",
+    "FailedNodeError",
     "Layer",
+    "Plan",
     "Run",
     "above",
+    "between",
+    "changing",
     "evaluate",
     "loaded",
     "misplaced",
-    "same",
+    "normal_numbers",
     "started",
 ]
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 
-PLACED = frozenset(
+MOVING = frozenset(
     (
-        *("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "Gather"),
-        *("Expand", "Flatten", "Constant", "ConstantOfShape", "Shape", "Size", "Range", "Where", "Tile", "Pad"),
+        *("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
+        *("Concat", "Slice", "Split", "Gather", "Expand", "Dropout"),
     )
 )
 """Operators that move numbers and do not change them."""
@@ -39,8 +42,24 @@ LINEAR = ("MatMul", "Gemm", "Add")
 
 KNOWN = "want an embedding, layers of LSTM, GRU or RNN, and a linear readout"
 
-T, B = 5, 3
-"""Of the run, where the file leaves them free."""
+LARGEST = 2**27
+"""Numbers of one array of a run."""
+
+
+class FailedNodeError(ValueError):
+    """A node that cannot be evaluated with what a run gives it."""
+
+
+class Plan(NamedTuple):
+    """What a run gives to a file."""
+
+    T: int
+    B: int
+    """Where the file leaves them free."""
+    scale: float = 1.0
+    """Of the normal numbers."""
+    every_id: bool = False
+    """Whether the ids are all of the vocabulary, as far as they fit; else they are random, with the first and last."""
 
 
 class Layer(NamedTuple):
@@ -50,13 +69,18 @@ class Layer(NamedTuple):
     """What it read in the run, ``(T, B, I)``."""
     parts: tuple[Part, ...]
     Ys: tuple[np.ndarray, ...]
-    """The output of each direction in the run, ``(T, B, H)``."""
+    """The output of each direction in the run, ``(T, B, H)``; NaN at padded steps, where anything may stand."""
+    states: tuple[Any, ...]
+    """The last states ``(B, H)`` of each direction in the run: of an LSTM h and c."""
+    lengths: frozenset[str]
+    """The input of lengths that it reads."""
 
 
 class Run(NamedTuple):
     """The run of a file; the functions below add to its dictionaries and lists."""
 
     file: Any
+    plan: Plan
     values: dict[str, np.ndarray]
     """What each tensor was."""
     roots: dict[str, frozenset[str]]
@@ -68,6 +92,8 @@ class Run(NamedTuple):
     """The name of the input that the first layer reads."""
     ids: bool
     """Whether it is ids."""
+    lengths: tuple[str, ...]
+    """The names of the inputs that are lengths."""
     numbers: Any
     """A generator of random numbers."""
 
@@ -75,24 +101,30 @@ class Run(NamedTuple):
 def loaded(file: Any) -> Any:
     """A file as a checked ``onnx.ModelProto``, without functions of its own."""
     onnx = onnx_package()
-    given = in_one_line(str(file)) if isinstance(file, str | os.PathLike) else type(file).__name__
+    is_path = isinstance(file, str | os.PathLike)
+    given = in_one_line(str(file)) if is_path else type(file).__name__
     if isinstance(file, onnx.ModelProto):
         model: Any = file
     else:
         try:
-            model = onnx.load(file) if isinstance(file, str | os.PathLike) else onnx.load_from_string(file)
+            model = onnx.load(file) if is_path else onnx.load_from_string(file)
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"file got {given}; want a file of ONNX: {in_one_line(error)}") from None
     if not model.graph.node:
         raise ValueError(f"file got {given}, which holds no node; want a file of ONNX")
+    if any(each.data_location == onnx.TensorProto.EXTERNAL for each in model.graph.initializer):
+        raise ValueError(f"file got {given} with weights in another file; want the path, from which both are read")
     try:
         onnx.checker.check_model(model)
     except Exception as error:
         raise ValueError(f"file got {given}; want a valid file of ONNX: {in_one_line(error)}") from None
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    foreign = [each for each in model.graph.node if each.op_type in RECURRENT and each.domain not in ("", "ai.onnx")]
+    if foreign:
+        raise ValueError(f"file got {foreign[0].op_type} of the domain {foreign[0].domain!r}; want the one of ONNX")
     if not any(each.op_type in RECURRENT for each in model.graph.node):
         found = sorted({each.op_type for each in model.graph.node})
         loops = [op for op in found if op in ("Loop", "Scan")]
@@ -100,36 +132,92 @@ def loaded(file: Any) -> Any:
     return model
 
 
-def started(model: Any) -> Run:
+def started(model: Any, plan: Plan) -> Run:
     """The run of a file before its first node: constants, and random inputs."""
     onnx, graph = onnx_package(), model.graph
     values = {each.name: np.asarray(onnx.numpy_helper.to_array(each)) for each in graph.initializer}
     makers = {name: each for each in graph.node for name in each.output}
-    first = next(each for each in graph.node if each.op_type in RECURRENT)
     inputs = {each.name: each for each in graph.input if each.name not in values}
-    reached = [name for name in inputs if name in above(first.input[0], makers)]
-    if len(reached) != 1:
-        raise ValueError(f"file got {first.op_type} that reads {', '.join(reached) or 'no input'}; want one input")
-    numbers, sizes = np.random.default_rng(0), itertools.count(2)
-    named: dict[str, int] = {}
-    vocabulary = vocabulary_size(graph, first, values, makers)
-    ids = bool(vocabulary) or is_integer(inputs[reached[0]])
+    first = next(each for each in graph.node if each.op_type in RECURRENT)
+    main, lengths = main_and_lengths(graph, first, inputs, makers)
+    numbers, vocabulary = np.random.default_rng(0), vocabulary_size(graph, first, values, makers)
+    ids = bool(vocabulary) or is_integer(inputs[main])
+    vocabulary = vocabulary or np.shape(values.get(first.input[1], np.ones(1)))[-1]
+    shapes = shapes_of(inputs, main, lengths, plan)
     for name, each in inputs.items():
-        kind = each.type.tensor_type
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        shape = []
-        for axis, size in enumerate(kind.shape.dim):
-            key = size.dim_param or f"{name} {axis}"
-            free = named.get(key) or ((T, B)[axis] if name == reached[0] and axis < 2 else next(sizes))
-            named[key] = size.dim_value or free
-            shape.append(named[key])
-        if name == reached[0] and ids:
-            value = numbers.integers(0, vocabulary or values[first.input[1]].shape[-1], shape)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(each.type.tensor_type.elem_type)
+        if name == main and ids:
+            value: Any = random_ids(numbers, plan, vocabulary, shapes[name])
+        elif name in lengths:
+            value = random_lengths(shapes[main], shapes[name])
         else:
-            value = np.full(shape, 2**15) if is_integer(each) else numbers.normal(size=shape)  # lengths: all steps
+            value = normal_numbers(numbers, plan, shapes[name], dtype)
         values[name] = np.asarray(value).astype(dtype)
     roots = {name: frozenset({name} if name in inputs else ()) for name in values}
-    return Run(model, values | {"": np.zeros(0)}, roots | {"": frozenset()}, makers, [], reached[0], ids, numbers)
+    values, roots = values | {"": np.zeros(0)}, roots | {"": frozenset()}
+    return Run(model, plan, values, roots, makers, [], main, ids, lengths, numbers)
+
+
+def main_and_lengths(graph: Any, first: Any, inputs: Any, makers: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The names of the input that the first layer reads, and of those that are the lengths."""
+    takes = [each.input[4] for each in graph.node if each.op_type in RECURRENT and len(each.input) > 4]
+    behind = set().union(*(above(name, makers) for name in takes if name))
+    reached = [name for name in inputs if name in above(first.input[0], makers)]
+    lengths = [name for name in inputs if name in behind and is_integer(inputs[name])]
+    alone = [name for name in reached if name not in lengths]
+    main = alone or reached
+    if len(main) != 1:
+        raise ValueError(f"file got {first.op_type} that reads {', '.join(main) or 'no input'}; want one input")
+    return main[0], tuple(name for name in lengths if name != main[0])
+
+
+def shapes_of(inputs: Any, main: str, lengths: tuple[str, ...], plan: Plan) -> dict[str, tuple[int, ...]]:
+    """The shapes of the inputs in a run: free sizes of the same name are equal."""
+    axes = {
+        name: [(d.dim_param, d.dim_value) for d in each.type.tensor_type.shape.dim] for name, each in inputs.items()
+    }
+    batch = {axes[name][0] for name in lengths if len(axes[name]) == 1} - {("", 0)}
+    leads = len(axes[main]) > 1 and axes[main][0] in batch and axes[main][1] not in batch
+    B = max([size for _, size in batch], default=0) or plan.B
+    free = (B, plan.T) if leads else (plan.T, B)
+    sizes = {each[0]: size for each, size in zip(axes[main], free, strict=False) if each[0]}
+    shapes = {}
+    for name in (main, *inputs):
+        own = free if name == main else (B,) * (name in lengths)
+        shape = []
+        for axis, (symbol, size) in enumerate(axes[name]):
+            usual = own[axis] if axis < len(own) else 11 + len(sizes)
+            shape.append(size or (sizes.setdefault(symbol, usual) if symbol else usual))
+        shapes[name] = tuple(shape)
+        if np.prod(shape, dtype=float) > LARGEST:
+            raise ValueError(f"file got {name} of the shape {shapes[name]}; want at most {LARGEST} numbers")
+    return shapes
+
+
+def random_ids(numbers: Any, plan: Plan, V: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Ids of a vocabulary, with the first and the last of it."""
+    count = int(np.prod(shape))
+    if plan.every_id:
+        return np.resize(numbers.permutation(V), shape)
+    ids = numbers.integers(0, V, count)
+    ids[-2:] = [0, V - 1][-count:]
+    return numbers.permutation(ids).reshape(shape)
+
+
+def random_lengths(main: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Lengths from 1 to T, which differ as far as T allows and are not in order."""
+    count = int(np.prod(shape))
+    first, second = (*main, count, count)[:2]
+    T = first if second == count else second
+    lengths = np.maximum(T - np.arange(1, count + 1) % count, 1)
+    lengths[: count - 1][-1:] = 1
+    return lengths.reshape(shape)
+
+
+def normal_numbers(numbers: Any, plan: Plan, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Normal numbers of the scale of a run, but small ones in 16 bits, where sums of large ones would be infinite."""
+    scale = plan.scale if np.dtype(dtype).itemsize > 2 else min(plan.scale, 10.0)
+    return (scale * numbers.normal(size=shape)).astype(dtype)
 
 
 def above(name: str, makers: dict[str, Any]) -> set[str]:
@@ -145,8 +233,8 @@ def above(name: str, makers: dict[str, Any]) -> set[str]:
 
 def vocabulary_size(graph: Any, first: Any, values: dict[str, np.ndarray], makers: dict[str, Any]) -> int:
     """The rows of an embedding in front of the first layer; 0 without one."""
-    before = above(first.input[0], makers)
-    tables = [each for each in graph.node if each.op_type == "Gather" and {*each.output} & before]
+    in_front = above(first.input[0], makers)
+    tables = [each for each in graph.node if each.op_type == "Gather" and {*each.output} & in_front]
     rows = [len(values[each.input[0]]) for each in tables if np.ndim(values.get(each.input[0], 0)) == 2]
     return min(rows, default=0)
 
@@ -171,31 +259,70 @@ def evaluate(run: Run, each: Any) -> None:
         with np.errstate(all="ignore"):
             made = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:
-        raise ValueError(f"file got the operator {each.op_type}, which fails: {in_one_line(error)}") from None
-    sizes_alone = each.op_type in ("Shape", "Size")
-    roots = frozenset().union(*(run.roots[name] for name in each.input)) if not sizes_alone else frozenset()
+        raise FailedNodeError(f"file got the operator {each.op_type}, which fails: {in_one_line(error)}") from None
+    roots = frozenset().union(*(run.roots[name] for name in each.input))
+    if each.op_type in ("NonZero", "Compress", "Unique") and roots:
+        raise ValueError(f"file got the operator {each.op_type}, whose size depends on numbers; {KNOWN}")
+    roots = frozenset() if each.op_type in ("Shape", "Size") else roots
     for name, value in zip(filter(None, each.output), made, strict=True):
         run.values[name] = np.asarray(value)
         run.roots[name] = roots
 
 
-def same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of a run hold the same numbers; a sum may be rounded."""
-    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True))
+def changing(run: Run, name: str) -> list[Any]:
+    """The nodes between inputs or layers and a tensor that do more than to move their numbers."""
+    return [each for each in between(run, name) if moved_by(run, each) is None]
+
+
+def between(run: Run, name: str) -> Iterator[Any]:
+    """The nodes between inputs or layers and a tensor, from the tensor on."""
+    waiting, seen = [name], set()
+    while waiting:
+        maker = run.makers.get(waiting.pop(0))
+        if maker is None or id(maker) in seen or maker.op_type in RECURRENT or not run.roots[next(iter(maker.output))]:
+            continue
+        seen.add(id(maker))
+        yield maker
+        moved = moved_by(run, maker)
+        waiting += [each for each in (maker.input if moved is None else moved) if run.roots.get(each)]
+
+
+def moved_by(run: Run, each: Any) -> list[str] | None:
+    """The tensors whose numbers a node moves; None for a node that does more.
+
+    What lengths alone decide is where padding stands, and the order of examples: a run shows whether that is right.
+    """
+    of_lengths = [bool(run.roots[name]) and run.roots[name] <= {*run.lengths} for name in each.input]
+    if each.op_type == "Where" and (of_lengths[0] or is_stored(run, each.input[0])):
+        return [*each.input[1:]]
+    if each.op_type == "Gather":
+        return [name for name, own in zip(each.input, (False, of_lengths[1]), strict=True) if not own]
+    if each.op_type == "Slice" and cuts_far_away(run, each):
+        return None
+    return [*each.input] if each.op_type in MOVING else None
+
+
+def is_stored(run: Run, name: str) -> bool:
+    """Whether a tensor stands in the file, and is not computed."""
+    return name not in run.makers or run.makers[name].op_type == "Constant"
+
+
+def cuts_far_away(run: Run, each: Any) -> bool:
+    """Whether a Slice has a bound, outside of the sizes of a run, that would cut longer sequences."""
+    x, *bounds = (run.values[name] for name in each.input[:4])
+    if len(bounds) < 2:  # attributes, of old files
+        given = {a.name: np.array(a.ints) for a in each.attribute}
+        bounds = [given["starts"], given["ends"], *([given["axes"]] if "axes" in given else [])]
+    starts, ends, *axes = (np.ravel(bound) for bound in bounds)
+    sizes = np.array(x.shape)[axes[0] if axes and axes[0].size else np.arange(starts.size)]
+    far = 2**31 - 1
+    return any(bool(np.any((sizes < abs(bound)) & (abs(bound.astype(float)) < far))) for bound in (starts, ends))
 
 
 def misplaced(run: Run, name: str, where: str) -> ValueError:
     """The error for a tensor that is not what a network has in its place; it names the operators before it."""
-    found, waiting, seen = [], [name], set()
-    while waiting:
-        maker = run.makers.get(waiting.pop())
-        if maker is None or id(maker) in seen or maker.op_type in RECURRENT:
-            continue
-        seen.add(id(maker))
-        computed = any(run.roots[each] for each in maker.output if each)
-        found += [maker.op_type] if computed and maker.op_type not in PLACED else []
-        waiting += [each for each in maker.input if run.roots.get(each)]
-    found = [op for op in found if op not in LINEAR] or found
-    ops = [*dict.fromkeys(found)] or [run.makers[name].op_type if name in run.makers else "Identity"]
+    found = [each.op_type for each in changing(run, name)]
+    found = [op for op in found if op not in LINEAR] or found or [each.op_type for each in between(run, name)]
+    ops = [*dict.fromkeys(found)] or ["Identity"]
     named = f"operator{'s' if len(ops) > 1 else ''} {', '.join(ops)}"
     return ValueError(f"file got the {named} {where}, for which a network has no place; {KNOWN}")

@@ -1,17 +1,20 @@
 """The inputs and outputs of exported files: their names, shapes and types, and programs with symbols as sizes."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 
 from rnn_jax.combinators import params_dtype
+from rnn_jax.machinery.checks import in_one_line, is_whole
 from rnn_jax.types import Params
 
-__all__ = ["input_of", "named_by_path", "with_symbols"]
+__all__ = ["input_of", "named_by_path", "require_params", "with_symbols"]
 
 
 class TypeOfArray(NamedTuple):
@@ -22,15 +25,27 @@ class TypeOfArray(NamedTuple):
     dtype: Any
 
 
+LOCK = threading.Lock()
+BEFORE: list[bool] = []
+"""Of the contexts below that are open, in any thread: whether jaxtyping was off before the first of them."""
+
+
 @contextlib.contextmanager
 def with_symbols() -> Iterator[None]:
-    """A context in which jaxtyping checks no types, because a size that is a symbol is no ``int``."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
+    """A context in which jaxtyping checks no types, because a size that is a symbol is no ``int``.
+
+    jaxtyping has one switch for a process: the last context that ends, in any thread, puts it back.
+    """
+    with LOCK:
+        BEFORE.append(BEFORE[0] if BEFORE else jaxtyping.config.jaxtyping_disable)
+        jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
+        with LOCK:
+            before = BEFORE.pop()
+            if not BEFORE:
+                jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def named_by_path(name: str, tree: Any, is_leaf: Any = None) -> dict[str, Any]:
@@ -57,18 +72,34 @@ def input_of(
         axes: the leading ones, T and B.
 
     Raises:
-        ValueError: for a type of ids other than int32 and int64, or where the shape cannot be found in the params.
+        ValueError: for a type of ids other than int32 and int64, a shape that is not that of the weights, or where it
+            cannot be found in the params.
     """
-    found = None if input_shape is None else tuple(input_shape)
-    found = input_shape_of(params) if found is None else found
+    shown = input_shape_of(params)
+    found = shown if input_shape is None else input_shape
+    if found is not None and not (isinstance(found, tuple | list) and all(is_whole(n) and n > 0 for n in found)):
+        raise ValueError(f"input_shape got {in_one_line(input_shape)}; want sizes of one example's input, such as (3,)")
+    if input_shape is not None and shown and tuple(input_shape) != shown:
+        raise ValueError(f"input_shape got {input_shape}; want {shown}, which the weights have")
     kind = found == () and input_shape is None if ids is None else ids
-    if kind not in (False, True, "int32", "int64"):
-        raise ValueError(f"ids got {ids!r}; want True, False, 'int32' or 'int64'")
-    if kind is not False:
-        return TypeOfArray(axes, np.dtype("int32" if kind is True else kind))
+    if not isinstance(kind, bool | np.bool_) and not (isinstance(kind, str) and kind in ("int32", "int64")):
+        raise ValueError(f"ids got {in_one_line(ids)}; want True, False, 'int32' or 'int64'")
+    if kind:
+        return TypeOfArray(axes, np.dtype(kind if isinstance(kind, str) else "int32"))
     if not found and input_shape is None:
         raise ValueError("input_shape got None; want the shape of one example's input at one step, such as (3,)")
     return TypeOfArray((*axes, *(found or ())), np.dtype(params_dtype(params)))
+
+
+def require_params(model: Any, params: Params) -> None:
+    """Raises a ValueError unless params have the structure and the shapes of a model's, and floating types."""
+    example = jax.eval_shape(model.init, jax.random.key(0))
+    wanted, found = (jax.tree.map(np.shape, tree) for tree in (example, params))
+    if jax.tree.structure(wanted) != jax.tree.structure(found) or wanted != found:
+        raise ValueError(f"params got {in_one_line(params)}; want those of {model!r}")
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(example), strict=True):
+        if jnp.issubdtype(b.dtype, jnp.floating) and not jnp.issubdtype(jnp.result_type(a), jnp.floating):
+            raise ValueError(f"params got {jnp.result_type(a)}; want a floating type, such as float32")
 
 
 def input_shape_of(params: Params) -> tuple[int, ...] | None:

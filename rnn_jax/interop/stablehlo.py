@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from rnn_jax.interop.signatures import input_of, named_by_path, with_symbols
+from rnn_jax.interop.signatures import input_of, named_by_path, require_params, with_symbols
 from rnn_jax.layers import Model, as_layer, require_model
 from rnn_jax.machinery.checks import in_one_line, require_switch
 from rnn_jax.types import Params
@@ -28,14 +28,16 @@ def to_stablehlo(
 
     ``jax.export.deserialize(bytearray(file)).call({"xs": xs})`` runs it, with JAX alone. Inputs and outputs are
     dictionaries with the names of ``to_onnx``: ``xs``, ``lengths``, ``h_0…``, and ``ys``, ``h_T…``. The weights are
-    constants of the program, and every cell can be exported, because nothing is translated.
+    constants of the program, and every cell can be exported, because nothing is translated. Lengths above T are as T
+    and below 0 as 0, and an id outside the vocabulary becomes NaN, as in JAX.
 
     Args:
         model, params, ids, lengths, initial_states, input_shape: as in ``to_onnx``; params of any floating type.
         platforms: which the program is made for.
 
     Raises:
-        ValueError: where the shape of the input cannot be found, or for a platform that JAX does not know.
+        ValueError: for params that are not those of the model, where the shape of the input cannot be found or is not
+            that of the weights, for ids of int64 where JAX has no 64 bits, or a platform that JAX does not know.
 
     >>> from rnn_jax import gru, readout
     >>> model = readout(gru(3, 4), output_size=2)
@@ -49,10 +51,13 @@ def to_stablehlo(
     require_model("model", model)
     require_switch(lengths=lengths, initial_states=initial_states)
     known = ("cpu", "cuda", "rocm", "tpu")
-    if not platforms or not set(platforms) <= {*known}:
+    if not isinstance(platforms, tuple | list) or not platforms or any(each not in known for each in platforms):
         raise ValueError(f"platforms got {in_one_line(platforms)}; want some of {', '.join(known)}")
+    require_params(model, params)
     layer, (T, B) = as_layer(model), export.symbolic_shape("T, B")
     xs = input_of(params, ids, input_shape, (T, B))
+    if ids == "int64" and jax.dtypes.canonicalize_dtype(xs.dtype) != xs.dtype:
+        raise ValueError("ids got 'int64'; want 'int32', or jax.config.update('jax_enable_x64', True)")
     inputs = {"xs": jax.ShapeDtypeStruct(xs.shape, jax.dtypes.canonicalize_dtype(xs.dtype))}
     if lengths:
         inputs["lengths"] = jax.ShapeDtypeStruct((B,), jnp.int32)
