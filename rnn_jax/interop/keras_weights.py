@@ -278,8 +278,7 @@ def to_keras(model: Model, params: Params) -> dict[str, np.ndarray]:
     ``lstm_1/lstm_cell/kernel``; ``bidirectional/forward_lstm/lstm_cell/kernel``; ``layer_0``, ``layer_1``, … where the
     layers are of several kinds; ``embedding/embeddings``, ``readout/kernel`` and ``readout/bias``. ``keras_model``
     makes that model; your own of the same layers takes the weights by
-
-        model.set_weights([*to_keras(ours, params).values()])
+    ``model.set_weights([*to_keras(ours, params).values()])``.
 
     Where Keras has two biases they are (b, 0), and (b, b_n) in the candidate of a GRU. A ``cifg_lstm`` becomes
     an LSTM with the negated weights of the forget gate in its input gate: equal outputs, but training no longer couples
