@@ -35,6 +35,7 @@ from rnn_jax.interop import (
     as_linen,
     cell_from_flax,
     convert,
+    from_flax,
     from_torch,
     to_onnx,
     to_stablehlo,
@@ -71,7 +72,8 @@ _, hs = rollout(model, params, model.start(params, (4,)), xs)
 assert outputs(model, params, hs).shape == (30, 4, 2)
 
 # %% [markdown]
-# The way back gives PyTorch's names. Their second bias is zero then, and their first one is the sum:
+# Time leads, as in PyTorch without `batch_first=True`. The way back gives PyTorch's names. Their second bias is zero
+# then, and their first one is the sum:
 
 # %%
 back = to_torch(model, params)
@@ -81,6 +83,29 @@ assert np.array_equal(back["rnn.bias_ih_l0"], biases)
 [*back]
 
 # %% [markdown]
+# ## Weights of flax
+#
+# `from_flax`, `from_haiku`, `from_equinox` and `from_keras` read the weights of their library: arrays by path, a file
+# of them, or a live model. Here is a live model of flax.nnx, which has the batch first:
+
+# %%
+rngs = nnx.Rngs(0)
+theirs = nnx.Sequential(nnx.RNN(nnx.GRUCell(5, 8, rngs=rngs)), nnx.Linear(8, 2, rngs=rngs))
+model_of_flax, params_of_flax = from_flax(theirs)
+_, hs = rollout(model_of_flax, params_of_flax, model_of_flax.start(params_of_flax, (4,)), xs)
+ys = outputs(model_of_flax, params_of_flax, hs)
+assert jnp.abs(jnp.swapaxes(theirs(jnp.swapaxes(xs, 0, 1)), 0, 1) - ys).max() < 1e-6
+model_of_flax
+
+# %% [markdown]
+# `to_flax` and its siblings give weights in the form of their library; `torch_module`, `keras_model`, `linen_module`,
+# `nnx_module`, `haiku_function` and `equinox_module` make live models. `from_keras({w.path: w for w in model.weights})`
+# reads those of Keras.
+#
+# What weights do not tell is not converted: whether their model returns the last step alone (the outputs here are those
+# of every step; take `ys[-1]`), a softmax behind the readout (the outputs are logits), masks, dropout, and the axis of
+# the batch. A name or a shape that leaves a choice is refused, and an argument decides.
+#
 # ## Files
 #
 # Files of weights are safetensors files. A pickle, such as a `.pt` file of `torch.save`, can run any code when it is
@@ -91,8 +116,8 @@ assert np.array_equal(back["rnn.bias_ih_l0"], biases)
 # python -m rnn_jax.interop convert weights.safetensors model.onnx --to onnx
 # ```
 #
-# converts a file, runs both models on random inputs, and prints the largest difference. `convert` is the same as a
-# function:
+# converts a file. It runs the model that it read, and the new file in its own library, on random inputs, and prints the
+# largest difference. `convert` is the same as a function; `save_model` and `load_model` are the format of this library:
 
 # %%
 write_weights(folder / "weights.safetensors", state_dict)
@@ -102,7 +127,7 @@ convert(folder / "weights.safetensors", folder / "model.onnx", "onnx")
 # ## ONNX
 #
 # `to_onnx` makes one node `LSTM`, `GRU` or `RNN` of each layer; of both directions together, too. Every other cell, one
-# of your own too, becomes a `Scan` of its step. T and B are free:
+# of your own too, becomes a `Scan` of its step. T and B are free, and time leads:
 
 # %%
 both = readout(bidirectional(lstm(5, 8), lstm(5, 8)), 2)
@@ -194,6 +219,7 @@ print(f"cross entropy {losses[0]:.2f} → {losses[-1]:.2f} nats")
 # | `cifg_lstm` | `LSTM` | `LSTM` | `OptimizedLSTMCell` | `LSTM` | `LSTMCell` | `LSTM` |
 # | `projected_lstm` | `LSTM(proj_size=…)` | – | – | – | – | `Scan` |
 # | `peephole_lstm` | – | – | – | – | – | `LSTM` |
+# | `general_lstm` | – | – | – | – | – | `LSTM` if it has no layer norm, projection and clips |
 # | every other cell | – | – | – | – | – | `Scan` |
 #
 # What has no place in the other library is refused, with the reason. An LSTM with coupled gates becomes a plain one:
