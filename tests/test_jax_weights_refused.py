@@ -67,9 +67,13 @@ WRONG_EQUINOX = [
     ({"weight_ih": ones(16, 3)}, "module got no weight_hh; want it beside weight_ih"),
     ({"weight_ih": ones(12, 3), "weight_hh": ones(11, 4)},
      "weight_hh got [11, 4]; want 3 or 4 times as many rows as columns, of a GRUCell or an LSTMCell"),
-    (CELL | {"out.weight": ones(4, 4)},
-     "out.weight got [4, 4], which fits as embedding or readout or linear layer in front; want one of the names "
+    (dict(sorted(CELL.items())) | {"x.weight": ones(4, 4)},
+     "x.weight got [4, 4], which fits as embedding or readout or linear layer in front; want one of the names "
      "embedding and readout"),
+    ({"fc.weight": ones(4, 4), "fc.bias": ones(4)} | CELL,
+     "module got a linear layer, fc, before a cell; want it behind all cells"),
+    ({"0.fc.weight": ones(4, 4), "0.fc.bias": ones(4), "1.weight_hh": ones(12, 4), "1.weight_ih": ones(12, 4)},
+     "module got a linear layer, 0.fc, before a cell; want it behind all cells"),
     ({"0.weight": ones(4, 5), "0.bias": ones(4), "1.weight_ih": ones(20, 4), "1.weight_hh": ones(20, 5)},
      "module got a linear layer, 0, before a cell; want it behind all cells"),
     ({"1.weight": ones(4, 4), "0.weight_ih": ones(12, 4), "0.weight_hh": ones(12, 4), "2.weight_ih": ones(12, 4),

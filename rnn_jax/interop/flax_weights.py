@@ -61,10 +61,13 @@ def from_flax(
 
     Recurrent cells are recognised by the names of their arrays, at any depth: ``SimpleCell``, ``GRUCell``, ``LSTMCell``
     and ``OptimizedLSTMCell``, under ``RNN`` and ``Bidirectional`` or not. Numbers in their paths tell their order, as
-    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module
-    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases
-    that a cell of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and
-    ``ys`` with two axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
+    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module is
+    read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Of arrays
+    alone, names such as ``Dense_0`` do not tell: one in front with a kernel ``(H, I)`` would be read as the one behind,
+    another network, so give it only where no linear module is in front. What the module computes between its parts,
+    such as dropout or a sum, is not read: parallel cells become a stack. Biases that a cell of nnx does not have are
+    zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and ``ys`` with two axes exchanged. A carry
+    ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
 
     Args:
         variables: of linen, ``{"params": …}``, or these params; of nnx, ``nnx.state(module)`` or a live module; or the
@@ -250,7 +253,7 @@ def readout_of(
         raise ValueError(f"variables got a linear layer, {path}, before {ordered[-1]}; want it behind all others")
     W = require_shape(f"{path}/kernel", found[path]["kernel"], None, None)
     if ordered is None and module is not None and W.shape[1] == I and is_before(module, path, recurrent):
-        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind, or the state alone")
+        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind all cells")
     b = found[path].get("bias", np.zeros(W.shape[1], W.dtype))
     return path, (W, require_shape(f"{path}/bias", b, W.shape[1]))
 

@@ -48,7 +48,9 @@ def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Mod
     ``vanilla_rnn/linear`` and ``vanilla_rnn/linear_1``. Numbers tell their order, ``lstm``, ``lstm_1``, …; the names of
     a stack of several kinds do not, unless they are ``layer_0``, ``layer_1``, …, as ``to_haiku`` writes them. Beside
     them may be an ``hk.Embed`` in front and an ``hk.Linear``, which is read as the readout behind: names do not tell
-    its place. Two biases of a vanilla cell become their sum. The forget gate's bias is that of haiku plus the 1
+    its place. One in front with ``w (H, I)`` would thus become another network, so give such weights only where no
+    ``hk.Linear`` is in front. What the function computes between its modules is not read: parallel cells become a
+    stack. Two biases of a vanilla cell become their sum. The forget gate's bias is that of haiku plus the 1
     that it adds itself, plus ``b_rest`` where ``to_haiku(…, exact=True)`` wrote one.
 
     Args:
