@@ -235,6 +235,9 @@ def test_a_linear_layer_of_equinox_is_read_by_its_place_and_never_as_an_embeddin
         {"readout.weight": np.ones((4, 4)), "x.weight_ih": np.ones((12, 4)), "x.weight_hh": np.ones((12, 4))}
     )
     assert named == readout(gru(4, 4), 4)
+    cell = {"cell.weight_hh": np.ones((12, 4)), "cell.weight_ih": np.ones((12, 4))}  # sorted, as in a file
+    for name in ("fc", "head", "net.linear"):
+        assert from_equinox(cell | {f"{name}.weight": np.ones((4, 4)), f"{name}.bias": np.ones(4)})[0] == named
 
 
 def test_each_cell_of_flax_may_have_its_own_activations():
@@ -290,7 +293,9 @@ def test_what_a_live_module_of_nnx_does_and_our_model_does_not_is_refused():
 
     linear, cell = nnx.Linear(4, 3, rngs=rngs), nnx.RNN(nnx.SimpleCell(3, 4, rngs=rngs))
     outer = holding(net=holding(head=linear, rnn=cell))
-    with pytest.raises(ValueError, match=r"^variables got a linear layer, net/head, before the cells; want it behind"):
+    with pytest.raises(
+        ValueError, match=r"^variables got a linear layer, net/head, before the cells; want it behind all "
+    ):
         from_flax(outer)
     read = [from_flax(each)[0] for each in (nnx.state(outer), holding(rnn=cell, head=linear))]
     assert read == 2 * [readout(vanilla(3, 4, dtype="float32"), 3)]

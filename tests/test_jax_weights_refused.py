@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rnn_jax import bidirectional, gru, gru_reset_before, lstm, peephole_lstm, vanilla
+from rnn_jax import bidirectional, gru, gru_reset_before, lstm, peephole_lstm, readout, vanilla
 from rnn_jax.interop import from_equinox, from_flax, from_haiku, to_equinox, to_flax, to_haiku
 from rnn_jax.layers import as_layer
 
@@ -49,6 +49,8 @@ WRONG_FLAX = [
     ({"params": {"cell": SIMPLE}, "batch_stats": {"mean": ones(4)}},
      "variables got the collections batch_stats beside params; want params alone"),
     ({"cell": SIMPLE, "norm": {"scale": ones(4)}}, "norm got scale; want kernel and bias, or embedding"),
+    ({"Dense_0": dense(4, 3, bias=True), "SimpleCell_0": SIMPLE},
+     "variables got a linear layer, Dense_0, before the cells; want it behind all cells"),
     ({"layers_0": dense(3, 4), "layers_1": {"cell": SIMPLE}},
      "variables got a linear layer, layers_0, before layers_1/cell; want it behind all others"),
 ]  # fmt: skip
@@ -61,15 +63,21 @@ WRONG_HAIKU = [
     ({"lstm/linear": LSTM, "gru": {"w_i": ones(3, 12), "w_h": ones(4, 12), "b": ones(12)}},
      "params got the recurrent modules lstm, gru; want numbers in their names, or their order from the bottom up as "
      "layers"),
+    ({"linear": {"w": ones(4, 3), "b": ones(3)}, "lstm/linear": LSTM},
+     "params got a linear layer, linear, before the cells; want it behind all cells"),
     ({"lstm/linear": LSTM, "norm": {"scale": ones(4)}}, "norm got scale; want cells, an Embed and a Linear alone"),
 ]  # fmt: skip
 WRONG_EQUINOX = [
     ({"weight_ih": ones(16, 3)}, "module got no weight_hh; want it beside weight_ih"),
     ({"weight_ih": ones(12, 3), "weight_hh": ones(11, 4)},
      "weight_hh got [11, 4]; want 3 or 4 times as many rows as columns, of a GRUCell or an LSTMCell"),
-    (CELL | {"out.weight": ones(4, 4)},
-     "out.weight got [4, 4], which fits as embedding or readout or linear layer in front; want one of the names "
+    (dict(sorted(CELL.items())) | {"x.weight": ones(4, 4)},
+     "x.weight got [4, 4], which fits as embedding or readout or linear layer in front; want one of the names "
      "embedding and readout"),
+    ({"fc.weight": ones(4, 4), "fc.bias": ones(4)} | CELL,
+     "module got a linear layer, fc, before a cell; want it behind all cells"),
+    ({"0.fc.weight": ones(4, 4), "0.fc.bias": ones(4), "1.weight_hh": ones(12, 4), "1.weight_ih": ones(12, 4)},
+     "module got a linear layer, 0.fc, before a cell; want it behind all cells"),
     ({"0.weight": ones(4, 5), "0.bias": ones(4), "1.weight_ih": ones(20, 4), "1.weight_hh": ones(20, 5)},
      "module got a linear layer, 0, before a cell; want it behind all cells"),
     ({"1.weight": ones(4, 4), "0.weight_ih": ones(12, 4), "0.weight_hh": ones(12, 4), "2.weight_ih": ones(12, 4),
@@ -91,6 +99,14 @@ def test_wrong_weights_are_refused_in_one_line(back, wrong):
     for weights, message in wrong:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             back(weights)
+
+
+def test_a_linear_layer_behind_is_read_whether_weights_are_sorted_or_not():
+    flax = {"SimpleCell_0": SIMPLE, "Dense_0": dense(4, 3, bias=True)}
+    haiku = {"lstm/linear": LSTM, "linear": {"w": ones(4, 3), "b": ones(3)}}
+    for back, weights, wanted in [(from_flax, flax, vanilla(3, 4)), (from_haiku, haiku, lstm(3, 4))]:
+        for each in (weights, jax.tree.map(np.array, weights)):
+            assert back(each)[0] == readout(wanted, 3)
 
 
 def test_models_that_a_library_does_not_have_are_refused_with_the_reason():

@@ -156,7 +156,13 @@ def test_modules_are_a_stack_in_the_order_of_their_numbers_or_of_layers(torch):
     ]
     lstms = {"lstm2": torch.nn.LSTM(4, 3), "fc": torch.nn.Linear(3, 2), "lstm1": torch.nn.LSTM(2, 4)}
     wanted = readout(stack(lstm(2, 4, dtype="float32"), lstm(4, 3, dtype="float32")), 2)
-    assert from_torch(torch.nn.ModuleDict(lstms))[0] == wanted
+    with pytest.raises(
+        ValueError, match=r"^source got lstm2, lstm1, not in the order of their numbers; want their order"
+    ):
+        from_torch(torch.nn.ModuleDict(lstms))
+    assert from_torch(torch.nn.ModuleDict(lstms), layers=("lstm1", "lstm2"))[0] == wanted
+    in_turn = {name: lstms[name] for name in ("lstm1", "lstm2", "fc")}
+    assert from_torch(torch.nn.ModuleDict(in_turn))[0] == wanted
     blocks = [torch.nn.ModuleDict({"rnn": lstms[name]}) for name in ("lstm1", "lstm2")]
     assert from_torch(torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(blocks), "fc": lstms["fc"]}))[0] == wanted
     named = torch.nn.ModuleDict({"up": lstms["lstm2"], "low": lstms["lstm1"]})
@@ -205,6 +211,27 @@ def test_files_of_safetensors_are_read_with_the_activation_that_they_tell(tmp_pa
     assert read_weights(tmp_path / "b.safetensors")[0]["weight_ih_l0"].dtype == jnp.bfloat16
 
 
+def test_tied_weights_that_save_model_writes_once_are_the_embedding_and_the_readout(torch, tmp_path):
+    written = pytest.importorskip("safetensors.torch")
+    module = torch.nn.ModuleDict({"encoder": torch.nn.Embedding(5, 3), "rnn": torch.nn.LSTM(3, 3)})
+    module["decoder"] = torch.nn.Linear(3, 5)
+    module["decoder"].weight = module["encoder"].weight
+    written.save_model(module, str(tmp_path / "a.safetensors"))
+    assert equal(from_torch(tmp_path / "a.safetensors"), from_torch(module))
+    assert from_torch(module)[0] == readout(embedding(lstm(3, 3, dtype="float32"), 5, 3), 5)
+
+
+@pytest.mark.parametrize("name", ["fc", "out", "dense", "linear", "logits", "output_layer", "net.fc", "head"])
+def test_usual_names_of_a_readout_tell_its_place_in_a_file_unless_numbers_do(tmp_path, name):
+    arrays = {f"{name}.weight": np.ones((4, 4)), f"{name}.bias": np.ones(4)}
+    write_weights(tmp_path / "a.safetensors", GRU | arrays)
+    assert from_torch(tmp_path / "a.safetensors")[0] == readout(gru(4, 4), 4)
+    in_front = {f"1.rnn.{kind}": W for kind, W in GRU.items()} | {f"0.{kind}": W for kind, W in arrays.items()}
+    write_weights(tmp_path / "b.safetensors", in_front)
+    with pytest.raises(ValueError, match=rf"^source got a linear layer, 0\.{name}, in front; want "):
+        from_torch(tmp_path / "b.safetensors")
+
+
 def ones(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Arrays by name; two underscores stand for a dot."""
     return {name.replace("__", "."): np.ones(shape) for name, shape in shapes.items()}
@@ -217,6 +244,11 @@ WRONG: dict[str, Any] = {
     "source got no bias_hh_l0; want": GRU | ones(bias_ih_l0=(12,)),
     "source got no weight_ih_l0, weight_hh_l0; want every layer": ones(weight_ih_l1=(12, 4), weight_hh_l1=(12, 4)),
     "source got norm.running_mean; want a recurrent module": GRU | ones(norm__running_mean=(4,)),
+    "source got steps; want a recurrent module, .* alone: leave out of the state dict": GRU | {"steps": np.array(3)},
+    r"source got the state dict model in a dict; want it alone: source\['model'\]": {"loops": {}, "model": GRU},
+    "source got lstm_9, lstm_8, not in the order of their numbers; want their order as layers": {
+        f"lstm_{n}.{name}": W for n in (9, 8) for name, W in GRU.items()
+    },
     "source got the recurrent modules a, b; want numbers in their names": ones(
         a__weight_ih=(3, 3), b__weight_ih=(3, 3)
     ),

@@ -14,7 +14,17 @@ import numpy as np
 from rnn_jax.cells import GRUParams, LSTMParams
 from rnn_jax.interop.adapters import library
 from rnn_jax.interop.models import Network, Part, gates_of, reordered
-from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for, numbered
+from rnn_jax.interop.named_layers import (
+    HEADS,
+    USUAL_HEADS,
+    Layers,
+    given_order,
+    in_order,
+    listed,
+    model_of_layers,
+    network_for,
+    numbered,
+)
 from rnn_jax.interop.weight_files import is_path, read_weights
 from rnn_jax.interop.weight_trees import (
     one_path,
@@ -45,10 +55,12 @@ def from_equinox(module: Any, *, layers: Sequence[str] | None = None) -> tuple[M
 
     It may be a ``GRUCell`` or an ``LSTMCell``, or any module that holds them, whose numbers tell their order, as in
     ``self.layers = [cell, cell]``. An ``nn.Embedding`` may be in front and an ``nn.Linear`` behind. A live module tells
-    which is which, and by numbers, or by the order of its fields, where a linear layer is. Of arrays alone numbers and
-    shapes tell; where they fit several places, the names ``embedding`` and ``readout`` are needed. A field ``bias``
+    which is which, and by numbers, or by the order of its fields, where a linear layer is. Of arrays alone numbers,
+    shapes and their order tell, unless they are sorted by name; where they fit several places, the name ``embedding``
+    is needed, or ``readout`` or another usual name of one, such as ``head``, ``fc`` and ``linear``. A field ``bias``
     beside a linear layer without its own is that of the readout. Missing biases are zeros. What is no floating array,
-    such as sizes and functions, is left out. Equinox reads one example; here batch axes stand behind time.
+    such as sizes and functions, is left out. What the module computes between its parts is not read: parallel cells
+    become a stack. Equinox reads one example; here batch axes stand behind time.
 
     Args:
         module: a module, arrays by path, such as ``{"layers.0.weight_ih": …}``, or the path of a safetensors file with
@@ -73,7 +85,7 @@ def from_equinox(module: Any, *, layers: Sequence[str] | None = None) -> tuple[M
     recurrent = [(path, (part_of(path, cells[path]),)) for path in order]
     sizes = recurrent[0][1][0].params.W_xh.shape[0], recurrent[-1][1][0].params.W_hh.shape[0]
     others = with_lone_bias({path: group for path, group in groups.items() if path not in cells}, kinds)
-    fields = [] if isinstance(module, Mapping) or is_path(module) else [*groups]
+    fields = order_of_fields(module, [*groups])
     found: dict[str, list[str]] = {"embedding": [], "readout": []}
     for path, group in others.items():
         sides = side_of(path, order, numbered([*order, path]) or []), side_of(path, order, fields)
@@ -107,6 +119,14 @@ def groups_of(module: Any) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, 
             groups.setdefault(above, {})[name] = usable_array(whole or "module", leaf)
             kinds[above] = class_at(module, path[:-1])
     return groups, kinds
+
+
+def order_of_fields(module: Any, paths: list[str]) -> list[str]:
+    """The paths of modules in the order of fields: of a live module, or of arrays that are not sorted; else none."""
+    if isinstance(module, Mapping):
+        names = [path.replace("/", ".") for path in given_order(module) or ()]
+        return [*dict.fromkeys(name.rpartition(".")[0] for name in names)]
+    return [] if is_path(module) else paths
 
 
 def class_at(tree: Any, path: Sequence[Any]) -> str:
@@ -201,6 +221,8 @@ def place_of(path: str, group: dict[str, np.ndarray], kind: str, sides: tuple[st
         return own
     if len(places) > 1 and sides[1]:
         places = [place for place in places if PLACES[place] == sides[1]]
+    if len(places) > 1 and "readout" in places and own in HEADS + USUAL_HEADS:
+        return "readout"
     if len(places) > 1:
         wanted = "one of the names embedding and readout"
         raise ValueError(f"{path}.weight got {list(W.shape)}, which fits as {' or '.join(places)}; want {wanted}")

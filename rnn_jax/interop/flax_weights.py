@@ -4,7 +4,7 @@ Cells of linen, and the ``LSTMCell`` of nnx, have one module for each gate, i…
 other cells of nnx have all gates side by side, r z n or i f g o. One of two biases that would be added is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_laye
 from rnn_jax.interop.weight_files import is_path
 from rnn_jax.interop.weight_trees import (
     arrays_by_path,
+    is_in_front,
     nested,
     one_path,
     require_names,
@@ -61,10 +62,13 @@ def from_flax(
 
     Recurrent cells are recognised by the names of their arrays, at any depth: ``SimpleCell``, ``GRUCell``, ``LSTMCell``
     and ``OptimizedLSTMCell``, under ``RNN`` and ``Bidirectional`` or not. Numbers in their paths tell their order, as
-    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module
-    is read as the one behind, unless its number, or the order of attributes of a live module, puts it in front. Biases
-    that a cell of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs ``xs`` and
-    ``ys`` with two axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
+    in ``layers_0/cell``. An ``Embed`` may be in front and one ``Dense`` or ``Linear`` module behind; a linear module is
+    read as the one behind, unless its number, the order of attributes of a live module, or that of variables as
+    ``init`` makes them, puts it in front. Weights that are sorted by name, as those of files, of ``nnx.state`` and of
+    ``jax.tree.map``, do not tell: there one in front with a kernel ``(H, I)`` would be read as the one behind, another
+    network. What the module computes between its parts, such as dropout or a sum, is not read: parallel cells become a
+    stack. Biases that a cell of nnx does not have are zeros. Time leads, so a module without ``time_major=True`` needs
+    ``xs`` and ``ys`` with two axes exchanged. A carry ``(c, h)`` of an LSTM is our ``LSTMState(h, c)``.
 
     Args:
         variables: of linen, ``{"params": …}``, or these params; of nnx, ``nnx.state(module)`` or a live module; or the
@@ -100,7 +104,8 @@ def from_flax(
     if module is not None or variables is None:
         variables, own = state_of_module(variables)
     found: dict[str, dict[str, Any]] = {"cell": {}, "embedding": {}, "readout": {}}
-    for kind, path, node in modules_in(params_of(variables)):
+    weights = params_of(variables)
+    for kind, path, node in (modules := [*modules_in(weights)]):
         found[kind][path] = node
     order = directions(found["cell"], layers, pairs)
     cells = [path for _, paths in order for path in paths]
@@ -112,7 +117,13 @@ def from_flax(
         (path, tuple(parts[each]._replace(reverse=way > 0) for way, each in enumerate(paths))) for path, paths in order
     ]
     I, outermost = parts[cells[0]].params.W_xh.shape[0], [path for path, _ in order]
-    around = embedding_of(found["embedding"]), readout_of(found["readout"], outermost, module, I)
+
+    def is_first(path: str) -> bool:
+        if module is not None:
+            return is_before(module, path, outermost)
+        return is_in_front(path, cells, weights, [each for _, each, _ in modules])
+
+    around = embedding_of(found["embedding"]), readout_of(found["readout"], outermost, is_first, I)
     both = any(len(paths) == 2 for _, paths in order)
     return model_of_layers("variables", Layers(recurrent, *around), merge_of(own, merge, both))
 
@@ -236,11 +247,11 @@ def embedding_of(found: Mapping[str, Any]) -> tuple[str, np.ndarray] | None:
 
 
 def readout_of(
-    found: Mapping[str, Any], recurrent: list[str], module: Any, I: int
+    found: Mapping[str, Any], recurrent: list[str], is_first: Callable[[str], bool], I: int
 ) -> tuple[str, tuple[np.ndarray, np.ndarray]] | None:
     """The linear layer behind the recurrent ones, and its path; a ValueError where it is before one.
 
-    Its number tells, or the order of attributes of a live module where it could make the I inputs of the first cell.
+    Its number tells, or, where it could make the I inputs of the first cell, the order of attributes or of weights.
     """
     path = one_path("variables", "a linear layer", found)
     if path is None:
@@ -249,8 +260,8 @@ def readout_of(
     if ordered is not None and ordered[-1] != path:
         raise ValueError(f"variables got a linear layer, {path}, before {ordered[-1]}; want it behind all others")
     W = require_shape(f"{path}/kernel", found[path]["kernel"], None, None)
-    if ordered is None and module is not None and W.shape[1] == I and is_before(module, path, recurrent):
-        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind, or the state alone")
+    if ordered is None and W.shape[1] == I and is_first(path):
+        raise ValueError(f"variables got a linear layer, {path}, before the cells; want it behind all cells")
     b = found[path].get("bias", np.zeros(W.shape[1], W.dtype))
     return path, (W, require_shape(f"{path}/bias", b, W.shape[1]))
 

@@ -19,6 +19,7 @@ from rnn_jax.interop.models import Network, Part, reordered
 from rnn_jax.interop.named_layers import Layers, in_order, listed, model_of_layers, network_for
 from rnn_jax.interop.weight_trees import (
     arrays_by_path,
+    is_in_front,
     one_path,
     require_names,
     require_paths,
@@ -48,8 +49,11 @@ def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Mod
     ``vanilla_rnn/linear`` and ``vanilla_rnn/linear_1``. Numbers tell their order, ``lstm``, ``lstm_1``, …; the names of
     a stack of several kinds do not, unless they are ``layer_0``, ``layer_1``, …, as ``to_haiku`` writes them. Beside
     them may be an ``hk.Embed`` in front and an ``hk.Linear``, which is read as the readout behind: names do not tell
-    its place. Two biases of a vanilla cell become their sum. The forget gate's bias is that of haiku plus the 1
-    that it adds itself, plus ``b_rest`` where ``to_haiku(…, exact=True)`` wrote one.
+    its place, but the order in which ``init`` makes modules does. Weights that are sorted by name, as those of files
+    and of ``jax.tree.map``, have no such order: there one in front with ``w (H, I)`` would become another network. What
+    the function computes between its modules is not read: parallel cells become a stack. Two biases of a vanilla cell
+    become their sum. The forget gate's bias is that of haiku plus the 1 that it adds itself, plus ``b_rest`` where
+    ``to_haiku(…, exact=True)`` wrote one.
 
     Args:
         params: as ``init`` of haiku makes them; or the path of a safetensors file, whose names are paths such as
@@ -79,7 +83,7 @@ def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Mod
         wanted = "a cell with the name lstm, gru or vanilla_rnn, or layers"
         raise ValueError(f"params got {listed(modules) or 'nothing'}; want {wanted}")
     recurrent = [(path, (part_of(path, cells[path]),)) for path in in_order("params", cells, layers)]
-    taken = {module for path in cells for module in (path, f"{path}/linear", f"{path}/linear_1")}
+    taken = {module for path in cells for module in (path, f"{path}/linear", f"{path}/linear_1")} & modules.keys()
     others = {path: modules[path] for path in sorted(modules.keys() - taken)}
     for path, module in others.items():
         if module.keys() not in ({"embeddings"}, {"w"}, {"w", "b"}):
@@ -90,6 +94,8 @@ def from_haiku(params: Any, *, layers: Sequence[str] | None = None) -> tuple[Mod
         embedding = path, require_shape(f"{path}/embeddings", others[path]["embeddings"], None, None)
     if path := one_path("params", "a linear layer", [path for path in others if "w" in others[path]]):
         W = require_shape(f"{path}/w", others[path]["w"], None, None)
+        if len(recurrent[0][1][0].params.W_xh) == W.shape[1] and is_in_front(path, taken, modules, [*modules]):
+            raise ValueError(f"params got a linear layer, {path}, before the cells; want it behind all cells")
         b = others[path].get("b", np.zeros(W.shape[1], W.dtype))
         readout = path, (W, require_shape(f"{path}/b", b, W.shape[1]))
     return model_of_layers("params", Layers(recurrent, embedding, readout))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from rnn_jax.interop.keras_layers import Group
-from rnn_jax.interop.named_layers import in_order, listed, numbered
+from rnn_jax.interop.named_layers import listed, ordered_paths
 
 __all__ = ["layers_of_groups"]
 
@@ -26,16 +26,6 @@ def layers_of_groups(
     above = {group.path: path for path, layer in found.items() for group in layer}
     in_turn = None if order is None else [*dict.fromkeys(above[path] for path in order if path in above)]
     return [(path, found[path]) for path in ordered_paths([*found], in_turn, layers)]
-
-
-def ordered_paths(paths: list[str], order: list[str] | None, layers: Sequence[str] | None) -> list[str]:
-    """Paths in their order: that in ``layers``, of their numbers, or as given; a ValueError where these two differ."""
-    if layers is not None or order is None or len(paths) < 2:
-        return in_order("source", paths, layers)
-    given, by_number = [path for path in order if path in paths], numbered(paths)
-    if by_number not in (None, given):
-        raise ValueError(f"source got {listed(given)}, not in the order of their numbers; want their order as layers")
-    return given
 
 
 def paired(groups: dict[str, Group]) -> dict[str, tuple[Group, ...]]:

@@ -25,6 +25,7 @@ __all__ = [
     "network_for",
     "numbered",
     "option_of_layers",
+    "ordered_paths",
 ]
 
 ABSENT = {
@@ -36,6 +37,8 @@ ABSENT = {
 """What the LSTM of most libraries has not."""
 HEADS = ("readout", "head", "lm_head", "output", "classifier", "decoder")
 """Names of a linear layer that only a readout has; those of an embedding begin with "emb"."""
+USUAL_HEADS = ("fc", "out", "dense", "linear", "logits", "output_layer")
+"""Names of a linear layer that is a readout where nothing else tells: neither shapes, nor numbers, nor an order."""
 
 
 class Layers(NamedTuple):
@@ -101,6 +104,16 @@ def in_order(name: str, paths: Iterable[str], layers: Sequence[str] | None) -> l
     return ordered
 
 
+def ordered_paths(paths: list[str], order: list[str] | None, layers: Sequence[str] | None) -> list[str]:
+    """Paths in their order: that in ``layers``, of their numbers, or as given; a ValueError where these two differ."""
+    if layers is not None or order is None or len(paths) < 2:
+        return in_order("source", paths, layers)
+    given, by_number = [path for path in order if path in paths], numbered(paths)
+    if by_number not in (None, given):
+        raise ValueError(f"source got {listed(given)}, not in the order of their numbers; want their order as layers")
+    return given
+
+
 def given_order(names: Iterable[str]) -> list[str] | None:
     """Names as they are given, or None where they are sorted: files and ``jax.tree.map`` sort names, so no order.
 
@@ -118,7 +131,7 @@ def linear_places(
 
     Shapes tell what a module may be: an embedding, a readout, or a linear layer in front, for which there is no place.
     Where they leave a choice, numbers in the paths decide, then the names ``embedding`` and ``readout``, then the order
-    of the weights.
+    of the weights, then the usual names of a readout.
 
     Args:
         name: of the weights in error messages.
@@ -143,6 +156,8 @@ def linear_places(
         if order is not None and len(left) > 1:
             first = order.index(path) < min(map(order.index, recurrent))
             left = [place for place in left if (place == "readout") != first] or left
+        elif order is None and "readout" in left and re.split(r"[/.]", path)[-1] in USUAL_HEADS:
+            left = ["readout"]
         possible[path] = left
     if unclear := [path for path, places in possible.items() if len(places) != 1]:
         wanted = "the names embedding and readout where shapes do not tell what is in front and what behind"

@@ -5,7 +5,7 @@ the candidate's of a GRU act differently.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +18,13 @@ from rnn_jax.interop.named_layers import (
     Layers,
     Linear,
     given_order,
-    in_order,
     linear_places,
     listed,
     model_of_layers,
     network_for,
+    numbered,
     option_of_layers,
+    ordered_paths,
 )
 from rnn_jax.interop.weight_files import array_of, is_path, read_weights
 from rnn_jax.layers import Model
@@ -66,16 +67,17 @@ def from_torch(
     The recurrent module may have any name: an ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` of any layers and directions, a
     cell such as ``nn.LSTMCell``, or several modules with numbers, such as ``lstm1`` and ``lstm2`` or ``blocks.0.rnn``
     and ``blocks.1.rnn``, from the bottom up. Beside it may be an ``nn.Embedding`` in front and an ``nn.Linear`` behind;
-    they are recognised by their shapes, by numbers, and by the names ``embedding`` and ``readout``. What ``forward``
-    computes between them is not read.
+    they are recognised by their shapes, by numbers, by the order of the state dict, and by names such as ``embedding``,
+    ``readout`` and ``fc``. What ``forward`` computes between them is not read: parallel modules become a stack.
 
     The two biases become their sum, except for the candidate of a GRU, whose second bias is ``b_n``; missing biases are
     zeros. Time leads, so a module with ``batch_first=True`` needs ``xs`` and ``ys`` with two axes exchanged.
 
     Args:
         source: a live module; its state dict, of tensors or arrays; or the path of a safetensors file. No pickle is
-            read. With G gates, H units and I inputs, ``weight_ih_l0`` is ``(G·H, I)``, ``weight_hh_l0`` ``(G·H, H)``,
-            or ``(G·H, P)`` beside ``weight_hr_l0 (P, H)``, and a bias ``(G·H,)``.
+            read. A file has no order, so there ``fc`` is a readout. With G gates, H units and I inputs,
+            ``weight_ih_l0`` is ``(G·H, I)``, ``weight_hh_l0`` ``(G·H, H)``, or ``(G·H, P)`` beside
+            ``weight_hr_l0 (P, H)``, and a bias ``(G·H,)``.
         activation: of ``nn.RNN``, which arrays do not tell: ``"tanh"`` or ``"relu"``, or one for each layer from the
             bottom up. When None, that of a live module, or of a file that ``write_weights`` wrote with this text, else
             tanh.
@@ -105,12 +107,12 @@ def from_torch(
     state_dict, facts = weights_of(source)
     if not all(isinstance(name, str) for name in state_dict):
         raise ValueError(f"source got {listed(map(repr, state_dict))} as names; want texts, as in a state dict")
+    require_names_of_modules(state_dict)
     arrays = {name: array_of(name, value) for name, value in state_dict.items()}
     prefixes = {found[1].rstrip("."): found[1] for name in arrays if (found := NAME.fullmatch(name))}
-    if not prefixes:
-        got = listed(arrays) or "nothing"
-        raise ValueError(f"source got {got}; want weight_ih_l0, weight_hh_l0 …, with any prefix")
-    modules = [layers_of(arrays, prefixes[path]) for path in in_order("source", prefixes, layers)]
+    order = [*dict.fromkeys(path_of(name) for name in arrays)] if given_order(arrays) else None
+    from_bottom = ordered_paths([*prefixes], order if numbered(prefixes) else None, layers)
+    modules = [layers_of(arrays, prefixes[path]) for path in from_bottom]
     found = [layer for module in modules for layer in module]
     activations = activations_of(found, activation, facts.activations)
     recurrent = [
@@ -119,7 +121,6 @@ def from_torch(
     ]
     sizes = found[0][0][1].weight_ih.shape[1], sum(way.weight_hh.shape[1] for _, way in found[-1])
     linear = linear_modules(arrays, facts.kinds)
-    order = [*dict.fromkeys(path_of(name) for name in arrays)] if given_order(arrays) else None
     place = linear_places("source", linear, [*prefixes], sizes, order)
     embedding = readout = None
     if "embedding" in place:
@@ -140,12 +141,16 @@ class Facts(NamedTuple):
 
 
 def weights_of(source: Any) -> tuple[Mapping[Any, Any], Facts]:
-    """The state dict of a source, and what else is known of it."""
+    """The state dict of a source, and what else is known of it.
+
+    ``save_model`` of safetensors writes tied weights once, and a text with the name that each of the others shares.
+    """
     if isinstance(source, Mapping):
         return source, Facts()
     if is_path(source):
         weights, texts = read_weights(source)
-        return weights, Facts(texts.get("activation"))
+        tied = {name: weights[other] for name, other in texts.items() if name not in weights and other in weights}
+        return dict(sorted((weights | tied).items())), Facts(texts.get("activation"))
     if isinstance(source, type) or not hasattr(source, "state_dict") or not hasattr(source, "named_modules"):
         got = "a class" if isinstance(source, type) else type(source).__name__
         raise ValueError(f"source got {got}; want a module of PyTorch, its state dict, or a path of safetensors")
@@ -179,19 +184,34 @@ def path_of(name: str) -> str:
 
 
 def linear_modules(arrays: Mapping[str, np.ndarray], kinds: Mapping[str, str]) -> dict[str, Linear]:
-    """The modules beside the recurrent ones, by path; a ValueError for arrays of others."""
-    others = [name for name in arrays if not NAME.fullmatch(name)]
-    paths = dict.fromkeys(path_of(name) for name in others if name.rpartition(".")[2] == "weight")
-    wanted = {f"{path}.{leaf}".lstrip(".") for path in paths for leaf in ("weight", "bias")}
-    if extra := [name for name in others if name not in wanted]:
-        raise ValueError(
-            f"source got {listed(extra)}; want a recurrent module, an embedding and a linear readout alone"
-        )
-    named = {path: f"{path}." if path else "" for path in paths}
+    """The modules beside the recurrent ones, by path."""
+    named = {path: f"{path}." if path else "" for path in paths_beside(arrays)}
     return {
         path: Linear(arrays[f"{prefix}weight"], arrays.get(f"{prefix}bias"), kinds.get(path))
         for path, prefix in named.items()
     }
+
+
+def paths_beside(names: Iterable[str]) -> list[str]:
+    """The paths of the modules beside the recurrent ones, which have a ``weight``."""
+    others = [name.rpartition(".") for name in names if not NAME.fullmatch(name)]
+    return [*dict.fromkeys(path for path, _, leaf in others if leaf == "weight")]
+
+
+def require_names_of_modules(state_dict: Mapping[str, Any]) -> None:
+    """Raises a ValueError for names without a recurrent module, and for those of other modules and of buffers."""
+    for name, value in state_dict.items():
+        if isinstance(value, Mapping) and any(NAME.fullmatch(str(key)) for key in value):
+            raise ValueError(f"source got the state dict {name} in a dict; want it alone: source[{name!r}]")
+    if not any(map(NAME.fullmatch, state_dict)):
+        got = listed(state_dict) or "nothing"
+        raise ValueError(f"source got {got}; want weight_ih_l0, weight_hh_l0 …, with any prefix")
+    wanted = {f"{path}.{leaf}".lstrip(".") for path in paths_beside(state_dict) for leaf in ("weight", "bias")}
+    if extra := [name for name in state_dict if not NAME.fullmatch(name) and name not in wanted]:
+        raise ValueError(
+            f"source got {listed(extra)}; want a recurrent module, an embedding and a linear readout alone: leave out "
+            "of the state dict what outputs do not need"
+        )
 
 
 def layers_of(arrays: Mapping[str, np.ndarray], prefix: str) -> list[list[tuple[str, Direction]]]:

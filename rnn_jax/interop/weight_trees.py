@@ -12,6 +12,7 @@ from rnn_jax.interop.weight_files import array_of, is_path, read_weights
 
 __all__ = [
     "arrays_by_path",
+    "is_in_front",
     "nested",
     "one_path",
     "require_names",
@@ -89,6 +90,32 @@ def nested(name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             raise ValueError(f"{name} got {path} and a module of this name; want a module or an array")
         node[last] = array
     return tree
+
+
+def is_in_front(path: str, others: Collection[str], tree: Mapping[str, Any], paths: Sequence[str]) -> bool:
+    """Whether a module was made before all others, by the order of its weights; not where they are sorted by name.
+
+    ``init`` of linen and of haiku returns modules in the order in which they are made, ``jax.tree.map`` sorts them.
+
+    Args:
+        path: of the module.
+        others: paths of other modules.
+        tree: the weights.
+        paths: of all modules, as they stand in the weights.
+
+    >>> tree = {"linear": {"w": 1, "b": 2}, "lstm/linear": {"w": 3, "b": 4}}
+    >>> is_in_front("linear", ["lstm/linear"], tree, [*tree])
+    True
+    >>> is_in_front("linear", ["lstm/linear"], jax.tree.map(abs, tree), [*tree])
+    False
+    """
+
+    def is_sorted(node: Any) -> bool:
+        names = [*node] if isinstance(node, Mapping) else []
+        by_number = sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+        return names in (sorted(names), by_number) and all(is_sorted(node[name]) for name in names)
+
+    return not is_sorted(tree) and paths.index(path) < min(map(paths.index, others))
 
 
 def require_paths(layers: Sequence[str] | None) -> None:
