@@ -321,6 +321,7 @@ def test_a_keras_file_is_run_and_what_it_gives_of_the_last_step_alone_is_named_o
                 [layers.LSTM(4), layers.Dense(2)],
                 [layers.Bidirectional(layers.LSTM(4, return_sequences=True)), layers.Dense(2)],
                 [layers.Bidirectional(layers.LSTM(4)), layers.Dense(2)],
+                [layers.GRU(4, dtype="mixed_bfloat16"), layers.Dense(2)],
             ]
         ):
             keras.Sequential([keras.Input((7, 3)), *above]).save(tmp_path / f"{number}.keras")
@@ -328,10 +329,11 @@ def test_a_keras_file_is_run_and_what_it_gives_of_the_last_step_alone_is_named_o
     check = convert(file, out, "onnx")
     assert check.left_out == "IN gives the last step alone, OUT every step"
     assert check.shapes == "xs (T, B, 3), ys (T, B, 2)"
-    assert 0 < check.reading < 1e-6
+    assert 0 < (check.reading or 0) < 1e-6
     check = convert(tmp_path / "1.keras", tmp_path / "c.keras", "keras")
     assert (check.left_out, check.shapes) == ("", "xs (B, T, 3), ys (B, T, 2)")
-    assert 0 < check.reading < 1e-6
+    assert 0 < (check.reading or 0) < 1e-6
+    assert convert(tmp_path / "3.keras", tmp_path / "d.onnx", "onnx").reading is None  # as it rounds on its way
     with pytest.raises(ValueError, match=r"^file got bidirectional.*, which gives the last states of two directions"):
         convert(tmp_path / "2.keras", out, "onnx", overwrite=True)
     wrong = lambda live, activation: cast(*from_keras(live), "bfloat16")  # noqa: E731
@@ -356,11 +358,10 @@ def test_a_readout_in_float16_and_a_chaotic_network_go_to_onnx(tmp_path):
     model = readout(vanilla(5, 64), 3)
     params = random_params(model, np.random.default_rng(0))
     wild = params._replace(cell=params.cell._replace(W_hh=6 * params.cell.W_hh / np.std(params.cell.W_hh) / 8))
-    for number, (own, dtype) in enumerate([(params, "float16"), (wild, "float32")]):
+    for number, (own, dtype, least) in enumerate([(params, "float16", 0), (wild, "float32", 1e-5)]):
         save_model(tmp_path / f"{number}.safetensors", *cast(model, own, dtype))
         check = convert(tmp_path / f"{number}.safetensors", tmp_path / f"{number}.onnx", "onnx")
-        assert 0 < check.difference < 1e-3
-    assert check.difference > 1e-6 * 12  # so the limit is not that of a tame network
+        assert least < check.difference < 1e-3  # of the wild one above the limit of a tame one
 
 
 def test_gates_that_are_no_longer_coupled_are_named(tmp_path):
