@@ -318,7 +318,7 @@ def test_a_keras_file_is_run_and_what_it_gives_of_the_last_step_alone_is_named_o
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         for number, above in enumerate(
             [
-                [layers.LSTM(4), layers.Dense(2)],
+                [layers.LSTM(4), layers.Dense(2, activation="softmax", name="top")],
                 [layers.Bidirectional(layers.LSTM(4, return_sequences=True)), layers.Dense(2)],
                 [layers.Bidirectional(layers.LSTM(4)), layers.Dense(2)],
                 [layers.GRU(4, dtype="mixed_bfloat16"), layers.Dense(2)],
@@ -327,7 +327,7 @@ def test_a_keras_file_is_run_and_what_it_gives_of_the_last_step_alone_is_named_o
             keras.Sequential([keras.Input((7, 3)), *above]).save(tmp_path / f"{number}.keras")
     (tmp_path / "0.keras").rename(file)
     check = convert(file, out, "onnx")
-    assert check.left_out == "IN gives the last step alone, OUT every step"
+    assert check.left_out == "softmax of top; IN gives the last step alone, OUT every step"
     assert check.shapes == "xs (T, B, 3), ys (T, B, 2)"
     assert 0 < (check.reading or 0) < 1e-6
     check = convert(tmp_path / "1.keras", tmp_path / "c.keras", "keras")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rnn_jax.interop.conversion_checks import Check, check_of_file, difference_of_reading
 from rnn_jax.interop.keras_files import model_of_file
-from rnn_jax.interop.keras_layers import gives_last_step
+from rnn_jax.interop.keras_layers import gives_last_step, to_logits
 from rnn_jax.interop.keras_models import keras_model
 from rnn_jax.interop.keras_weights import LEAVES, from_keras
 from rnn_jax.interop.models import Network, network_of_model
@@ -44,7 +44,8 @@ def convert(
 
     What is compared is the model as it was read from ``file`` and the file ``out``, run by the library it is for. A
     ``.keras`` file in float32 is run by Keras too, and compared with the model as it was read. Other files are not run:
-    what a program computes with weights is not in a file of weights.
+    what a program computes with weights is not in a file of weights. A softmax or a sigmoid at the end of a ``.keras``
+    file is left out.
 
     The file is written in a folder of its own beside ``out``, and moved only after the check. PyTorch computes in
     float64. Keras has its tanh in float32 at most, so it computes in float32, with the weights of the file. ONNX
@@ -82,6 +83,7 @@ def convert(
     if path.exists() and not overwrite:
         raise ValueError(f"out got {out}, which exists; want another name, or --overwrite")
     live = model_of_file(file) if Path(file).suffix == ".keras" else None
+    logits = "" if live is None else to_logits(live)
     model, params = (read_model if live is None else from_keras)(file if live is None else live, activation=activation)
     last = live is not None and gives_last_step(live)
     reading = None if live is None else difference_of_reading(live, model, params, last=last)
@@ -91,7 +93,7 @@ def convert(
         write_model(draft, model, params, to)
         check = check_of_file(draft, model, params, to)
         draft.replace(path)
-    left_out = [dropout_of(Path(file)), "IN gives the last step alone, OUT every step" if last else ""]
+    left_out = [dropout_of(Path(file)), logits, "IN gives the last step alone, OUT every step" if last else ""]
     left_out.append(coupling_of(model, params, to))
     return check._replace(left_out="; ".join(filter(None, left_out)), reading=reading)
 

@@ -48,7 +48,8 @@ class Check(NamedTuple):
     """Of the inputs and outputs of the second file, such as ``xs (T, B, 3), ys (T, B, 2)``."""
     reading: float | None = None
     """The largest absolute difference of the outputs of the first file, computed by Keras, and of the model as it was
-    read; None where the first file is not run, as it has weights alone, is of ONNX, or does not compute in float32."""
+    read; None where the first file is not run, as it has weights alone, is of ONNX, has very long inputs, or does not
+    compute in float32."""
 
 
 def difference_of_reading(live: Any, model: Model, params: Params, *, last: bool) -> float | None:

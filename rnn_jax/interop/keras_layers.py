@@ -8,7 +8,7 @@ import numpy as np
 from rnn_jax.interop.keras_files import keras_library
 from rnn_jax.interop.weight_files import array_of
 
-__all__ = ["MERGES", "Chain", "Group", "chain_of_model", "gives_last_step"]
+__all__ = ["MERGES", "Chain", "Group", "chain_of_model", "gives_last_step", "to_logits"]
 
 MERGES = {"concat": "concatenate", "sum": "sum"}
 """How a ``Bidirectional`` layer merges its directions, in the words of Keras and in ours."""
@@ -76,6 +76,24 @@ def gives_last_step(live: Any) -> bool:
             "return_sequences=True"
         )
     return not top.return_sequences
+
+
+def to_logits(live: Any) -> str:
+    """The softmax or the sigmoid at the end of a live model in words, "softmax of dense"; it is taken off the model.
+
+    The text is empty where there is none.
+    """
+    keras, taken = keras_library(), []
+    for layer in reversed(layers_in_order(keras, live) if isinstance(live, keras.Model) else []):
+        inner = layer.layer if type(layer).__name__ == "TimeDistributed" else layer
+        if type(inner).__name__ not in ("Dense", "Activation"):
+            break
+        if name_of(inner.activation) in ("softmax", "sigmoid"):
+            taken.append(f"{name_of(inner.activation)} of {inner.name}")
+            inner.activation = keras.activations.linear
+        if taken or type(inner).__name__ == "Dense":
+            break
+    return "".join(taken)
 
 
 def layers_in_order(keras: Any, live: Any) -> list[Any]:
