@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rnn_jax import bidirectional, embedding, gru, lstm, peephole_lstm, readout, stack, vanilla
+from rnn_jax.cells import cifg_lstm
 from rnn_jax.interop import (
     convert,
     from_keras,
@@ -27,7 +28,7 @@ from rnn_jax.interop import (
     write_weights,
 )
 from rnn_jax.interop.__main__ import main
-from rnn_jax.interop.conversion import HOW
+from rnn_jax.interop.conversion_checks import HOW
 from rnn_jax.lab.checkpoints import save_params
 from rnn_jax.lab.named_cells import make_model
 from tests.networks import canonical, cast, equal, random_params
@@ -116,7 +117,7 @@ def test_files_go_from_torch_to_keras_to_onnx_and_back_bit_for_bit_and_outputs_a
         assert check.difference <= {"torch": 1e-12, "rnn_jax": 0}.get(to, 1e-6)
         assert check.against.startswith(library)
         assert equal(read_model(tmp_path / f"{number + 1}.{ending}"), (model, params))
-    assert not [*tmp_path.glob("*.part*")]
+    assert {path.name for path in tmp_path.iterdir()} <= {"home", *(path.name for path in tmp_path.glob("?.*"))}
     assert equal(load_model(tmp_path / "4.safetensors"), (model, params))
 
 
@@ -165,15 +166,15 @@ def test_what_differs_is_an_error_and_leaves_the_old_file(torch, tmp_path, monke
             patched.setattr("rnn_jax.interop.conversion.to_torch", wrong)
             for is_installed in (True, False):
                 if not is_installed:
-                    patched.setattr("rnn_jax.interop.conversion.find_spec", lambda name: None)
-                with pytest.raises(FloatingPointError, match=r"^b.part.safetensors got outputs that differ by "):
+                    patched.setattr("rnn_jax.interop.conversion_checks.find_spec", lambda name: None)
+                with pytest.raises(FloatingPointError, match=r"^b.safetensors got outputs that differ by "):
                     convert(file, old, "torch", overwrite=True)
                 assert old.read_text() == "precious"
                 assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
     save_model(file, *drawn(vanilla(2, 3)))
     wrong = lambda model, params: to_onnx(model, jax.tree.map(lambda W: W * (1 + (W.dtype == float)), params))  # noqa: E731
     monkeypatch.setattr("rnn_jax.interop.conversion.to_onnx", wrong)
-    with pytest.raises(FloatingPointError, match=r"^c.part.onnx got another graph than that of its weights in float32"):
+    with pytest.raises(FloatingPointError, match=r"^c.onnx got another graph than that of its weights in float32"):
         convert(file, tmp_path / "c.onnx", "onnx")
 
 
@@ -215,9 +216,10 @@ def test_the_command_writes_onnx_prints_the_difference_and_ends_wrong_use_with_o
     command = [sys.executable, "-m", "rnn_jax.interop", "convert", "a.safetensors", "b.onnx", "--to", "onnx"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    model, difference = done.stdout.splitlines()
+    model, shapes, difference = done.stdout.splitlines()
     assert model == "b.onnx: gru(input_size=2, hidden_size=3)"
-    beginning, version = "largest difference of outputs on random inputs: ", onnxruntime_version()
+    assert shapes == "OUT takes and gives: xs (T, B, 2), ys (T, B, 3)"
+    beginning, version = "largest difference of the model as read from IN and OUT: ", onnxruntime_version()
     assert difference.startswith(beginning)
     assert difference.endswith(f", against ONNX Runtime {version} in float32, of a second file")
     assert 0 < float(difference.removeprefix(beginning).partition(",")[0]) <= 1e-6
@@ -253,7 +255,7 @@ def test_wrong_use_of_the_command_ends_with_one_line_and_code_2_and_other_output
     with pytest.raises(SystemExit) as ending:
         main(["convert", "a.safetensors", "b.safetensors", "--to", "torch"])
     assert ending.value.code == 1
-    assert capsys.readouterr().err.startswith("error: b.part.safetensors got outputs that differ by ")
+    assert capsys.readouterr().err.startswith("error: b.safetensors got outputs that differ by ")
 
 
 def run_folder(folder: Path, cell: str, model: Any, **options: Any) -> tuple[Any, Any]:
@@ -308,3 +310,81 @@ def test_a_run_of_a_cell_that_other_libraries_lack_goes_to_onnx(tmp_path):
     assert 0 < check.difference < 1e-6
     with pytest.raises(ValueError, match=r"^model got mgu\(.*; want parts that PyTorch may have"):
         convert(tmp_path / "run", tmp_path / "b.safetensors", "torch")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # where Keras saves a model
+def test_a_keras_file_is_run_and_what_it_gives_of_the_last_step_alone_is_named_or_refused(keras, tmp_path, monkeypatch):
+    layers, file, out = keras.layers, tmp_path / "a.keras", tmp_path / "b.onnx"
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        for number, above in enumerate(
+            [
+                [layers.LSTM(4), layers.Dense(2, activation="softmax", name="top")],
+                [layers.Bidirectional(layers.LSTM(4, return_sequences=True)), layers.Dense(2)],
+                [layers.Bidirectional(layers.LSTM(4)), layers.Dense(2)],
+                [layers.GRU(4, dtype="mixed_bfloat16"), layers.Dense(2)],
+            ]
+        ):
+            keras.Sequential([keras.Input((7, 3)), *above]).save(tmp_path / f"{number}.keras")
+    (tmp_path / "0.keras").rename(file)
+    check = convert(file, out, "onnx")
+    assert check.left_out == "softmax of top; IN gives the last step alone, OUT every step"
+    assert check.shapes == "xs (T, B, 3), ys (T, B, 2)"
+    assert 0 < (check.reading or 0) < 1e-6
+    check = convert(tmp_path / "1.keras", tmp_path / "c.keras", "keras")
+    assert (check.left_out, check.shapes) == ("", "xs (B, T, 3), ys (B, T, 2)")
+    assert 0 < (check.reading or 0) < 1e-6
+    assert convert(tmp_path / "3.keras", tmp_path / "d.onnx", "onnx").reading is None  # as it rounds on its way
+    with pytest.raises(ValueError, match=r"^file got bidirectional.*, which gives the last states of two directions"):
+        convert(tmp_path / "2.keras", out, "onnx", overwrite=True)
+    wrong = lambda live, activation: cast(*from_keras(live), "bfloat16")  # noqa: E731
+    monkeypatch.setattr("rnn_jax.interop.conversion.from_keras", wrong)
+    with pytest.raises(FloatingPointError, match=r"^IN got outputs that differ by .* from the model as read; want"):
+        convert(file, out, "onnx", overwrite=True)
+
+
+def test_no_file_beside_those_of_a_conversion_is_touched(tmp_path):
+    saved = drawn(gru(2, 3))
+    save_model(tmp_path / "m.part.safetensors", *saved)
+    (tmp_path / "k.part.safetensors").write_text("precious")
+    convert(tmp_path / "m.part.safetensors", tmp_path / "m.safetensors", "rnn_jax")
+    convert(tmp_path / "m.part.safetensors", tmp_path / "k.safetensors", "rnn_jax")
+    assert equal(load_model(tmp_path / "m.part.safetensors"), saved)
+    assert (tmp_path / "k.part.safetensors").read_text() == "precious"
+    assert len([*tmp_path.iterdir()]) == 4
+
+
+def test_a_readout_in_float16_and_a_chaotic_network_go_to_onnx(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -e .[onnx]")
+    model = readout(vanilla(5, 64), 3)
+    params = random_params(model, np.random.default_rng(0))
+    wild = params._replace(cell=params.cell._replace(W_hh=6 * params.cell.W_hh / np.std(params.cell.W_hh) / 8))
+    for number, (own, dtype, least) in enumerate([(params, "float16", 0), (wild, "float32", 1e-5)]):
+        save_model(tmp_path / f"{number}.safetensors", *cast(model, own, dtype))
+        check = convert(tmp_path / f"{number}.safetensors", tmp_path / f"{number}.onnx", "onnx")
+        assert least < check.difference < 1e-3  # of the wild one above the limit of a tame one
+
+
+def test_gates_that_are_no_longer_coupled_are_named(tmp_path):
+    save_model(tmp_path / "a.safetensors", *drawn(cifg_lstm(2, 3)))
+    for to, left_out in {"torch": "the coupling of gates", "rnn_jax": ""}.items():
+        assert convert(tmp_path / "a.safetensors", tmp_path / f"{to}.safetensors", to).left_out == left_out
+
+
+def test_files_with_the_names_of_other_libraries_are_refused_with_the_function_that_reads_them(tmp_path):
+    for reader, names in {
+        "from_flax": ("cell/hi/kernel", "cell/hi/bias", "cell/ii/kernel"),
+        "from_haiku": ("lstm/linear/w", "lstm/linear/b"),
+        "from_equinox": ("weight_ih", "weight_hh", "bias"),
+    }.items():
+        write_weights(tmp_path / "a.safetensors", {name: np.ones((2, 8)) for name in names})
+        with pytest.raises(ValueError, match=rf"^file got .*; want those of PyTorch or Keras, or {reader} in Python$"):
+            read_model(tmp_path / "a.safetensors")
+
+
+def test_the_help_of_the_command_names_what_it_requires(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["convert", "--help"])
+    assert ending.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.count("(required)") == 2
+    assert "{torch,keras,onnx,rnn_jax}" in shown

@@ -161,6 +161,8 @@ def test_models_of_cells_files_and_coupled_gates_are_read(keras, their_rules, tm
     inputs = keras.Input((None, 2))
     ys = keras.layers.RNN(cells, return_sequences=True)(inputs)
     live = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2))(keras.layers.Dropout(0.5)(ys)))
+    noise = keras.layers.GaussianNoise(0.1), keras.layers.ActivityRegularization(0.1)
+    live = keras.Sequential([inputs, *noise, live, keras.layers.Activation("linear")])
     found = from_keras(live)
     assert found[0] == readout(stack(lstm(2, 4, dtype="float32"), gru(4, 3, dtype="float32")), 2)
     live.save(tmp_path / "model.keras")
@@ -273,9 +275,19 @@ def test_a_model_that_keras_does_not_have_is_refused_with_the_reason(message):
 def test_live_models_without_a_counterpart_are_refused_with_the_reason(keras, their_rules, tmp_path):
     layers = keras.layers
     for message, above in {
-        "activation got 'softmax' in .*; want 'linear'": [layers.LSTM(2), layers.Dense(2, activation="softmax")],
-        "go_backwards got True": [layers.GRU(2, go_backwards=True)],
-        "mask_zero got True": [layers.Embedding(4, 3, mask_zero=True), layers.GRU(2)],
+        "activation got 'softmax' in .*; want 'linear': .* whose model has the outputs before softmax$": [
+            layers.LSTM(2),
+            layers.Dense(2, activation="softmax"),
+        ],
+        "activation got 'tanh' in .*; want 'linear'": [layers.LSTM(2), layers.Activation("tanh")],
+        "activation got 'LeakyReLU'; want one of": [layers.LSTM(2, activation=layers.LeakyReLU())],
+        "go_backwards got True in .*; want False: Keras returns its outputs in reverse$": [
+            layers.GRU(2, go_backwards=True)
+        ],
+        "mask_zero got True in .*, and call apply with mask=ids != 0$": [
+            layers.Embedding(4, 3, mask_zero=True),
+            layers.GRU(2),
+        ],
         "merge_mode got 'mul'": [layers.Bidirectional(layers.GRU(2), merge_mode="mul")],
         "model got .*, a Conv1D; want recurrent layers": [layers.Conv1D(2, 3), layers.GRU(2)],
         "activation got 'gelu'; want one of": [layers.GRU(2, activation="gelu")],
@@ -290,6 +302,7 @@ def test_live_models_without_a_counterpart_are_refused_with_the_reason(keras, th
     for message, live in {
         "model got add.*, which reads more than": branched,
         "model got .* without weights; want it built": layers.GRU(2),
+        "model got Mine, a model of your own class; want arrays by path": of_a_class(keras),
         "source got int; want arrays by path": 3,
         "source got list; want arrays by path": [],
         "file got .*, which is no file; want a .keras file": tmp_path / "b.keras",
@@ -299,6 +312,22 @@ def test_live_models_without_a_counterpart_are_refused_with_the_reason(keras, th
         with pytest.raises(ValueError, match=message) as error:
             from_keras(live)
         assert "\n" not in str(error.value)
+
+
+def of_a_class(keras: Any) -> Any:
+    """A model of a class of the user, which has been called."""
+
+    class Mine(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = keras.layers.LSTM(2)
+
+        def call(self, xs: Any) -> Any:
+            return self.inner(xs)
+
+    live = Mine()
+    live(np.zeros((2, 3, 2), np.float32))
+    return live
 
 
 def rewritten(file: Any, **members: Any) -> Any:

@@ -17,14 +17,18 @@ USE = "python -m rnn_jax.interop convert"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Converts a model with its weights, and compares the outputs on random inputs.
+    """Converts a model with its weights, and compares the model as read from IN with OUT on random inputs.
+
+    OUT is run by its own library; of IN, a .keras file in float32 alone is run.
 
     IN is a safetensors file with the names of PyTorch or of Keras, the run folder of char_lm.py, a .keras or .onnx
     file, or a file that this command wrote with --to rnn_jax. OUT is a .safetensors, .keras or .onnx file."""
 
-    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IN OUT")] = ()
+    files: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IN OUT", help_behavior_hint="(required)")
+    ] = ()
     """IN, the file to read, and OUT, the file to write. No pickle, such as a .pt file, is read."""
-    to: Literal["torch", "keras", "onnx", "rnn_jax"] | None = None
+    to: Annotated[str, tyro.conf.arg(metavar="{torch,keras,onnx,rnn_jax}", help_behavior_hint="(required)")] = ""
     """The library that OUT is for."""
     activation: Literal["tanh", "relu"] | None = None
     """The activation of an nn.RNN of PyTorch, where its file has none; else tanh."""
@@ -40,7 +44,7 @@ def main(words: list[str]) -> None:
         options = parse(Options, words[words[:1] == ["convert"] :], prog=USE)
         if len(options.files) != 2:
             raise ValueError(f"convert got {len(options.files)} files; want: {USE} IN OUT --to {options.to or 'torch'}")
-        if options.to is None:
+        if not options.to:
             raise ValueError("--to got nothing; want torch, keras, onnx or rnn_jax")
         os.environ.setdefault("KERAS_BACKEND", "jax")  # in the process of this command alone
         import jax
@@ -57,7 +61,12 @@ def main(words: list[str]) -> None:
         print(f"{out}: {check.model!r}")
         if check.left_out:
             print(f"left out: {check.left_out}")
-        print(f"largest difference of outputs on random inputs: {check.difference:.2g}, against {check.against}")
+        print(f"OUT takes and gives: {check.shapes}")
+        if check.reading is not None:
+            print(f"largest difference of IN and the model as read from it: {check.reading:.2g}, by Keras in float32")
+        print(
+            f"largest difference of the model as read from IN and OUT: {check.difference:.2g}, against {check.against}"
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4, "SimpleRNNCell": 1, "GRUCell": 3, 
 CLASSES = {
     *GATES,
     *("Sequential", "Functional", "InputLayer", "Embedding", "Dense", "TimeDistributed", "Bidirectional", "RNN"),
-    *("StackedRNNCells", "Dropout", "SpatialDropout1D", "DTypePolicy", "__keras_tensor__"),
+    *("StackedRNNCells", "Dropout", "SpatialDropout1D", "GaussianNoise", "ActivityRegularization", "Activation"),
+    *("DTypePolicy", "__keras_tensor__"),
 }
 """Classes that a file may name, beside initialisers, regularisers and constraints of Keras."""
 MODULES = ("keras", "keras.layers", "keras.src.models.functional", "keras.src.models.sequential")
