@@ -117,7 +117,8 @@ model_of_flax
 # ```
 #
 # converts a file. It runs the model that it read, and the new file in its own library, on random inputs, and prints the
-# largest difference. `convert` is the same as a function; `save_model` and `load_model` are the format of this library:
+# largest difference; a file of Keras is run by Keras first. `convert` is the same as a function; `save_model` and
+# `load_model` are the format of this library:
 
 # %%
 write_weights(folder / "weights.safetensors", state_dict)
