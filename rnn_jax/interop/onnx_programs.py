@@ -96,15 +96,19 @@ LONGEST = 32
 
 
 def is_short_loop(eqn: JaxprEqn) -> bool:
-    """Whether a loop, such as ``lax.fori_loop`` makes, has few rounds and reads and writes nothing at each."""
-    states, constants = eqn.params["num_carry"], eqn.params["num_consts"]
-    alone = (len(eqn.invars), len(eqn.outvars)) == (constants + states, states)
-    return alone and eqn.params["length"] <= LONGEST
+    """Whether a loop, such as ``lax.fori_loop`` makes, has few rounds and reads and writes nothing at each.
+
+    What it reads or writes at each round has one axis more outside the loop than inside.
+    """
+    body = eqn.params["jaxpr"]
+    inner = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+    pairs = zip((*eqn.invars, *eqn.outvars), (*inner.invars, *inner.outvars), strict=True)
+    return eqn.params["length"] <= LONGEST and all(type_of(v).shape == type_of(w).shape for v, w in pairs)
 
 
 def unrolled(graph: Graph, eqn: JaxprEqn, given: list[Tensor]) -> list[Tensor]:
     """The results of a loop, round after round."""
-    body, count = eqn.params["jaxpr"], eqn.params["num_consts"]
+    body, count = eqn.params["jaxpr"], len(eqn.invars) - len(eqn.outvars)
     fixed, states = given[:count], given[count:]
     for _ in range(eqn.params["length"]):
         consts = map(array_tensor, body.consts) if isinstance(body, ClosedJaxpr) else ()
