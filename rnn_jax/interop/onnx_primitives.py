@@ -85,6 +85,7 @@ def expm1(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
 
 
 def integer_pow(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """A power with a whole exponent: ``Mul`` for squares, ``Pow`` for others."""
     power = eqn.params["y"]
     if power == 2:
         return node(graph, "Mul", [names[0], names[0]])
@@ -92,16 +93,19 @@ def integer_pow(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
 
 
 def round_(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """Rounding: ``Round``, which rounds halves to the even number."""
     if eqn.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
         raise ValueError("cell got the primitive round away from zero; ONNX rounds to the nearest even number")
     return node(graph, "Round", names)
 
 
 def is_finite(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """A test for finite numbers: neither ``IsNaN`` nor ``IsInf``."""
     return node(graph, "Not", [node(graph, "Or", [node(graph, op, names) for op in ("IsNaN", "IsInf")])])
 
 
 def select_n(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """A choice of two arrays by a condition: ``Where``."""
     which, *cases = names
     if len(cases) != 2 or type_of(eqn.invars[0]).dtype != jnp.bool_:
         raise ValueError(f"cell got the primitive select_n of {len(cases)} cases; ONNX takes two, by True or False")
@@ -109,11 +113,13 @@ def select_n(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
 
 
 def clamp(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """Numbers within two bounds: ``Max``, then ``Min``."""
     low, x, high = names
     return node(graph, "Min", [node(graph, "Max", [x, low]), high])
 
 
 def convert(graph: Graph, eqn: JaxprEqn, names: Sequence[str]) -> str:
+    """Another type: ``Cast``."""
     return node(graph, "Cast", names, to=data_type(eqn.params["new_dtype"]))
 
 
